@@ -1,0 +1,35 @@
+"""dcgan-eval: measure how good an unsupervised image representation is, and prove it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it; imported on first use, so that `import dcgan_eval` costs nothing.
+_PUBLIC = {
+    "DcganEvalError": "dcgan_eval.errors",
+    "Encoder": "dcgan_eval.features.taps",
+    "FeatureStore": "dcgan_eval.features.store",
+    "ImageSet": "dcgan_eval.data.imageset",
+    "L2SVM": "dcgan_eval.svm.linear_svc",
+    "Record": "dcgan_eval.records",
+    "extract": "dcgan_eval.features.extract",
+    "load_data": "dcgan_eval.data.catalog",
+    "load_encoder": "dcgan_eval.features.taps",
+    "load_record": "dcgan_eval.records",
+    "run_protocol": "dcgan_eval.protocols.runner",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dcgan_eval' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,88 @@
+"""Named errors: what went wrong, what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DcganEvalError(Exception):
+    """A mistake that the user can mend.
+
+    Parameters
+    ----------
+    what : str
+        One sentence on what went wrong.
+    got, expected : str, optional
+        What was found and what was needed.
+    remedy : str, optional
+        What to do, with the flag or command that does it.
+    """
+
+    def __init__(self, what: str, *, got: str | None = None, expected: str | None = None, remedy: str | None = None):
+        self.what, self.got, self.expected, self.remedy = what, got, expected, remedy
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        parts = [self.what.rstrip(".") + "."]
+        parts += [f"Got: {self.got}."] if self.got is not None else []
+        parts += [f"Expected: {self.expected}."] if self.expected is not None else []
+        parts += [f"Remedy: {self.remedy}."] if self.remedy is not None else []
+        return " ".join(parts)
+
+
+class DataError(DcganEvalError):
+    """A data set is missing, unreadable or not what the protocol needs."""
+
+
+class WeightsError(DcganEvalError):
+    """A weights file is missing, damaged, foreign or does not match its preset."""
+
+
+class StoreError(DcganEvalError):
+    """A feature store is damaged, foreign, incomplete or cannot be written."""
+
+
+class ProtocolError(DcganEvalError):
+    """A protocol cannot be run on what was given."""
+
+
+class LeakError(DcganEvalError):
+    """Something tried to look at the test labels more often than once."""
+
+
+class ConvergenceError(DcganEvalError):
+    """A fit did not reach its certificate, so it has no score."""
+
+
+class RecordError(DcganEvalError):
+    """A record cannot be read, or lacks what is asked of it."""
+
+
+class TrainingError(DcganEvalError):
+    """Training cannot start, resume or go on."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], error: type[DcganEvalError]) -> DcganEvalError:
+    """Build the error for a name that is not in a table, with the closest names that are.
+
+    Parameters
+    ----------
+    kind : str
+        What the name should name: ``"layer"``, ``"preset"``.
+    name : str
+        What was asked for.
+    known : iterable of str
+        The names that exist.
+    error : type
+        The class of error to build.
+
+    Returns
+    -------
+    DcganEvalError
+        Not raised here, so that the caller's ``raise`` stays visible.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    remedy = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}"
+    return error(f"There is no {kind} named {name!r}", expected="one of " + ", ".join(names), remedy=remedy.rstrip("?"))
