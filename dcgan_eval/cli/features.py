@@ -1,0 +1,97 @@
+"""``dcgan-eval features``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ..data.catalog import load_data
+from ..features.extract import ExtractOptions, extract
+from ..features.taps import load_encoder
+from .console import err, out, progress_view
+from .options import (
+    data_dir_option,
+    default_cache_dir,
+    download_option,
+    json_option,
+    layer_option,
+    making_options,
+    weights_option,
+)
+
+
+@click.command()
+@click.option("--data", "data_name", required=True, metavar="NAME|PATH", help="Data set, or a folder, .npz or Parquet.")
+@click.option("--split", default=None, metavar="NAME", help="train, test or all [default: train, or all if that is all].")
+@click.option("--calibrate-on", default=None, metavar="SPLIT", help="Split behind the batch-norm statistics [train].")
+@weights_option
+@layer_option
+@making_options
+@click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write this very file instead of the cache.")
+@data_dir_option
+@download_option
+@json_option
+def features(
+    data_name: str,
+    split: str | None,
+    calibrate_on: str | None,
+    weights: str | None,
+    layers: tuple[str, ...],
+    batch_norm: str,
+    compute: str,
+    store_dtype: str,
+    device: str,
+    cache_dir: Path | None,
+    out_path: Path | None,
+    data_dir: Path | None,
+    download: bool,
+    as_json: bool,
+) -> None:
+    """Cache the features of a data set in HDF5; interrupted, it continues where it stopped.
+
+    \b
+    Example:
+      dcgan-eval features --data cifar10 --layer all
+    """
+    options = ExtractOptions(layers or None, batch_norm, compute, store_dtype, device)
+    encoder = load_encoder(weights)
+    encoder.choose(options.layers)
+    split = split or ("all" if data_name == "digits" else "train")
+    calibration_split = calibrate_on or ("all" if split == "all" else "train")
+    images = load_data(data_name, split, data_dir, download=download)
+    calibration = images if split == calibration_split else load_data(data_name, calibration_split, data_dir)
+    with progress_view() as progress:
+        store = extract(
+            encoder,
+            images,
+            calibration=calibration,
+            options=options,
+            cache_dir=cache_dir or default_cache_dir(),
+            out=out_path,
+            progress=progress,
+        )
+    chosen = encoder.choose(options.layers)
+    summary = {
+        "path": str(store.path),
+        "reused": store.reused,
+        "num_rows": store.identity.num_rows,
+        "num_features": store.width(chosen),
+        "layers": list(chosen),
+        "size_bytes": store.path.stat().st_size,
+        "weights_sha256": store.identity.weights_sha256,
+        "data_fingerprint": store.identity.data_fingerprint,
+        "compute": store.identity.compute,
+        "store_dtype": store.identity.store_dtype,
+    }
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    err.print("Found in the cache; nothing was computed." if store.reused else "Computed and complete.")
+    out.print(
+        f"{store.identity.num_rows:,} x {store.width(chosen):,} features ({', '.join(chosen)}), "
+        f"{summary['size_bytes'] / 1e6:,.0f} MB",
+        highlight=False,
+    )
+    click.echo(str(store.path))

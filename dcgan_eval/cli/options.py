@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def default_cache_dir() -> Path:
+    """Return ``DCGAN_EVAL_CACHE``, or the user's cache folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DCGAN_EVAL_CACHE") or base / "dcgan-eval" / "features")
+
+
+def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply decorators so that options are listed in the order given."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder that holds the data sets [default: DCGAN_EVAL_DATA].",
+)
+download_option = click.option("--download", is_flag=True, help="Let torchvision fetch CIFAR-10 or SVHN.")
+weights_option = click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    help="Bundled name, safetensors file, or untrained[:PRESET[:SEED]] [default: the bundled default].",
+)
+cache_dir_option = click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the feature stores [default: DCGAN_EVAL_CACHE, else ~/.cache/dcgan-eval/features].",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output and nothing else.")
+layer_option = click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    help="Layer to use, repeated or comma-separated [default: all].",
+)
+making_options = _stack(
+    click.option(
+        "--batch-norm",
+        default="dataset",
+        show_default=True,
+        metavar="dataset|running",
+        help="Batch-norm statistics: of the target's training images, as in the paper, or the checkpoint's.",
+    ),
+    click.option(
+        "--compute",
+        default="auto",
+        show_default=True,
+        metavar="auto|float32|bfloat16",
+        help="Arithmetic of the encoder; auto is bfloat16 where the processor has it.",
+    ),
+    click.option(
+        "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
+    ),
+    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."),
+    cache_dir_option,
+)
+run_options = _stack(
+    data_dir_option,
+    download_option,
+    click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws."),
+    click.option("--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."),
+    click.option("--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."),
+    click.option(
+        "--record",
+        type=click.Path(path_type=Path),
+        help="Where the record goes [default: a new file under records/].",
+    ),
+    json_option,
+)

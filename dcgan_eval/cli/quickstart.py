@@ -1,0 +1,59 @@
+"""``dcgan-eval quickstart``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..features.extract import ExtractOptions
+from ..features.taps import load_encoder
+from ..protocols.catalog import get_protocol, load_protocol_data
+from ..protocols.runner import run_protocol
+from ..protocols.sources import EncoderFeatures, PixelFeatures
+from ..report.figures import comparison_figure
+from ..report.tables import comparison_table, result_panel
+from .console import out, progress_view
+
+_NEXT = """\
+What next
+  dcgan-eval show {record}
+  dcgan-eval svm cifar10-small --data-dir DIR     4,000 / 2,000 real photographs, two minutes
+  dcgan-eval svm cifar10 --download               the paper's protocol
+  dcgan-eval features --data PATH --layer all     28,672 features per image of your own, in HDF5
+  dcgan-eval weights list                         what is bundled"""
+
+
+@click.command()
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("quickstart"),
+    show_default=True,
+    help="Folder for features, records and the figure.",
+)
+def quickstart(folder: Path) -> None:
+    """Run the whole pipeline on scikit-learn's digits: no data, network or GPU needed.
+
+    \b
+    Example:
+      dcgan-eval quickstart
+    """
+    protocol, options = get_protocol("digits"), ExtractOptions()
+    sources = {
+        "discriminator": EncoderFeatures(load_encoder(), options, folder / "features"),
+        "pixels": PixelFeatures(),
+        "untrained": EncoderFeatures(load_encoder("untrained"), options, folder / "features"),
+    }
+    records, paths = [], []
+    with progress_view() as progress:
+        for name, source in sources.items():
+            train, test = load_protocol_data(protocol)
+            records.append(run_protocol(protocol, train, test, source, progress=progress))
+            paths.append(records[-1].write(folder / f"{name}.json"))
+    figure = comparison_figure(records, test.images.images[::12][:40], folder / "quickstart.png", protocol.title)
+    out.print(result_panel(records[0], protocol.title))
+    out.print(comparison_table(records, "The same protocol, other features"))
+    out.print(f"Records: {', '.join(map(str, paths))}\nFigure:  {figure}\n", highlight=False)
+    out.print(_NEXT.format(record=paths[0]), highlight=False, markup=False)

@@ -1,0 +1,33 @@
+"""``dcgan-eval show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..records import load_record
+from ..report.tables import comparison_table, result_panel
+from .console import out
+from .options import json_option
+
+
+@click.command()
+@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD...")
+@json_option
+def show(records: tuple[Path, ...], as_json: bool) -> None:
+    """Show a record, or several beside each other.
+
+    \b
+    Example:
+      dcgan-eval show quickstart/discriminator.json
+    """
+    loaded = [load_record(path) for path in records]
+    if as_json:
+        for record in loaded:
+            click.echo(record.to_json())
+    elif len(loaded) == 1:
+        out.print(result_panel(loaded[0], loaded[0].name))
+        out.print(f"Made by: {loaded[0].command} ({loaded[0].created})", highlight=False)
+    else:
+        out.print(comparison_table(loaded, ", ".join(sorted({r.protocol for r in loaded}))))

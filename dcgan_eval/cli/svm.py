@@ -1,0 +1,114 @@
+"""``dcgan-eval svm`` and ``dcgan-eval baseline``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..features.extract import ExtractOptions
+from ..features.taps import load_encoder
+from ..protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
+from ..protocols.runner import run_protocol
+from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
+from ..records import Record
+from ..report.tables import result_panel
+from .console import err, out, progress_view
+from .options import default_cache_dir, layer_option, making_options, run_options, weights_option
+
+_BASELINES = ("pixels", "random")
+
+
+@click.command(epilog=f"Protocols: {', '.join(PROTOCOLS)}.")
+@click.argument("protocol")
+@weights_option
+@layer_option
+@making_options
+@run_options
+def svm(
+    protocol: str,
+    weights: str | None,
+    layers: tuple[str, ...],
+    batch_norm: str,
+    compute: str,
+    store_dtype: str,
+    device: str,
+    cache_dir: Path | None,
+    **run: Any,
+) -> None:
+    """Run a protocol end to end: features, choice of C, certified L2-SVM, record.
+
+    \b
+    Example:
+      dcgan-eval svm cifar10 --data-dir ~/data
+    """
+    get_protocol(protocol)
+    options = ExtractOptions(layers or None, batch_norm, compute, store_dtype, device)
+    source = EncoderFeatures(load_encoder(weights), options, cache_dir or default_cache_dir())
+    _run(protocol, source, **run)
+
+
+@click.command(epilog=f"Baselines: {', '.join(_BASELINES)}.")
+@click.argument("kind", type=click.Choice(_BASELINES))
+@click.argument("protocol")
+@click.option("--preset", default="imagenet32", show_default=True, help="Architecture of the random baseline.")
+@making_options
+@run_options
+def baseline(
+    kind: str,
+    protocol: str,
+    preset: str,
+    batch_norm: str,
+    compute: str,
+    store_dtype: str,
+    device: str,
+    cache_dir: Path | None,
+    **run: Any,
+) -> None:
+    """Run a baseline through a protocol: raw pixels, or the discriminator with random weights.
+
+    \b
+    Example:
+      dcgan-eval baseline pixels cifar10-small --data-dir ~/data
+    """
+    get_protocol(protocol)
+    source: FeatureSource = PixelFeatures()
+    if kind == "random":
+        options = ExtractOptions(None, batch_norm, compute, store_dtype, device)
+        encoder = load_encoder(f"untrained:{preset}:0")
+        source = EncoderFeatures(encoder, options, cache_dir or default_cache_dir())
+    _run(protocol, source, **run)
+
+
+def _run(
+    name: str,
+    source: FeatureSource,
+    *,
+    data_dir: Path | None,
+    download: bool,
+    seed: int,
+    tol: float,
+    allow_unconverged: bool,
+    record: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a protocol on a source of features, write the record and show it."""
+    protocol = get_protocol(name)
+    train, test = load_protocol_data(protocol, data_dir, download=download)
+    with progress_view() as progress:
+        result = run_protocol(
+            protocol, train, test, source, seed=seed, tol=tol, allow_unconverged=allow_unconverged, progress=progress
+        )
+    path = result.write(record or default_record_path(result))
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        out.print(result_panel(result, protocol.title))
+    err.print(f"Record: {path}", highlight=False)
+
+
+def default_record_path(record: Record) -> Path:
+    """Return a new name under ``records/``, so that no earlier record is replaced."""
+    stamp = record.created.replace("-", "").replace(":", "").split("+")[0]
+    return Path("records") / f"{record.name}-{stamp}.json"

@@ -1,0 +1,77 @@
+"""``dcgan-eval weights list|show``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.table import Table
+
+from ..models.weights import file_sha256, read_card, read_manifest, resolve
+from .console import out
+from .options import json_option
+
+
+@click.group()
+def weights() -> None:
+    """Look at the bundled weights, or at a weights file.
+
+    \b
+    Example:
+      dcgan-eval weights list
+    """
+
+
+@weights.command("list")
+@json_option
+def list_weights(as_json: bool) -> None:
+    """List the bundled weights.
+
+    \b
+    Example:
+      dcgan-eval weights list
+    """
+    manifest = read_manifest()
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1))
+        return
+    table = Table(title="Bundled weights", title_justify="left")
+    for heading in ("name", "preset", "size MB", "summary"):
+        table.add_column(heading)
+    for name, entry in manifest["weights"].items():
+        size = sum(entry[kind]["size_bytes"] for kind in ("discriminator", "generator")) / 1e6
+        mark = " (default)" if name == manifest["default"] else ""
+        table.add_row(name + mark, entry["preset"], f"{size:.1f}", entry["summary"])
+    out.print(table)
+
+
+@weights.command("show")
+@click.argument("name", required=False)
+@click.option(
+    "--network", type=click.Choice(["discriminator", "generator"]), default="discriminator", show_default=True
+)
+@json_option
+def show_weights(name: str | None, network: str, as_json: bool) -> None:
+    """Show the card of bundled weights or of a weights file [default: the bundled default].
+
+    \b
+    Example:
+      dcgan-eval weights show --json
+    """
+    path = resolve(name, network)
+    card = {"file": path.name, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, **read_card(path)}
+    if as_json:
+        click.echo(json.dumps(card, indent=1))
+        return
+    table = Table(title=path.name, title_justify="left", show_header=False)
+    for key, value in _flatten(card):
+        table.add_row(key, value)
+    out.print(table)
+
+
+def _flatten(values: dict, prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested values as (dotted name, text) rows."""
+    rows = []
+    for key, value in values.items():
+        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
+    return rows

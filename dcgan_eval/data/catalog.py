@@ -1,0 +1,388 @@
+"""The data sets known by name, where they are looked for, and one function that loads any of them or a user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcgan_eval.data import sources
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.data.sources import SPLIT_NAMES, WHOLE, Source
+from dcgan_eval.errors import DataError, unknown_name
+
+ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before reading it.
+
+    Parameters
+    ----------
+    name, title : str
+        As typed, and as printed.
+    counts : dict of str to int
+        Images in each split of the official set.
+    image_shape : tuple of int
+        Height, width, channels of the official set.
+    num_classes : int
+        Number of classes.
+    class_names : tuple of str, optional
+        Names in the order of the labels; None if the files must tell.
+    torchvision_class : str, optional
+        Name in ``torchvision.datasets`` that can read and download it.
+    parquet_folder : str, optional
+        Subfolder of the published Parquet files, where there are several.
+    note : str
+        Source and licence.
+    """
+
+    name: str
+    title: str
+    counts: dict[str, int]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    torchvision_class: str | None
+    parquet_folder: str | None
+    note: str = ""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the official splits."""
+        return tuple(self.counts)
+
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIGITS = tuple(str(digit) for digit in range(10))
+_CIFAR10_COUNTS = {"train": 50_000, "test": 10_000}
+_SVHN_COUNTS = {"train": 73_257, "test": 26_032, "extra": 531_131}
+_TINY_COUNTS = {"train": 100_000, "valid": 10_000}
+_MNIST_COUNTS = {"train": 60_000, "test": 10_000}
+_NOTES = {
+    "cifar10": "Krizhevsky 2009; no licence stated",
+    "svhn": "Netzer et al. 2011; non-commercial use",
+    "tiny-imagenet": "Stanford CS231n, from ImageNet-1k; non-commercial research use; train without the labels",
+    "mnist": "LeCun et al. 1998; CC BY-SA 3.0",
+    "digits": "UCI optical recognition of handwritten digits, from scikit-learn, enlarged from 8x8; CC BY 4.0",
+}
+
+# fmt: off
+_TABLE: tuple[tuple[Any, ...], ...] = (
+    # name            title            counts           image shape  classes        torchvision  Parquet folder
+    ("cifar10",       "CIFAR-10",      _CIFAR10_COUNTS, (32, 32, 3),  10, _CIFAR10, "CIFAR10",   "plain_text"),
+    ("svhn",          "SVHN",          _SVHN_COUNTS,    (32, 32, 3),  10, _DIGITS,  "SVHN",      "cropped_digits"),
+    ("tiny-imagenet", "Tiny ImageNet", _TINY_COUNTS,    (64, 64, 3), 200, None,     None,        "data"),
+    ("mnist",         "MNIST",         _MNIST_COUNTS,   (28, 28, 1),  10, _DIGITS,  "MNIST",     "mnist"),
+    ("digits",        "UCI digits",    {WHOLE: 1_797},  (32, 32, 3),  10, _DIGITS,  None,        None),
+)
+# fmt: on
+
+DATASETS: dict[str, DatasetInfo] = {
+    row[0]: dataclasses.replace(DatasetInfo(*row), note=_NOTES[row[0]]) for row in _TABLE
+}
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Return the table's row of a name.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS, DataError)
+    return DATASETS[name]
+
+
+def default_data_dir() -> Path:
+    """Return the data directory where none is given: ``$DCGAN_EVAL_DATA``, else ``~/.cache/dcgan-eval/data``."""
+    given = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "dcgan-eval" / "data"
+
+
+def find(name: str, data_dir: Path | None = None, split: str | None = None) -> Source | None:
+    """Find a known data set on disk.
+
+    It is looked for in ``data_dir/<name>``, then in ``data_dir`` itself, in each as torchvision's layout, Parquet,
+    class folders below split folders, ``<name>.npz``; the first form found counts. Parquet may lie up to two levels
+    below ``data_dir/<name>``, but only directly in ``data_dir`` itself, where subfolders belong to other data sets.
+
+    Parameters
+    ----------
+    name : str
+        Name in the catalogue.
+    data_dir : Path, optional
+        Where to look; None means :func:`default_data_dir`.
+    split : str, optional
+        Pass over forms that lack this split; None takes the first form.
+
+    Returns
+    -------
+    Source or None
+        Form, path and splits; None if it is not there.
+
+    Raises
+    ------
+    DataError
+        If the name is unknown, or what is there is damaged or ambiguous.
+    """
+    info = dataset_info(name)
+    found = _forms(info, data_dir or default_data_dir())
+    return next((source for source in found if split is None or _answering_split(source, split)), None)
+
+
+def load_data(
+    name_or_path: str | Path, split: str = "train", data_dir: Path | None = None, download: bool = False
+) -> ImageSet:
+    """Load one split of a known data set or of the user's own images.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name in the catalogue, or a folder, ``.npz`` or ``.parquet`` file. A catalogue name wins over a folder of the
+        same name; write ``./cifar10`` for that folder.
+    split : str
+        Which split. Data without splits answer to ``"all"`` and ``"train"``, never to ``"test"``.
+    data_dir : Path, optional
+        Where known data sets are; None means :func:`default_data_dir`. Not used for a path.
+    download : bool
+        Whether a missing data set may be downloaded (CIFAR-10, SVHN and MNIST, to ``data_dir/<name>``).
+
+    Returns
+    -------
+    ImageSet
+        Named after the data set or the path. The count is not compared with the official one: see :func:`check_data`.
+
+    Raises
+    ------
+    DataError
+        If it is missing, with the places that were looked at and the remedies, or damaged, or another data set.
+    """
+    if isinstance(name_or_path, str) and name_or_path in DATASETS:
+        return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download)
+    path = _existing_path(name_or_path)
+    source = _detected(path)
+    return sources.read(source, _available_split(source, split, str(path)), path.stem or str(path))
+
+
+def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> dict[str, Any]:
+    """Read every split of a data set and report on it.
+
+    Parameters
+    ----------
+    name_or_path, data_dir
+        As for :func:`load_data`.
+
+    Returns
+    -------
+    dict
+        Ready for JSON. ``name``; ``splits``: for each split that is there its ``source``, ``num_images``,
+        ``expected_images`` (None if unknown), ``image_shape``, ``class_counts`` (None without labels),
+        ``duplicates`` (images whose pixels occurred before in the split) and ``fingerprint``; ``duplicates_between``:
+        for each pair of splits such as ``"train/test"``, the images of the second whose pixels are in the first;
+        ``problems``: sentences, empty if all is well.
+
+    Raises
+    ------
+    DataError
+        If nothing is there, or a split cannot be read.
+    """
+    info = DATASETS.get(name_or_path) if isinstance(name_or_path, str) else None
+    directory = data_dir or default_data_dir()
+    found = _splits_of(info, name_or_path, directory)
+    report: dict[str, Any] = {"name": str(name_or_path), "splits": {}, "duplicates_between": {}, "problems": []}
+    hashes: dict[str, np.ndarray] = {}
+    for split, source in found.items():
+        images = load_data(name_or_path, split, directory)
+        hashes[split] = np.unique(images.pixel_hashes)
+        report["splits"][split] = _describe(images, source, info)
+    for first, second in itertools.combinations(hashes, 2):
+        shared = int(np.intersect1d(hashes[first], hashes[second], assume_unique=True).size)
+        report["duplicates_between"][f"{first}/{second}"] = shared
+    report["problems"] = list(_problems(report, info))
+    return report
+
+
+def _forms(info: DatasetInfo, data_dir: Path) -> Iterator[Source]:
+    """Yield every form in which a known data set is on disk, the preferred one first; lazy, so only as far as asked."""
+    if info.name == "digits":
+        yield Source("bundled", None, (WHOLE,))
+    for place, levels in ((data_dir / info.name, 2), (data_dir, 0)):
+        finders: list[Callable[[Path], Source | None]] = [
+            lambda place: sources.find_torchvision(place, info.torchvision_class) if info.torchvision_class else None,
+            lambda place, levels=levels: sources.find_parquet(place, levels, info.parquet_folder),  # type: ignore[misc]
+            lambda place: sources.find_folders(place, split_names_only=True),
+            lambda place: sources.find_npz(place / f"{info.name}.npz"),
+        ]
+        yield from (source for finder in finders if (source := finder(place)))
+
+
+def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool) -> ImageSet:
+    """Find, if need be download, and read a data set of the catalogue."""
+    source = find(info.name, data_dir, split)
+    if source is None and download and info.torchvision_class and split in info.splits:
+        sources.download(info.torchvision_class, data_dir / info.name, split)
+        source = find(info.name, data_dir, split)
+    source = source or find(info.name, data_dir)
+    if source is None:
+        raise _missing(info, split, data_dir)
+    images = sources.read(source, _available_split(source, split, info.name), info.name, info.class_names)
+    return _checked_classes(images, info, source)
+
+
+def _answering_split(source: Source, split: str) -> str | None:
+    """Name the split that answers for the one asked for, if any; the whole never answers for a test split."""
+    if split in source.splits:
+        return split
+    return WHOLE if source.splits == (WHOLE,) and split == "train" else None
+
+
+def _available_split(source: Source, split: str, name: str) -> str:
+    """Map a split that was asked for to one that is there."""
+    answering = _answering_split(source, split)
+    if answering:
+        return answering
+    if source.splits == (WHOLE,):
+        remedy = "keep the images of each split in folders named train and test, or let the protocol split them"
+    else:
+        remedy = "choose another --split, or add the files" + (", or pass --download" if _downloadable(name) else "")
+    raise DataError(f"{name} has no {split} split here", got=str(source), remedy=remedy)
+
+
+def _downloadable(name: str) -> bool:
+    """Whether torchvision can fetch it."""
+    return name in DATASETS and DATASETS[name].torchvision_class is not None
+
+
+def _missing(info: DatasetInfo, split: str, data_dir: Path) -> DataError:
+    """Build the error for a known data set that is nowhere."""
+    forms = [f"torchvision's layout of {info.torchvision_class}"] if info.torchvision_class else []
+    forms += [f"Parquet ({split}-*.parquet)", f"class folders ({split}/<class>/*.png)", f"{info.name}.npz"]
+    absent = "" if data_dir.is_dir() else " (no such folder)"
+    remedies = [f"set --data-dir or the environment variable {ENVIRONMENT_VARIABLE} to the folder that holds it"]
+    remedies += ["pass --download to fetch it"] if info.torchvision_class else []
+    return DataError(
+        f"{info.title} is not here",
+        got=f"nothing in {data_dir / info.name} or {data_dir}{absent}",
+        expected=", ".join(forms[:-1]) + " or " + forms[-1],
+        remedy=", or ".join(remedies),
+    )
+
+
+def _checked_classes(images: ImageSet, info: DatasetInfo, source: Source) -> ImageSet:
+    """Refuse another data set's files under this name, which would otherwise be evaluated in silence."""
+    same_names = info.class_names is None or images.class_names == info.class_names
+    if images.labels is None or (same_names and images.num_classes == info.num_classes):
+        return images
+    raise DataError(
+        f"What was found under the name {info.name} has other classes than {info.title}",
+        got=f"{images.num_classes} classes from {images.class_names[0]!r} to {images.class_names[-1]!r}, {source}",
+        expected=f"{info.num_classes} classes" + (f": {', '.join(info.class_names)}" if info.class_names else ""),
+        remedy="correct --data-dir, or load it as your own data by giving its path instead of the name",
+    )
+
+
+def _existing_path(name_or_path: str | Path) -> Path:
+    """Return a path that exists, or say that neither a name nor a path was given."""
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    if isinstance(name_or_path, str) and os.sep not in name_or_path and not path.suffix:
+        raise unknown_name("data set or folder", name_or_path, DATASETS, DataError)
+    raise DataError(
+        f"There is no file or folder {path}",
+        remedy=f"correct --data, or give a known name: {', '.join(DATASETS)}",
+    )
+
+
+def _detected(path: Path) -> Source:
+    """Return what a path holds, or say what it could hold."""
+    source = sources.detect(path)
+    if source is None:
+        raise DataError(
+            f"No images were recognised in {path}",
+            expected="a folder of images, class folders (train/<class>/*.png), Parquet in the Hugging Face layout, "
+            "an .npz file, or torchvision's layout of CIFAR10, SVHN or MNIST",
+            remedy="correct --data",
+        )
+    return source
+
+
+def _splits_of(info: DatasetInfo | None, name_or_path: str | Path, data_dir: Path) -> dict[str, Source]:
+    """Return the source of each split that is there, in the order in which loading prefers them."""
+    if info is None:
+        forms: Iterable[Source] = [_detected(_existing_path(name_or_path))]
+    else:
+        forms = _forms(info, data_dir)
+    found: dict[str, Source] = {}
+    for source in forms:
+        for split in source.splits:
+            found.setdefault(split, source)
+    if info and not found:
+        raise _missing(info, info.splits[0], data_dir)
+    return dict(sorted(found.items(), key=lambda item: _split_rank(item[0])))
+
+
+def _split_rank(split: str) -> tuple[int, str]:
+    """Put train before test, and both before the rest."""
+    return (SPLIT_NAMES.index(split) if split in SPLIT_NAMES else len(SPLIT_NAMES), split)
+
+
+def _describe(images: ImageSet, source: Source, info: DatasetInfo | None) -> dict[str, Any]:
+    """Report on one split."""
+    counts = None
+    if images.labels is not None:
+        per_class = np.bincount(images.labels, minlength=images.num_classes)
+        counts = {name: int(count) for name, count in zip(images.class_names, per_class, strict=True)}
+    return {
+        "source": str(source),
+        "num_images": images.num_images,
+        "expected_images": info.counts.get(images.split) if info else None,
+        "image_shape": list(images.image_shape),
+        "class_counts": counts,
+        "duplicates": images.num_images - len(np.unique(images.pixel_hashes)),
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _problems(report: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]:
+    """Say what is unusual, in sentences."""
+    splits = report["splits"]
+    for split in info.splits if info else ():
+        if split not in splits and split != "extra":  # SVHN's extra images serve no protocol
+            yield f"The {split} split is not here."
+    for split, found in splits.items():
+        yield from _split_problems(split, found, info)
+    if len({tuple(found["image_shape"]) for found in splits.values()}) > 1:
+        yield "The splits differ in image shape."
+    for pair, shared in report["duplicates_between"].items():
+        if shared:
+            first, second = pair.split("/")
+            yield f"{shared} different images of {second} are in {first} as well, pixel for pixel."
+
+
+def _split_problems(split: str, found: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]:
+    """Say what is unusual about one split."""
+    expected = found["expected_images"]
+    if expected is not None and expected != found["num_images"]:
+        yield f"The {split} split has {found['num_images']:,} images; the official one has {expected:,}."
+    if info and tuple(found["image_shape"]) != info.image_shape:
+        yield f"The {split} images are {_size(found['image_shape'])}; the official ones are {_size(info.image_shape)}."
+    empty = [name for name, count in (found["class_counts"] or {}).items() if count == 0]
+    if empty:
+        yield f"The {split} split has no images of class {', '.join(empty)}."
+    if found["duplicates"]:
+        yield f"{found['duplicates']} images of {split} repeat earlier ones of the same split, pixel for pixel."
+
+
+def _size(shape: Any) -> str:
+    """Write a shape as 32x32x3."""
+    return "x".join(str(size) for size in shape)

@@ -1,0 +1,107 @@
+"""Batch norm at feature time: statistics of the target data set, frozen, and folded into the convolutions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..models.dcgan import ConvRung
+
+CALIBRATION_BATCH = 128  # minibatch of the 2016 release
+
+Statistics = dict[str, Tensor]  # "<module name>.mean" and "<module name>.var", float32
+
+
+def norm_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the batch-norm layers of a module by name."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+
+
+def dataset_statistics(module: nn.Module, batches: Iterable[Tensor]) -> Statistics:
+    """Average the per-minibatch mean and biased variance at every batch norm.
+
+    While doing so each layer normalises by its own minibatch, so that deeper layers see what they saw in training.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The encoder; returned to its earlier state.
+    batches : iterable of Tensor
+        Minibatches of preprocessed images, (N, C, H, W), of equal size.
+
+    Returns
+    -------
+    dict
+        For each batch norm ``name.mean`` and ``name.var``, float32, (channels,).
+
+    Source: the 2016 release. Deviations: the last minibatch, when it is not full, is left out by the caller.
+    """
+    sums: Statistics = {}
+    num_batches = 0
+    with _collecting(module, sums), torch.no_grad():
+        for x_NCHW in batches:
+            module(x_NCHW)
+            num_batches += 1
+    return {key: (value / num_batches).float() for key, value in sums.items()}
+
+
+@contextmanager
+def _collecting(module: nn.Module, sums: Statistics) -> Iterator[None]:
+    """Normalise by the minibatch, leave running averages alone, and add the minibatch's statistics to ``sums``."""
+    norms = norm_layers(module)
+    before = {name: (norm.momentum, norm.training) for name, norm in norms.items()}
+    hooks = [norm.register_forward_pre_hook(_adder(name, sums)) for name, norm in norms.items()]
+    for norm in norms.values():
+        norm.momentum, norm.training = 0.0, True
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, norm in norms.items():
+            norm.momentum, norm.training = before[name]
+
+
+def _adder(name: str, sums: Statistics):  # type: ignore[no-untyped-def]
+    """Return the hook that adds one batch norm's minibatch statistics, in float64."""
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        h = inputs[0].detach().float()
+        dims = [d for d in range(h.dim()) if d != 1]
+        var, mean = torch.var_mean(h, dims, correction=0)
+        for key, value in ((f"{name}.mean", mean), (f"{name}.var", var)):
+            sums[key] = sums.get(key, 0) + value.double()
+
+    return add
+
+
+def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
+    """Return a copy for inference with the given statistics, batch norm folded into the DCGAN's convolutions.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The encoder; left as it is.
+    statistics : dict or None
+        From :func:`dataset_statistics`; None keeps the running averages of the checkpoint.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode, same layer names and outputs (folding changes them by float32 rounding only).
+    """
+    module = copy.deepcopy(module).eval()
+    for name, norm in norm_layers(module).items():
+        if statistics is not None:
+            norm.running_mean.copy_(statistics[f"{name}.mean"])
+            norm.running_var.copy_(statistics[f"{name}.var"])
+    for block in module.modules():
+        if isinstance(block, ConvRung) and block.norm is not None:
+            block.conv = fuse_conv_bn_eval(block.conv, block.norm)
+            block.norm = None
+    return module

@@ -1,0 +1,165 @@
+"""The run record: one JSON per run, written atomically, read back whatever its age."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import RecordError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run measured, how sure it is, and what produced it.
+
+    Attributes
+    ----------
+    protocol, protocol_version : str, int
+        Which pinned protocol was run.
+    metric : str
+        ``"accuracy"``, a fraction.
+    score : float
+        Mean of the metric on the test set over the draws.
+    spread : float or None
+        1.96 standard deviations of the draws, None for a single one.
+    ci95 : list of float
+        95 % confidence interval: of the mean over draws (t), or of a single run's proportion (Wilson).
+    num_draws : int
+        Number of test scores behind ``score``.
+    C : float
+        The chosen penalty.
+    status : str
+        ``"converged"`` when every fit behind the score is; otherwise the worst status.
+    duality_gap : float
+        Largest relative duality gap of the fits behind the score.
+    num_features : int
+        Length of the feature vector.
+    seed : int
+        Root seed of splits and draws.
+    features : dict
+        Encoder, layers, weights, how the features were made.
+    weights_sha256 : str or None
+        Hash of the encoder's weights, None for features without any.
+    dataset_fingerprint : str
+        Hash of the train and test fingerprints.
+    data : dict
+        Train and test set: name, split, count, fingerprint.
+    selection : list of dict
+        The validation curve: C, mean score, scores of the draws, largest gap.
+    draws : list of dict
+        Every fit behind the score: test score, C, status, gap, iterations, number of training rows.
+    confusion : list of list of int
+        Test images by (label, prediction), summed over the draws.
+    class_names : list of str
+        In label order.
+    paper : dict or None
+        The published value that the protocol stands beside, with its source.
+    time_s : float
+        Wall time of the run.
+    timings_s : dict
+        Wall time of its stages.
+    peak_memory_bytes : int
+        Largest resident memory of the process.
+    environment, command, git, created : provenance
+    """
+
+    protocol: str
+    protocol_version: int
+    metric: str
+    score: float
+    spread: float | None
+    ci95: list[float]
+    num_draws: int
+    C: float
+    status: str
+    duality_gap: float
+    num_features: int
+    seed: int
+    features: dict[str, Any]
+    weights_sha256: str | None
+    dataset_fingerprint: str
+    data: dict[str, Any]
+    selection: list[dict[str, Any]]
+    draws: list[dict[str, Any]]
+    confusion: list[list[int]]
+    class_names: list[str]
+    paper: dict[str, Any] | None
+    time_s: float
+    timings_s: dict[str, float]
+    peak_memory_bytes: int
+    environment: dict[str, Any]
+    command: str
+    created: str
+    git: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    @property
+    def name(self) -> str:
+        """Name for files and tables: protocol and features."""
+        return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON."""
+        return json.dumps(asdict(self), indent=1)
+
+    def write(self, path: Path) -> Path:
+        """Write the record, replacing the file only when complete.
+
+        Raises
+        ------
+        RecordError
+            The file cannot be written.
+        """
+        partial = path.with_name(path.name + ".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(self.to_json() + "\n")
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+            raise RecordError(
+                "The record cannot be written", got=f"{path}: {error}", remedy="give another place with --record"
+            ) from error
+        return path
+
+
+def load_record(path: Path | str) -> Record:
+    """Read a record of any schema so far.
+
+    Raises
+    ------
+    RecordError
+        Missing, unreadable or foreign file, a newer schema, or fields that are missing.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise RecordError(
+            "The record cannot be read", got=f"{path}: {error}", remedy="give a JSON file that `svm` wrote"
+        ) from error
+    if not isinstance(values, dict) or "schema" not in values:
+        raise RecordError("The file is no record", got=str(path), expected="a JSON object with a schema")
+    return _from_values(values, path)
+
+
+def _from_values(values: Mapping[str, Any], path: Path | str) -> Record:
+    """Build a record, refusing what this version cannot understand."""
+    if values["schema"] > SCHEMA:
+        raise RecordError(
+            f"The record {path} is newer than this version",
+            got=f"schema {values['schema']}",
+            expected=f"schema {SCHEMA} or older",
+            remedy="upgrade dcgan-eval",
+        )
+    known = {f.name for f in fields(Record)}
+    try:
+        return Record(**{key: value for key, value in values.items() if key in known})
+    except TypeError as error:
+        raise RecordError(f"The record {path} lacks fields", got=str(error), remedy="run the protocol again") from error

@@ -1,0 +1,327 @@
+"""Batched truncated Newton-CG for squared-hinge problems, in the primal or through a Gram matrix.
+
+The same loop serves both: a *space* says how weights are stored and multiplied. In :class:`PrimalSpace` a vector is
+``w`` itself, (K, D + 1); in ``gram.GramSpace`` it is ``u`` with ``w = X^T u``, (K, N).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dcgan_eval.svm.objective import Evaluation, Status, evaluate, relative
+from dcgan_eval.svm.rows import Rows, product_nt
+
+Precondition = Callable[[torch.Tensor], torch.Tensor]
+
+_MAX_CG = 250
+_LOOSEST = 0.25
+_SHARE = 0.3  # inner solves and estimates aim at this share of the tolerated gap, so that rounding cannot spoil it
+
+
+class Space(Protocol):
+    """What the Newton loop needs of the space in which it works; K problems at once, float64 throughout."""
+
+    def scores(self, U: torch.Tensor) -> torch.Tensor:
+        """Return X w, (N, K)."""
+
+    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
+        """Return the vector that stands for X^T r, from R (N, K)."""
+
+    def hessian(self, U: torch.Tensor, S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``u + X^T S X u`` and ``X u`` (N, K) together, for one reading of X."""
+
+    def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the inner products of the weights that U and V stand for, (K,)."""
+
+    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return ``(R, problems) -> P^-1 R`` for the Hessians given by S (N, K)."""
+
+    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation | None:
+        """Evaluate in float64 on the original data; None where this space cannot."""
+
+
+@dataclass
+class _Coarse:
+    """Orthonormal directions of large curvature, and sampled rows seen through them."""
+
+    basis: torch.Tensor | None  # (R, D + 1); None means the identity
+    sample: torch.Tensor  # (M, R)
+    index: torch.Tensor  # (M,) rows of X
+    tail: float  # mean squared norm, per direction, of what the basis leaves of a row
+
+
+@dataclass
+class PrimalSpace:
+    """The space of w itself; X is read once per Hessian product.
+
+    Parameters
+    ----------
+    rows : Rows
+        The data.
+    sample_rows, max_rank : int
+        Size of the preconditioner: rows sampled (without randomness outside a fixed stream), directions kept.
+    """
+
+    rows: Rows
+    sample_rows: int = 2048
+    max_rank: int = 512
+    _coarse: _Coarse | None = field(default=None, repr=False)
+
+    def scores(self, U: torch.Tensor) -> torch.Tensor:
+        """Return X w, (N, K)."""
+        return self.rows.scores(U)
+
+    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
+        """Return X^T R, (K, D + 1)."""
+        return self.rows.adjoint(R)
+
+    def hessian(self, U: torch.Tensor, S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``w + X^T S X w`` and ``X w``, reading each block of X once."""
+        scores, out = torch.empty_like(S), U.clone()
+        for part, block in self.rows.blocks():
+            scores[part] = self.rows.forward(block, U)
+            self.rows.backward(block, S[part] * scores[part], out)
+        return out, scores
+
+    def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the inner products of the rows of U and V."""
+        return (U * V).sum(1)
+
+    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation | None:
+        """Evaluate in float64 on X."""
+        return evaluate(self.rows, Y, cost, U)
+
+    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
+        coarse = self._coarse = self._coarse or self._build_coarse()
+        basis, Z = coarse.basis, coarse.sample
+        lift = self.rows.num_rows / Z.shape[0]
+        S_sample = S[coarse.index] * lift
+        identity = torch.eye(Z.shape[1], dtype=torch.float64, device=Z.device)
+        factors, tails = [], []
+        for s in S_sample.T:
+            active = s > 0
+            Za = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
+            factors.append(torch.linalg.cholesky(identity + product_nt(Za.T.contiguous(), Za.T).double()))
+            tails.append(1 + coarse.tail * float(s.sum()))
+
+        def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
+            inside = R if basis is None else product_nt(R.to(basis.dtype), basis).double()
+            solved = torch.stack(
+                [torch.cholesky_solve(v[:, None], factors[k])[:, 0] for v, k in zip(inside, problems.tolist(), strict=True)]
+            )
+            if basis is None:
+                return solved
+            tau = torch.tensor([tails[k] for k in problems.tolist()], dtype=torch.float64, device=R.device)[:, None]
+            return R / tau + product_nt((solved - inside / tau).to(basis.dtype), basis.T).double()
+
+        return apply
+
+    def _build_coarse(self) -> _Coarse:
+        """Sample rows in a fixed way and find their principal directions (uncentred)."""
+        rows, dim = self.rows, self.rows.num_features + 1
+        small = dim <= self.max_rank
+        size = min(rows.num_rows, self.sample_rows if not small else max(self.sample_rows, 8 * dim))
+        index = np.sort(np.random.default_rng(0).permutation(rows.num_rows)[:size])
+        X_sample = rows.take(index)
+        where = torch.from_numpy(index).to(rows.device)
+        if small:
+            return _Coarse(None, X_sample, where, 0.0)
+        gram = product_nt(X_sample, X_sample)
+        rank = min(self.max_rank, max(1, size // 4))
+        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = values[-rank:].clamp_min(float(values[-1]) * 1e-12 + 1e-300), vectors[:, -rank:]
+        basis = product_nt((vectors / values.sqrt()).T.contiguous(), X_sample.T)
+        basis = _orthonormal(basis)
+        sample = product_nt(X_sample, basis)
+        left = float((X_sample.double() ** 2).sum() - (sample.double() ** 2).sum()) / size
+        return _Coarse(basis, sample, where, max(left, 0.0) / max(1, min(size, dim) - rank))
+
+
+def _orthonormal(basis: torch.Tensor) -> torch.Tensor:
+    """Make the rows of a nearly orthonormal basis orthonormal, in their own precision."""
+    return torch.linalg.qr(basis.T.double())[0].T.to(basis.dtype).contiguous()
+
+
+@dataclass
+class NewtonResult:
+    """Where the loop ended: vectors (K, dim), status, iterations, evaluation (exact if the space can)."""
+
+    U: torch.Tensor
+    status: Status
+    iterations: int
+    primal: torch.Tensor
+    gap: torch.Tensor
+    exact: Evaluation | None
+    history: tuple[float, ...]
+
+
+@dataclass
+class _State:
+    """The iterate: vectors U, scores F, gradient G, objective and gap; ``exact`` when from float64 products."""
+
+    U: torch.Tensor
+    F: torch.Tensor
+    G: torch.Tensor
+    primal: torch.Tensor
+    gap: torch.Tensor
+    exact: Evaluation | None = None
+
+
+def minimise(
+    space: Space,
+    Y: torch.Tensor,
+    cost: torch.Tensor,
+    start: torch.Tensor | None,
+    dim: int,
+    *,
+    tol: float,
+    max_iter: int,
+    certify_start: bool = False,
+) -> NewtonResult:
+    """Minimise ``1/2 ||w||^2 + sum_i c_i max(0, 1 - y_i w.x_i)^2`` for K problems at once.
+
+    Parameters
+    ----------
+    space : Space
+        How weights are stored and multiplied.
+    Y, cost : torch.Tensor
+        Signs (N, K) and costs broadcastable to it, float64.
+    start : torch.Tensor, optional
+        Warm start (K, dim); None means zero.
+    dim : int
+        Length of a vector of the space.
+    tol : float
+        Relative duality gap wanted of every problem.
+    max_iter : int
+        Outer iterations allowed.
+    certify_start : bool
+        Evaluate the start exactly at once, because it is thought to be the solution.
+
+    Returns
+    -------
+    NewtonResult
+        Its status is ``converged`` only when every relative gap is within ``tol``, in float64 where the space can.
+
+    Notes
+    -----
+    Generalised Newton with inexact CG steps (forcing terms after Eisenstat and Walker 1996, choice 2) and exact
+    minimisation along the step. Source: Keerthi and DeCoste 2005 (finite Newton for the squared hinge). Deviations:
+    truncated and batched; problems that are solved are frozen.
+    """
+    cost = cost.expand(Y.shape)
+    U = torch.zeros(Y.shape[1], dim, dtype=torch.float64, device=Y.device) if start is None else start.clone()
+    F = torch.zeros_like(Y) if start is None or certify_start else space.scores(U)
+    state, history = _look(space, Y, cost, U, F, certify_start), list[float]()
+    eta = torch.full_like(state.gap, _LOOSEST)
+    precise = False
+    for iteration in range(max_iter + 1):
+        if not bool(torch.isfinite(state.gap).all()):
+            return _result(state, Status.NON_FINITE, iteration, history)
+        if state.exact is None and (iteration == max_iter or _within(state, _goal(tol, precise))):
+            state, precise = _look(space, Y, cost, state.U, state.F, True), True
+        history.append(float(relative(state.gap, state.primal).max()))
+        if _within(state, tol):
+            return _result(state, Status.CONVERGED, iteration, history)
+        if iteration == max_iter:
+            return _result(state, Status.MAX_ITERATIONS, iteration, history)
+        before = state.gap
+        state = _advance(space, Y, cost, state, eta, tol, precise)
+        eta = (0.9 * state.gap / before.clamp_min(1e-300)).clamp(1e-3, _LOOSEST)
+    raise AssertionError("the loop above always returns")
+
+
+def _goal(tol: float, precise: bool) -> float:
+    """Return the estimated gap below which the exact one is worth a pass."""
+    return tol if precise else 0.8 * tol
+
+
+def _within(state: _State, tol: float) -> bool:
+    """Whether every problem has reached the tolerance."""
+    return bool((relative(state.gap, state.primal) <= tol).all())
+
+
+def _result(state: _State, status: Status, iteration: int, history: list[float]) -> NewtonResult:
+    """Pack the end of the loop."""
+    return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, tuple(history))
+
+
+def _look(space: Space, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor, exact: bool) -> _State:
+    """Evaluate an iterate; exactly when asked and possible, else from the scores carried along."""
+    found = space.exact(Y, cost, U) if exact else None
+    if found is not None:
+        return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
+    hinge = (1 - Y * F).clamp_min(0)
+    G = U - space.adjoint(2 * cost * hinge * Y)
+    primal = 0.5 * space.inner(U, U, F) + (cost * hinge * hinge).sum(0)
+    return _State(U, F, G, primal, 0.5 * space.inner(G, G).clamp_min(0))
+
+
+def _advance(
+    space: Space, Y: torch.Tensor, cost: torch.Tensor, state: _State, eta: torch.Tensor, tol: float, precise: bool
+) -> _State:
+    """Take one Newton step on the problems that are not solved yet."""
+    todo = torch.nonzero(relative(state.gap, state.primal) > _SHARE * tol).flatten()
+    y, c, F = Y[:, todo], cost[:, todo], state.F[:, todo]
+    S = 2 * c * (y * F < 1)
+    stop = torch.maximum(eta[todo] ** 2 * 2 * state.gap[todo], 2 * _SHARE * tol * state.primal[todo])
+    step, step_scores = _conjugate_gradients(space, state.G[todo], S, stop)
+    U = state.U[todo]
+    curve = (space.inner(step, U, F), space.inner(step, step, step_scores))
+    t = _line_minimum(y, c, F, step_scores, *curve)
+    new_U, new_F = state.U.clone(), state.F.clone()
+    new_U[todo] += t[:, None] * step
+    new_F[:, todo] += t * step_scores
+    return _look(space, Y, cost, new_U, new_F, precise)
+
+
+def _conjugate_gradients(
+    space: Space, G: torch.Tensor, S: torch.Tensor, stop: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve ``H p = -g`` for each problem until ``||r||^2 <= stop``; return p and X p."""
+    precondition = space.preconditioner(S)
+    live = torch.arange(len(G), device=G.device)
+    p, Fp, r = torch.zeros_like(G), torch.zeros_like(S), -G
+    z = precondition(r, live)
+    d, rho = z.clone(), space.inner(r, z)
+    for _ in range(_MAX_CG):
+        Hd, Fd = space.hessian(d, S[:, live])
+        curvature = space.inner(Hd, d, Fd)
+        alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)
+        p[live] += alpha[:, None] * d
+        Fp[:, live] += alpha * Fd
+        r = r - alpha[:, None] * Hd
+        keep = (space.inner(r, r) > stop[live]) & (alpha > 0)
+        if not bool(keep.any()):
+            break
+        live, r, d, rho = live[keep], r[keep], d[keep], rho[keep]
+        z = precondition(r, live)
+        new_rho = space.inner(r, z)
+        d, rho = z + (new_rho / rho)[:, None] * d, new_rho
+    return p, Fp
+
+
+def _line_minimum(
+    Y: torch.Tensor, cost: torch.Tensor, F: torch.Tensor, Fp: torch.Tensor, pu: torch.Tensor, pp: torch.Tensor
+) -> torch.Tensor:
+    """Minimise the objective along a step exactly: Newton with bisection on its piecewise linear slope."""
+    low, high, t = torch.zeros_like(pu), torch.full_like(pu, torch.inf), torch.ones_like(pu)
+    slack, rate = 1 - Y * F, Y * Fp
+    for _ in range(60):
+        hinge = (slack - t * rate).clamp_min(0)
+        slope = pu + t * pp - 2 * (cost * rate * hinge).sum(0)
+        curvature = pp + 2 * (cost * rate * rate * (hinge > 0)).sum(0)
+        low, high = torch.where(slope < 0, t, low), torch.where(slope >= 0, t, high)
+        new = t - slope / curvature.clamp_min(1e-300)
+        middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))
+        new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
+        done = (new - t).abs() <= 1e-10 * t.abs()
+        t = new
+        if bool(done.all()):
+            break
+    return t
