@@ -170,7 +170,8 @@ def load_data(
         return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download)
     path = _existing_path(name_or_path)
     source = _detected(path)
-    return sources.read(source, _available_split(source, split, str(path)), path.stem or str(path))
+    name = path.resolve().name if path.is_dir() else path.stem
+    return sources.read(source, _available_split(source, split, str(path)), name)
 
 
 def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> dict[str, Any]:

@@ -31,6 +31,19 @@ _KEY_PATTERNS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"),
 _SPLIT_KEYS = [("images", "labels", WHOLE)] + [
     (images.format(split), labels.format(split), split) for split in SPLIT_NAMES for images, labels in _KEY_PATTERNS
 ]
+# what NumPy and zipfile raise on damaged archives, besides ValueError: an encrypted member is a RuntimeError, a header
+# that claims a huge array a MemoryError
+_NPZ_ERRORS = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _MNIST_PREFIXES = {"train": "train", "test": "t10k"}
 _CIFAR_FOLDER = "cifar-10-batches-py"
 
@@ -408,24 +421,23 @@ def download(layout: str, place: Path, split: str) -> None:
         ) from error
 
 
-def _visible_folders(place: Path) -> list[Path]:
-    """List subfolders, without hidden ones and what archive programs leave behind."""
-    if not place.is_dir():
-        return []
-    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+def _visible(folder: Path) -> list[Path]:
+    """List a folder by name, without hidden entries and what archive programs leave behind; empty if it is none."""
+    try:
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed", got=str(error), remedy="check its permissions") from error
+    return sorted(path for path in entries if not path.name.startswith((".", "__")))
 
 
 def _images_in(folder: Path) -> list[Path]:
     """List the image files directly in a folder, sorted by name."""
-    if not folder.is_dir():
-        return []
-    named = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in named if not path.name.startswith("."))
+    return [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
     """List the image files of each class folder that has any."""
-    return {sub.name: files for sub in _visible_folders(folder) if (files := _images_in(sub))}
+    return {sub.name: files for sub in _visible(folder) if sub.is_dir() and (files := _images_in(sub))}
 
 
 def _read_files(
@@ -444,14 +456,15 @@ def _read_files(
 def _open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """Open an archive of arrays, turning whatever a damaged one raises into a DataError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an archive of named arrays")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array, not an archive of named arrays")
+        with file:
             yield file
     except ValueError as error:
         holds_objects = "allow_pickle" in str(error) and zipfile.is_zipfile(path)
         raise _npz_error(path, error, holds_objects) from error
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError) as error:
+    except _NPZ_ERRORS as error:
         raise _npz_error(path, error, False) from error
 
 

@@ -7,10 +7,12 @@ attribute. Rows are in the order of the SHA-256 of the images' pixels, so the or
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -125,7 +127,7 @@ class FeatureStore:
         self.path = Path(path)
         with _opened(self.path) as file:
             self.identity = _identity_from(file.attrs, self.path)
-            if not file.attrs.get("complete", False):
+            if not all(file[f"crc32/{name}"][:].all() for name, _ in self.identity.layers):
                 raise StoreError("The feature store is not complete", got=str(path), remedy="run `features` again")
         self.positions = np.arange(self.identity.num_rows) if positions is None else positions
         self.reused = False
@@ -234,6 +236,9 @@ def check_identity(path: Path, identity: StoreIdentity) -> None:
 class StoreWriter:
     """Writes a store block by block under a temporary name; a later writer continues after the last good block.
 
+    HDF5 lays the file out once and is closed; its space is reserved; blocks then go to the datasets' fixed places with
+    plain writes. So neither a kill nor a full disk can leave HDF5's own structures half written.
+
     Parameters
     ----------
     path : Path
@@ -250,61 +255,74 @@ class StoreWriter:
     def __init__(self, path: Path, identity: StoreIdentity):
         self.path, self.identity = path, identity
         self.partial = path.with_name(path.name + ".partial")
-        self._make_room()
-        self._file = self._continued() or self._created()
-
-    def _make_room(self) -> None:
-        """Create the folder and check the space for what is still missing."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.path.parent).free
-            used = self.partial.stat().st_blocks * 512 if self.partial.exists() else 0
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
-        if free + used < self.identity.size_bytes + _SPARE_BYTES:
+            raise _unwritable(self.partial, error) from error
+        try:
+            self._lock()
+            if not self._is_laid_out():
+                self._lay_out()
+            self._places = self._find_places()
+        except OSError as error:
+            self.close()
+            self.partial.unlink(missing_ok=True)
+            raise _unwritable(self.partial, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        """Make sure that no other process writes the same file."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                "Another process is writing these features", got=str(self.partial), remedy="wait until it has finished"
+            ) from error
+
+    def _is_laid_out(self) -> bool:
+        """Tell whether an earlier run left a file that can be continued."""
+        try:
+            with h5py.File(self.partial, "r", locking=False) as file:
+                return bool(file.attrs["identity"] == self.identity.to_json())
+        except (OSError, KeyError):
+            return False  # new, or killed while it was being laid out: nothing in it yet
+
+    def _lay_out(self) -> None:
+        """Reserve the space, then let HDF5 write all of its structures."""
+        free = shutil.disk_usage(self.path.parent).free
+        if free < self.identity.size_bytes + _SPARE_BYTES:
+            os.unlink(self.partial)
             raise StoreError(
                 f"The disk is too full for the features of {self.identity.data}",
                 got=f"{free / 1e9:.2f} GB free at {self.path.parent}",
                 expected=f"{self.identity.size_bytes / 1e9:.2f} GB",
                 remedy="free some space, give another --cache-dir, or choose fewer layers with --layer",
             )
-
-    def _continued(self) -> h5py.File | None:
-        """Open the partial file of an earlier run, or return None when there is none that can be used."""
-        if not self.partial.exists():
-            return None
-        try:
-            file = h5py.File(self.partial, "r+")
-        except BlockingIOError as error:
-            raise StoreError(
-                "Another process is writing these features", got=str(self.partial), remedy="wait until it has finished"
-            ) from error
-        except OSError:
-            return None  # killed while the file was being laid out: nothing in it yet
-        if "identity" in file.attrs and file.attrs["identity"] == self.identity.to_json():
-            return file
-        file.close()
-        return None
-
-    def _created(self) -> h5py.File:
-        """Lay out a new partial file: all metadata first, so that later writes touch raw data only."""
-        try:
-            file = h5py.File(self.partial, "w")
-        except OSError as error:
-            raise _unwritable(self.partial, error) from error
+        # Tried before HDF5 is involved, which does not survive a failing write.
+        os.posix_fallocate(self._descriptor, 0, self.identity.size_bytes + _SPARE_BYTES)
         rows, dtype = self.identity.num_rows, np.dtype(self.identity.store_dtype)
         joined = h5py.VirtualLayout((rows, sum(w for _, w in self.identity.layers)), dtype)
         column = 0
-        for name, width in self.identity.layers:
-            _allocate(file, f"layers/{name}", (rows, width), dtype)
-            file.create_dataset(f"crc32/{name}", data=np.zeros(self.num_blocks, np.uint32))
-            joined[:, column : column + width] = h5py.VirtualSource(".", f"layers/{name}", (rows, width), dtype)
-            column += width
-        file.create_virtual_dataset("all", joined)
-        file.attrs["complete"] = False
-        file.attrs["identity"] = self.identity.to_json()
-        file.flush()
-        return file
+        with h5py.File(self.partial, "w", locking=False) as file:
+            for name, width in self.identity.layers:
+                _allocate(file, f"layers/{name}", (rows, width), dtype)
+                file.create_dataset(f"crc32/{name}", data=np.zeros(self.num_blocks, np.uint32))
+                joined[:, column : column + width] = h5py.VirtualSource(".", f"layers/{name}", (rows, width), dtype)
+                column += width
+            file.create_virtual_dataset("all", joined)
+            file.attrs["identity"] = self.identity.to_json()
+        os.posix_fallocate(self._descriptor, 0, os.fstat(self._descriptor).st_size)
+
+    def _find_places(self) -> dict[str, tuple[int, int]]:
+        """Return the offsets of each layer's features and checksums in the file."""
+        with h5py.File(self.partial, "r", locking=False) as file:
+            return {
+                name: (file[f"layers/{name}"].id.get_offset(), file[f"crc32/{name}"].id.get_offset())
+                for name, _ in self.identity.layers
+            }
 
     @property
     def num_blocks(self) -> int:
@@ -313,13 +331,22 @@ class StoreWriter:
 
     def missing_blocks(self) -> list[int]:
         """Return the blocks that are not written yet, or whose bytes do not match their checksum."""
-        names = [name for name, _ in self.identity.layers]
-        return [b for b in range(self.num_blocks) if not all(self._is_done(name, b) for name in names)]
+        return [b for b in range(self.num_blocks) if not all(self._is_done(n, w, b) for n, w in self.identity.layers)]
 
-    def _is_done(self, name: str, block: int) -> bool:
+    def _row_bytes(self, width: int) -> int:
+        """Return the bytes of one row of a layer."""
+        return width * np.dtype(self.identity.store_dtype).itemsize
+
+    def _is_done(self, name: str, width: int, block: int) -> bool:
         """Tell whether a block was written completely."""
-        expected = self._file[f"crc32/{name}"][block]
-        return expected != 0 and _checksum(self._file[f"layers/{name}"][_rows_of(block)]) == expected
+        features_at, checks_at = self._places[name]
+        expected = int.from_bytes(os.pread(self._descriptor, 4, checks_at + 4 * block), sys.byteorder)
+        if expected == 0:
+            return False
+        num_rows = min(BLOCK_ROWS, self.identity.num_rows - block * BLOCK_ROWS)
+        size = num_rows * self._row_bytes(width)
+        data = os.pread(self._descriptor, size, features_at + block * BLOCK_ROWS * self._row_bytes(width))
+        return (zlib.crc32(data) or 1) == expected
 
     def write(self, block: int, features: dict[str, np.ndarray]) -> None:
         """Write one block of every layer, each (rows, width) in the store's dtype.
@@ -327,18 +354,25 @@ class StoreWriter:
         Raises
         ------
         StoreError
-            The disk is full or a value is not finite.
+            The disk is full.
         """
         try:
-            for name, f_ND in features.items():
-                self._file[f"layers/{name}"][_rows_of(block)] = f_ND
-                self._file[f"crc32/{name}"][block] = _checksum(f_ND)
-            self._file.flush()
+            for name, width in self.identity.layers:
+                features_at, checks_at = self._places[name]
+                f_ND = np.ascontiguousarray(features[name])
+                self._put(f_ND.tobytes(), features_at + block * BLOCK_ROWS * self._row_bytes(width))
+                self._put(_checksum(f_ND).to_bytes(4, sys.byteorder), checks_at + 4 * block)
         except OSError as error:
             raise _unwritable(self.partial, error) from error
 
+    def _put(self, data: bytes, offset: int) -> None:
+        """Write all of the bytes at an offset."""
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
     def finish(self) -> None:
-        """Mark the file complete, close it and give it its name.
+        """Flush the file to disk, close it and give it its name.
 
         Raises
         ------
@@ -346,18 +380,16 @@ class StoreWriter:
             The disk is full.
         """
         try:
-            self._file.attrs["complete"] = True
-            self._file.close()
+            os.fsync(self._descriptor)
             os.replace(self.partial, self.path)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise _unwritable(self.path, error) from error
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the partial file; what is in it is kept for the next run."""
-        try:
-            self._file.close()
-        except (OSError, RuntimeError) as error:
-            raise _unwritable(self.partial, error) from error
+        os.close(self._descriptor)
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
@@ -368,11 +400,6 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, int], dtype: np.dtyp
     file.require_group("layers")
     space = h5py.h5s.create_simple(shape)
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, creation)
-
-
-def _rows_of(block: int) -> slice:
-    """Return the rows of a block."""
-    return slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
 
 
 def _checksum(f_ND: np.ndarray) -> int:

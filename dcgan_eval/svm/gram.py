@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dcgan_eval.svm.labels import encode
-from dcgan_eval.svm.newton import NewtonResult, minimise
+from dcgan_eval.svm.newton import NewtonResult, minimise, solve_factored
 from dcgan_eval.svm.objective import Evaluation, Status, relative
 from dcgan_eval.svm.rows import Rows, product_nt
 
@@ -27,6 +27,7 @@ class GramSpace:
     """
 
     gram: torch.Tensor
+    norm_every: int = 3
     _factor: tuple[float, torch.Tensor] | None = field(default=None, repr=False)
 
     def scores(self, U: torch.Tensor) -> torch.Tensor:
@@ -37,9 +38,15 @@ class GramSpace:
         """Return the vector that stands for X^T R: R itself."""
         return R.T
 
-    def hessian(self, U: torch.Tensor, S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def image(self, U: torch.Tensor) -> torch.Tensor | None:
+        """Return G u, the only product of a CG iteration."""
+        return self.scores(U)
+
+    def hessian(
+        self, U: torch.Tensor, S: torch.Tensor, image: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``u + S G u`` and ``G u``."""
-        scores = self.scores(U)
+        scores = self.scores(U) if image is None else image
         return U + (S * scores).T, scores
 
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
@@ -68,7 +75,7 @@ class GramSpace:
         factor = self._factor[1]
 
         def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
-            return torch.cholesky_solve(R.T.to(factor.dtype), factor).double().T
+            return solve_factored(factor, R.T.to(factor.dtype)).double().T
 
         return apply
 
@@ -155,8 +162,8 @@ class Gram:
             block = rows.X[part].to(rows.dtype)
             for left in range(0, part.stop, step):
                 other = slice(left, min(left + step, part.stop))
-                out[part, other] = product_nt(block, rows.X[other].to(rows.dtype))
-                out[other, part] = out[part, other].T
+                product = product_nt(block, rows.X[other].to(rows.dtype))
+                out[other, part], out[part, other] = product.T, product
         rows.passes += 1
         return cls(out.add_(rows.scale**2))
 

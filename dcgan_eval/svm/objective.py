@@ -18,6 +18,7 @@ class Status(StrEnum):
 
     CONVERGED = "converged"
     MAX_ITERATIONS = "max_iterations"
+    STALLED = "stalled"  # rounding of the working precision stopped progress short of the tolerance
     NON_FINITE = "non_finite"
 
 

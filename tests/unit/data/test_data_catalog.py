@@ -126,7 +126,7 @@ def test_download_failure_is_a_data_error_and_success_is_read(tmp_path, monkeypa
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(DataError, match="could not be downloaded.*no route to host.*--data-dir"):
+    with pytest.raises(DataError, match=r"could not be downloaded.*no route to host.*--data-dir"):
         load_data("cifar10", "train", tmp_path, download=True)
 
     def succeed(place, train, download):

@@ -127,7 +127,7 @@ def test_missing_and_foreign_shards_are_refused(tmp_path, toy, forms):
 
 
 def test_one_shard_of_several_does_not_pass_for_the_whole(tmp_path, toy, forms):
-    with pytest.raises(DataError, match="one shard of 2.*give the folder"):
+    with pytest.raises(DataError, match=r"one shard of 2.*give the folder"):
         load_data(forms.parquet(toy, tmp_path, 2)[0])
     assert len(load_data(forms.parquet(toy, tmp_path / "whole", 1)[0])) == 60
 
@@ -213,7 +213,7 @@ def test_a_class_absent_from_one_split_does_not_shift_the_others(tmp_path, toy, 
 def test_folders_without_splits_answer_to_train_and_all_only(tmp_path, toy, forms):
     forms.folders(toy, tmp_path / "pets")
     assert load_data(tmp_path / "pets", "train").fingerprint == load_data(tmp_path / "pets", "all").fingerprint
-    with pytest.raises(DataError, match="no test split here.*folders named train and test"):
+    with pytest.raises(DataError, match=r"no test split here.*folders named train and test"):
         load_data(tmp_path / "pets", "test")
 
 
@@ -272,7 +272,7 @@ def test_npz_with_objects_is_refused_and_never_unpickled(tmp_path):
     with pytest.raises(DataError, match="Python objects"):
         load_data(tmp_path / "x.npz")
     (tmp_path / "y.npz").write_bytes(pickle.dumps(Mine(target)))
-    with pytest.raises(DataError, match="cannot be read as an .npz"):
+    with pytest.raises(DataError, match=r"cannot be read as an \.npz"):
         load_data(tmp_path / "y.npz")
     assert not target.exists()
 
@@ -283,7 +283,7 @@ def test_truncated_npz_is_refused(tmp_path, toy, kept):
     np.savez_compressed(path, images=toy.images, labels=toy.labels)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(DataError, match="cannot be read as an .npz"):
+    with pytest.raises(DataError, match=r"cannot be read as an \.npz"):
         load_data(path)
 
 
@@ -293,7 +293,7 @@ def test_npz_with_flipped_bytes_is_refused(tmp_path, toy):
     content = bytearray(path.read_bytes())
     content[2000:2010] = bytes(byte ^ 255 for byte in content[2000:2010])
     path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read as an .npz"):
+    with pytest.raises(DataError, match=r"cannot be read as an \.npz"):
         load_data(path)
 
 
@@ -400,7 +400,7 @@ def test_mnist_in_torchvisions_layout(tmp_path, forms):
     assert np.array_equal(loaded.images, images.images)
     assert np.array_equal(loaded.labels, images.labels)
     image_file.write_bytes(image_file.read_bytes()[:5000])
-    with pytest.raises(DataError, match="cannot be read as MNIST.*--download"):
+    with pytest.raises(DataError, match=r"cannot be read as MNIST.*--download"):
         load_data("mnist", "train", tmp_path)
 
 
@@ -411,5 +411,5 @@ def test_digits_are_enlarged_and_complete():
     assert digits.images.min() == 0
     assert digits.images.max() == 255
     assert load_data("digits").split == "all"
-    with pytest.raises(DataError, match="no test split here.*let the protocol split"):
+    with pytest.raises(DataError, match=r"no test split here.*let the protocol split"):
         load_data("digits", "test")

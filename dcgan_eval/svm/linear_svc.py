@@ -1,0 +1,195 @@
+"""A scikit-learn estimator for the certified L2-SVM."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model._base import LinearClassifierMixin
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from dcgan_eval.svm.objective import Solution, Status, unconverged
+from dcgan_eval.svm.path import Fitter, FitOptions, Solver
+from dcgan_eval.svm.rows import Rows
+
+_DTYPES = (np.float64, np.float32, np.float16)
+
+
+class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Linear SVM with squared hinge loss and L2 penalty, one-vs-rest, solved to a certified duality gap.
+
+    ``min_w 1/2 ||w||^2 + C sum_i max(0, 1 - y_i w.x_i)^2`` for each class, the intercept being the weight of a
+    constant feature and regularised like any other; what ``sklearn.svm.LinearSVC`` solves by default.
+
+    Parameters
+    ----------
+    C : float
+        Cost, > 0.
+    tol : float
+        Relative duality gap ``(P - D) / P``, per class, that counts as converged; measured in float64.
+    max_iter : int
+        Newton iterations allowed.
+    fit_intercept : bool
+        Whether to add the constant feature.
+    intercept_scaling : float
+        Its value, > 0.
+    solver : str
+        ``"auto"`` (Gram matrix when there are fewer rows than features and few enough rows), ``"primal"``, ``"gram"``.
+    class_weight : dict, "balanced" or None
+        Factor of C per class. As in LIBLINEAR, with more than two classes it applies to the class's own rows in its
+        own problem.
+    on_unconverged : str
+        ``"raise"`` a ConvergenceError, or ``"warn"`` with scikit-learn's ConvergenceWarning and mark ``status_``.
+
+    Attributes
+    ----------
+    coef_ : numpy.ndarray
+        Float64 (K, D), (1, D) for two classes.
+    intercept_ : numpy.ndarray
+        Float64 (K,).
+    classes_ : numpy.ndarray
+        Labels, sorted.
+    status_, solver_ : str
+        How the fit ended, and which solver ran.
+    duality_gap_ : float
+        Largest relative gap over the classes.
+    primal_objective_, dual_objective_ : numpy.ndarray
+        Per class, (K,).
+    n_iter_ : int
+        Newton iterations.
+    solution_ : Solution
+        Everything else: passes over X, time, gap per class.
+
+    Notes
+    -----
+    Source: PROTOCOLS section 4. Deviations: none. ``tol`` is a duality gap, unlike that of ``LinearSVC``.
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        tol: float = 1e-4,
+        max_iter: int = 100,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1.0,
+        solver: Solver = "auto",
+        class_weight: dict[Any, float] | str | None = None,
+        on_unconverged: str = "raise",
+    ):
+        self.C = C
+        self.tol = tol
+        self.max_iter = max_iter
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.solver = solver
+        self.class_weight = class_weight
+        self.on_unconverged = on_unconverged
+
+    def fit(self, X: Any, y: Any, sample_weight: Any | None = None) -> L2SVM:
+        """Fit to rows X (N, D) and labels y (N,).
+
+        Parameters
+        ----------
+        X : array_like or torch.Tensor
+            Shape (N, D). float32 and float64 are not copied; float16 and bfloat16 are converted block by block.
+        y : array_like
+            Labels.
+        sample_weight : array_like, optional
+            Factor of C per row, (N,).
+
+        Returns
+        -------
+        L2SVM
+            Itself.
+
+        Raises
+        ------
+        ConvergenceError
+            When the certificate is not reached and ``on_unconverged`` is ``"raise"``.
+        ValueError, TypeError
+            When the data or a parameter cannot be used.
+        """
+        options = self._options()
+        X, y = self._checked(X, y)
+        sample_weight = None if sample_weight is None else _sample_weight(sample_weight, X)
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(f"L2SVM needs at least 2 classes in y; the data holds only one class: {classes[0]!r}.")
+        fitter = Fitter(X, y, options, self._class_weight(y), sample_weight)
+        solution = fitter.fit(float(self.C))
+        self._adopt(solution)
+        if solution.status is not Status.CONVERGED:
+            if self.on_unconverged == "raise":
+                raise unconverged(solution)
+            warnings.warn(str(unconverged(solution)), ConvergenceWarning, stacklevel=2)
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Score rows block by block: (N, K), or (N,) for two classes.
+
+        Parameters
+        ----------
+        X : array_like or torch.Tensor
+            Shape (N, D).
+        """
+        if not isinstance(X, torch.Tensor):
+            return super().decision_function(X)
+        solution: Solution = self.solution_
+        scores = solution.decision_function(X, allow_unconverged=True)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def _options(self) -> FitOptions:
+        """Validate the parameters."""
+        if not (np.isfinite(self.C) and self.C > 0):
+            raise ValueError(f"C must be positive and finite; got {self.C}.")
+        if self.on_unconverged not in ("raise", "warn"):
+            raise ValueError(f'on_unconverged must be "raise" or "warn"; got {self.on_unconverged!r}.')
+        if self.fit_intercept and not self.intercept_scaling > 0:
+            raise ValueError(f"intercept_scaling must be positive; got {self.intercept_scaling}.")
+        scale = float(self.intercept_scaling) if self.fit_intercept else 0.0
+        return FitOptions(float(self.tol), int(self.max_iter), self.solver, scale)
+
+    def _checked(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        """Validate X and y the way scikit-learn does, a tensor without leaving torch."""
+        if isinstance(X, torch.Tensor):
+            if y is None:
+                raise ValueError("L2SVM requires y to be passed, but the target y is None.")
+            if not Rows(X).all_finite():
+                raise ValueError("Input X contains NaN or infinity.")
+            self.n_features_in_ = int(X.shape[1])
+            y = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+        else:
+            X, y = validate_data(self, X, y, dtype=_DTYPES, accept_sparse=False)
+        check_classification_targets(y)
+        return X, y
+
+    def _class_weight(self, y: np.ndarray) -> dict[Any, float] | None:
+        """Resolve ``class_weight`` to a factor per class."""
+        if self.class_weight is None:
+            return None
+        classes = np.unique(y)
+        factors = compute_class_weight(self.class_weight, classes=classes, y=y)
+        return dict(zip(classes.tolist(), factors.tolist(), strict=True))
+
+    def _adopt(self, solution: Solution) -> None:
+        """Take over the fitted attributes."""
+        self.solution_ = solution
+        self.coef_, self.intercept_, self.classes_ = solution.W, solution.intercepts, solution.classes
+        self.status_, self.solver_ = str(solution.status), solution.solver
+        self.duality_gap_ = solution.relative_gap
+        self.primal_objective_, self.dual_objective_ = solution.primal, solution.dual
+        self.n_iter_ = solution.newton_iterations
+
+
+def _sample_weight(sample_weight: Any, X: Any) -> np.ndarray:
+    """Validate weights per row."""
+    if isinstance(X, torch.Tensor):
+        return np.asarray(sample_weight, dtype=np.float64)
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)

@@ -1,0 +1,287 @@
+"""The store: identity, resumption after a kill, damage, full disks, and independence of order and batches."""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.errors import DcganEvalError, StoreError
+from dcgan_eval.features import extract as extract_module
+from dcgan_eval.features.batchnorm import frozen
+from dcgan_eval.features.extract import ExtractOptions, compute_statistics, extract
+from dcgan_eval.features.pooling import pool_to_grid
+from dcgan_eval.features.store import FeatureStore, StoreWriter
+from dcgan_eval.features.taps import Encoder, load_encoder, tapped
+
+EXACT = ExtractOptions(compute="float32", store_dtype="float32", device="cpu")
+
+
+def reference(encoder: Encoder, images: ImageSet) -> np.ndarray:
+    """Features of all images in one float32 batch, without store, blocks or folding's copy."""
+    module = frozen(encoder.module, compute_statistics(encoder, images, EXACT))
+    with torch.no_grad(), tapped(module, encoder.layers) as outputs:
+        module(encoder.preprocess(torch.from_numpy(images.images)))
+        return torch.cat([pool_to_grid(outputs[name]) for name in encoder.layers], 1).numpy()
+
+
+def test_features_do_not_depend_on_batches_or_order(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    X = store.read()
+    assert X.shape == (600, 7_168)
+    assert X.dtype == np.float32
+    # the same float32 sums, blocked differently
+    np.testing.assert_allclose(X, reference(encoder, images), rtol=1e-4, atol=1e-5)
+    shuffled = np.random.default_rng(1).permutation(600)
+    again = extract(encoder, images.take(shuffled), options=EXACT, cache_dir=tmp_path)
+    assert again.reused
+    assert np.array_equal(again.read(), X[shuffled])
+    rows = np.array([599, 3, 3, 256])
+    assert np.array_equal(store.read(rows), X[rows])
+
+
+def test_one_file_serves_single_layers_and_all(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    single = extract(encoder, images, options=replace(EXACT, layers=("conv2",)), cache_dir=tmp_path)
+    assert single.reused
+    assert single.path == store.path
+    X = store.read()
+    assert np.array_equal(single.read(None, ("conv2",)), X[:, 1_024:3_072])
+    with h5py.File(store.path) as file:
+        assert file["all"].is_virtual
+        assert np.array_equal(np.sort(file["all"][:], axis=0), np.sort(X, axis=0))
+        assert [file[f"layers/{name}"].shape[1] for name in encoder.layers] == [1_024, 2_048, 4_096]
+
+
+def test_everything_that_changes_the_numbers_changes_the_identity(
+    encoder: Encoder, images: ImageSet, tmp_path: Path
+) -> None:
+    base = extract(encoder, images, options=EXACT, cache_dir=tmp_path).identity
+    tinted = copy.deepcopy(images.images)
+    tinted[0, 0, 0, 0] ^= 1
+    scaled = Encoder(encoder.module, encoder.layers, image_shape=(32, 32, 3), preprocessing="something else")
+    data, fewer = ImageSet(tinted, images.labels), images.take(np.arange(300))
+    changes = {
+        "weights": extract(load_encoder("untrained:svhn32:4"), images, options=EXACT, cache_dir=tmp_path),
+        "layers": extract(encoder, images, options=replace(EXACT, layers=("conv1",)), cache_dir=tmp_path / "other"),
+        "preprocessing": extract(scaled, images, options=EXACT, cache_dir=tmp_path),
+        "batch norm": extract(encoder, images, options=replace(EXACT, batch_norm="running"), cache_dir=tmp_path),
+        "compute": extract(encoder, images, options=replace(EXACT, compute="bfloat16"), cache_dir=tmp_path),
+        "store dtype": extract(encoder, images, options=replace(EXACT, store_dtype="float16"), cache_dir=tmp_path),
+        "data": extract(encoder, data, options=EXACT, cache_dir=tmp_path),
+        "calibration": extract(encoder, images, calibration=fewer, options=EXACT, cache_dir=tmp_path),
+    }
+    assert not any(store.reused for store in changes.values())
+    names = {base.file_name, replace(base, pooling="avg4").file_name}
+    names |= {store.identity.file_name for store in changes.values()}
+    assert len(names) == len(changes) + 2
+
+
+def test_labels_are_not_part_of_features(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    first = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    relabelled = ImageSet(images.images, (images.labels + 1) % 3)
+    second = extract(encoder, relabelled, options=EXACT, cache_dir=tmp_path)
+    assert second.reused
+    assert np.array_equal(first.read(), second.read())
+
+
+@pytest.mark.parametrize("blocks_before_stop", [0, 1, 2])
+def test_an_interrupted_extraction_continues(
+    encoder: Encoder, images: ImageSet, tmp_path: Path, blocks_before_stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = extract_module.Extractor.__call__
+
+    def counted(self: extract_module.Extractor, x: np.ndarray) -> dict[str, np.ndarray]:
+        if len(calls) == blocks_before_stop:
+            raise KeyboardInterrupt
+        calls.append(len(x))
+        return original(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_module.Extractor, "__call__", counted)
+        with pytest.raises(KeyboardInterrupt):
+            extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    assert list(tmp_path.glob("*.h5")) == []
+    left: list[int] = []
+    monkeypatch.setattr(
+        extract_module.Extractor, "__call__", lambda self, x: left.append(len(x)) or original(self, x)
+    )
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    assert sum(calls) + sum(left) == 600
+    whole = extract(encoder, images, options=EXACT, cache_dir=tmp_path / "whole")
+    assert np.array_equal(store.read(), whole.read())
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+_KILLED = """
+import os, signal, sys
+import numpy as np
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.features.extract import ExtractOptions, extract
+from dcgan_eval.features.taps import load_encoder
+
+def progress(what, done, total):
+    if what.startswith("features") and done >= 256:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pixels = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+options = ExtractOptions(compute="float32", store_dtype="float32", device="cpu")
+extract(load_encoder("untrained:svhn32:3"), ImageSet(pixels, name="noise", split="train"), options=options,
+        cache_dir=sys.argv[1], progress=progress)
+"""
+
+
+def test_a_killed_extraction_continues(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (partial,) = tmp_path.glob("*.partial")
+    assert list(tmp_path.glob("*.h5")) == []
+    done: list[int] = []
+    store = extract(
+        encoder,
+        images,
+        options=EXACT,
+        cache_dir=tmp_path,
+        progress=lambda what, n, _: done.append(n) if what.startswith("features") else None,
+    )
+    assert done == [512, 600]
+    assert not partial.exists()
+    np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_half_written_block_is_written_again(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    whole = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    writer = StoreWriter(tmp_path / "again.h5", whole.identity)
+    with h5py.File(whole.path) as file:
+        for block in (0, 1):
+            rows = slice(256 * block, 256 * block + 256)
+            writer.write(block, {name: file[f"layers/{name}"][rows] for name in encoder.layers})
+    assert writer.missing_blocks() == [2]
+    with h5py.File(writer.partial, "r+", locking=False) as file:
+        file["layers/conv2"][300, 5] += 1.0  # as if the kill had come in the middle of a write
+    assert writer.missing_blocks() == [1, 2]
+    writer.close()
+
+
+def test_damage_is_found_on_reading(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    with h5py.File(store.path, "r+") as file:
+        file["layers/conv3"][500, 7] += 1.0
+    store.read(None, ("conv1", "conv2"))
+    with pytest.raises(StoreError, match="does not match its checksum"):
+        store.read()
+
+
+def test_truncated_foreign_and_incomplete_files(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    data = store.path.read_bytes()
+    store.path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(StoreError, match="truncated or no HDF5"):
+        extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(StoreError, match="no feature store"):
+        extract(encoder, images, options=EXACT, out=foreign, cache_dir=tmp_path)
+    with h5py.File(foreign) as file:
+        assert list(file) == ["x"]
+    writer = StoreWriter(tmp_path / "open.h5", store.identity)
+    writer.close()
+    os.replace(tmp_path / "open.h5.partial", tmp_path / "open.h5")
+    with pytest.raises(StoreError, match="not complete"):
+        FeatureStore(tmp_path / "open.h5")
+    with pytest.raises(StoreError, match="does not exist"):
+        FeatureStore(tmp_path / "none.h5")
+
+
+def test_a_mismatching_file_is_an_error_and_stays(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    out = tmp_path / "mine.h5"
+    extract(encoder, images, options=EXACT, out=out, cache_dir=tmp_path)
+    before = out.read_bytes()
+    with pytest.raises(StoreError, match="batch_norm differs"):
+        extract(encoder, images, options=replace(EXACT, batch_norm="running"), out=out, cache_dir=tmp_path)
+    assert out.read_bytes() == before
+
+
+def test_a_full_disk_is_one_sentence_and_can_be_continued(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
+    try:
+        with pytest.raises(StoreError, match="cannot be written"):
+            extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert list(tmp_path.glob("*.h5")) == []
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-4, atol=1e-5)
+
+
+def test_too_little_space_is_said_before_any_work(
+    encoder: Encoder, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1_000})
+    monkeypatch.setattr("dcgan_eval.features.store.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(StoreError, match="disk is too full"):
+        extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder")
+    with pytest.raises(StoreError, match="cannot be written"):
+        extract(encoder, images, options=EXACT, cache_dir=in_the_way / "cache")
+    assert in_the_way.read_text() == "not a folder"
+
+
+def test_another_writer_is_noticed(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    identity = extract(encoder, images, options=EXACT, cache_dir=tmp_path).identity
+    first = StoreWriter(tmp_path / "shared.h5", identity)
+    attempt = (
+        "import sys; from pathlib import Path; from dcgan_eval.features.store import *\n"
+        "from dcgan_eval.errors import StoreError\n"
+        "identity = FeatureStore(Path(sys.argv[1])).identity\n"
+        "try: StoreWriter(Path(sys.argv[2]), identity)\n"
+        "except StoreError as error: print(error)\n"
+    )
+    arguments = [str(next(tmp_path.glob("noise*.h5"))), str(tmp_path / "shared.h5")]
+    second = subprocess.run([sys.executable, "-c", attempt, *arguments], capture_output=True, text=True)
+    assert "Another process is writing" in second.stdout, second.stderr
+    first.close()
+
+
+def test_images_of_another_size(encoder: Encoder, tmp_path: Path) -> None:
+    small = ImageSet(np.zeros((4, 28, 28, 1), np.uint8))
+    with pytest.raises(DcganEvalError, match="do not fit the encoder"):
+        extract(encoder, small, options=EXACT, cache_dir=tmp_path)
+
+
+def test_features_too_large_for_float16(images: ImageSet, tmp_path: Path) -> None:
+    encoder = load_encoder("untrained:svhn32:3")
+    with torch.no_grad():
+        encoder.module.conv1.conv.weight.mul_(1e8)
+    options = replace(EXACT, store_dtype="float16")
+    with pytest.raises(DcganEvalError, match="cannot be stored as float16"):
+        extract(encoder, images, options=options, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "close"),
+    [("batch_norm", "datset", "dataset"), ("compute", "bfloat", "bfloat16"), ("store_dtype", "float8", "float16")],
+)
+def test_unknown_options_name_the_closest(field: str, value: str, close: str) -> None:
+    with pytest.raises(DcganEvalError, match=close):
+        ExtractOptions(**{field: value})

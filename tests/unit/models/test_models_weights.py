@@ -1,0 +1,140 @@
+"""Weights on disk: what is written is read back, and nothing foreign is."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dcgan_eval.errors import WeightsError
+from dcgan_eval.models.dcgan import build
+from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.weights import (
+    bundled_dir,
+    file_sha256,
+    load_network,
+    read_card,
+    read_manifest,
+    resolve,
+    save_network,
+)
+
+
+@pytest.fixture()
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "d.safetensors"
+    save_network(build(get_preset("svhn32"), seed=0)[0], path, card={"seen_images": 7})
+    return path
+
+
+def test_round_trip(saved: Path) -> None:
+    D = load_network(saved)
+    expected = build(get_preset("svhn32"), seed=0)[0].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in D.state_dict().items())
+    assert not D.training
+    assert read_card(saved)["card"] == {"seen_images": 7}
+
+
+def test_half_precision_keeps_batch_norm_in_float32(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    D = build(get_preset("svhn32"), seed=0)[0]
+    save_network(D, path, half=True)
+    tensors = load_file(path)
+    assert tensors["conv2.conv.weight"].dtype == torch.float16
+    assert tensors["conv2.norm.running_var"].dtype == torch.float32
+    # float16 keeps 11 significant bits
+    read = load_network(path).conv2.conv.weight
+    assert torch.allclose(read, D.conv2.conv.weight, rtol=2**-10, atol=1e-7)
+
+
+def test_a_pickle_is_named_and_never_opened(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return (Path.touch, (tmp_path / "exploded",))
+
+    for name, data in (("plain.pkl", pickle.dumps(Bomb())), ("torch.pt", b"PK\x03\x04rest")):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(WeightsError, match="pickle"):
+            load_network(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_truncated_file(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="no complete safetensors"):
+        load_network(saved)
+
+
+def test_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(3)}, path)
+    with pytest.raises(WeightsError, match="no discriminator of this toolkit"):
+        load_network(path)
+
+
+def test_generator_offered_as_discriminator(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_network(build(get_preset("svhn32"), seed=0)[1], path)
+    with pytest.raises(WeightsError, match="holds no discriminator"):
+        load_network(path)
+
+
+def test_nan_weights(tmp_path: Path) -> None:
+    D = build(get_preset("svhn32"), seed=0)[0]
+    with torch.no_grad():
+        D.conv2.conv.weight[0, 0, 0, 0] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    save_network(D, path)
+    with pytest.raises(WeightsError, match=r"not finite, first in 'conv2\.conv\.weight'"):
+        load_network(path)
+
+
+def test_tensor_of_another_shape(tmp_path: Path, saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["conv1.conv.weight"] = tensors["conv1.conv.weight"][:, :1].contiguous()
+    header = {"format": "dcgan-eval-weights-1", "preset": "svhn32", "network": "discriminator"}
+    save_file(tensors, tmp_path / "bad.safetensors", metadata=header)
+    with pytest.raises(WeightsError, match=r"conv1\.conv\.weight.*Got: shape \(64, 1, 5, 5\)"):
+        load_network(tmp_path / "bad.safetensors")
+
+
+def test_failed_writing_keeps_what_was_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dcgan_eval.models.weights.os.replace", full)
+    with pytest.raises(WeightsError, match="cannot be written"):
+        save_network(build(get_preset("svhn32"), seed=1)[0], saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.glob("*.partial")) == []
+
+
+def test_unknown_name_and_missing_file() -> None:
+    with pytest.raises(WeightsError, match="no bundled weights named 'imagenet'"):
+        resolve("imagenet")
+    with pytest.raises(WeightsError, match="does not exist"):
+        resolve("no/such/file.safetensors")
+
+
+def test_manifest_lists_exactly_what_is_bundled() -> None:
+    manifest = read_manifest()
+    listed = {"manifest.json"}
+    for name, entry in manifest["weights"].items():
+        for kind in ("discriminator", "generator"):
+            path = bundled_dir() / entry[kind]["file"]
+            assert file_sha256(path) == entry[kind]["sha256"]
+            assert path.stat().st_size == entry[kind]["size_bytes"]
+            assert resolve(name, kind) == path
+            assert load_network(path, kind).ladder.name == entry["preset"]
+            listed.add(path.name)
+        listed |= set(entry["files"])
+    assert {p.name for p in bundled_dir().iterdir() if not p.name.startswith((".", "__"))} == listed
+    assert manifest["default"] in manifest["weights"]
+    json.dumps(manifest)
