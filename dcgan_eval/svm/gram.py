@@ -65,7 +65,7 @@ class GramSpace:
     def _double(self, U: torch.Tensor) -> torch.Tensor:
         """Return G u in float64, by blocks of rows of G."""
         step = max(1, (1 << 22) // max(1, self.gram.shape[1]))
-        return torch.cat([product_nt(part.double(), U) for part in self.gram.split(step)])
+        return torch.cat([product_nt(part.double(), U) for part in torch.split(self.gram, step)])
 
     def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return ``(I + s G)^-1`` with s the mean of S, one factor for all problems, reused while s is similar."""
@@ -219,7 +219,9 @@ class Gram:
             classes,
             float(C),
             found.status,
-            *(v.cpu().numpy() for v in (exact.primal, exact.dual, exact.relative_gap)),
+            exact.primal.cpu().numpy(),
+            exact.dual.cpu().numpy(),
+            exact.relative_gap.cpu().numpy(),
             newton_iterations=found.iterations,
             time_s=time.perf_counter() - began,
         )

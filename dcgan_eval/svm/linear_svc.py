@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from dcgan_eval.svm.objective import Solution, Status, unconverged
-from dcgan_eval.svm.path import Fitter, FitOptions, Solver
+from dcgan_eval.svm.path import FitOptions, Fitter, Solver
 from dcgan_eval.svm.rows import Rows
 
 _DTYPES = (np.float64, np.float32, np.float16)

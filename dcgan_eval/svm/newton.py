@@ -169,7 +169,7 @@ def _principal(gram: torch.Tensor, rank: int) -> torch.Tensor:
     start = np.random.default_rng(0).standard_normal((len(gram), rank))
     Q = torch.from_numpy(np.linalg.qr(start)[0]).to(gram)
     for _ in range(3):
-        Q = torch.linalg.qr((gram @ Q))[0]
+        Q = torch.linalg.qr(gram @ Q)[0]
     inside = (Q.T @ (gram @ Q)).double()
     values, vectors = torch.linalg.eigh(0.5 * (inside + inside.T))
     kept = values > 1e-6 * values[-1]  # float32 products leave nothing to trust below
@@ -228,6 +228,7 @@ def minimise(
     *,
     tol: float,
     max_iter: int,
+    accept: float | None = None,
     certify_start: bool = False,
 ) -> NewtonResult:
     """Minimise ``1/2 ||w||^2 + sum_i c_i max(0, 1 - y_i w.x_i)^2`` for K problems at once.
@@ -243,16 +244,18 @@ def minimise(
     dim : int
         Length of a vector of the space.
     tol : float
-        Relative duality gap wanted of every problem.
+        Relative duality gap to aim at for every problem.
     max_iter : int
         Outer iterations allowed.
+    accept : float, optional
+        Larger gap that counts as converged once progress stops; None means ``tol``.
     certify_start : bool
         Evaluate the start exactly at once, because it is thought to be the solution.
 
     Returns
     -------
     NewtonResult
-        Its status is ``converged`` only when every relative gap is within ``tol``, in float64 where the space can.
+        Its status is ``converged`` only when every relative gap is within ``tol`` (or ``accept``), in float64.
 
     Notes
     -----
@@ -265,19 +268,18 @@ def minimise(
     F = torch.zeros_like(Y) if start is None or certify_start else space.scores(U)
     state, history = _look(space, Y, cost, U, F, certify_start), list[float]()
     eta = torch.full_like(state.gap, _LOOSEST)
-    precise, best, idle = certify_start, float("inf"), 0
+    precise, best, lowest, idle = certify_start, float("inf"), float("inf"), 0
     for iteration in range(max_iter + 1):
-        if not bool(torch.isfinite(state.gap).all()):
-            return _result(state, Status.NON_FINITE, iteration, history)
-        if state.exact is None and (iteration == max_iter or _within(state, 0.8 * tol)):
-            state, precise = _look(space, Y, cost, state.U, state.F, True), True
+        last = iteration == max_iter or idle >= _PATIENCE
+        if state.exact is None and (last or _within(state, 0.8 * tol)):
+            state, precise, idle = _look(space, Y, cost, state.U, state.F, True), True, 0
         history.append(float(relative(state.gap, state.primal).max()))
-        if _within(state, tol):
-            return _result(state, Status.CONVERGED, iteration, history)
-        best, idle = min(best, history[-1]), 0 if history[-1] < 0.5 * best else idle + 1
-        if iteration == max_iter or (precise and idle >= _PATIENCE):
-            status = Status.MAX_ITERATIONS if iteration == max_iter else Status.STALLED
-            return _result(state, status, iteration, history)
+        moved = history[-1] < 0.5 * best or float(state.primal.sum()) < lowest * (1 - 1e-5)
+        best, lowest, idle = min(best, history[-1]), float(state.primal.sum()), 0 if moved else idle + 1
+        limit = tol if accept is None or not (precise and (idle or iteration == max_iter)) else accept
+        status = _verdict(history[-1], limit, iteration == max_iter, precise and idle >= _PATIENCE)
+        if status is not None:
+            return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, tuple(history))
         before = state.gap
         state = _advance(space, Y, cost, state, eta, tol, precise)
         ratio = state.gap / before.clamp_min(1e-300)
@@ -290,9 +292,13 @@ def _within(state: _State, tol: float) -> bool:
     return bool((relative(state.gap, state.primal) <= tol).all())
 
 
-def _result(state: _State, status: Status, iteration: int, history: list[float]) -> NewtonResult:
-    """Pack the end of the loop."""
-    return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, tuple(history))
+def _verdict(gap: float, limit: float, last: bool, stalled: bool) -> Status | None:
+    """Say how the loop ends here, or None when it goes on."""
+    if not np.isfinite(gap):
+        return Status.NON_FINITE
+    if gap <= limit:
+        return Status.CONVERGED
+    return Status.MAX_ITERATIONS if last else Status.STALLED if stalled else None
 
 
 def _look(space: Space, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor, exact: bool) -> _State:
@@ -313,8 +319,8 @@ def _advance(
     todo = torch.nonzero(relative(state.gap, state.primal) > _SHARE * tol).flatten()
     y, c, F = Y[:, todo], cost[:, todo], state.F[:, todo]
     S = 2 * c * (y * F < 1)
-    stop = torch.maximum(eta[todo] ** 2 * 2 * state.gap[todo], 2 * _SHARE * tol * state.primal[todo])
-    step, step_scores = _conjugate_gradients(space, state.G[todo], S, stop)
+    goal = 2 * _SHARE * tol * state.primal[todo]
+    step, step_scores = _conjugate_gradients(space, state.G[todo], S, eta[todo] ** 2, 2 * state.gap[todo], goal)
     U = state.U[todo]
     curve = (space.inner(step, U, F), space.inner(step, step, step_scores))
     t = _line_minimum(y, c, F, step_scores, *curve)
@@ -325,15 +331,20 @@ def _advance(
 
 
 def _conjugate_gradients(
-    space: Space, G: torch.Tensor, S: torch.Tensor, stop: torch.Tensor
+    space: Space, G: torch.Tensor, S: torch.Tensor, share: torch.Tensor, norm: torch.Tensor, goal: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve ``H p = -g`` for each problem until ``||r||^2 <= stop``; return p and X p."""
+    """Solve ``H p = -g`` and return p and X p.
+
+    Each problem stops when ||r||^2 has fallen to its ``share`` of ``norm`` = ||g||^2, and likewise in the
+    preconditioner's norm (the plain one alone hardly sees flat directions), or at ``goal``, where the gap is small.
+    """
     precondition = space.preconditioner(S)
     live = torch.arange(len(G), device=G.device)
     p, Fp, r = torch.zeros_like(G), torch.zeros_like(S), -G
     z = precondition(r, live)
     d, image = z.clone(), space.image(z)
     rho = space.inner(r, z, image)
+    energy = share * rho
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S[:, live], image)
         curvature = space.inner(Hd, d, Fd)
@@ -341,18 +352,21 @@ def _conjugate_gradients(
         p[live] += alpha[:, None] * d
         Fp[:, live] += alpha * Fd
         r = r - alpha[:, None] * Hd
-        keep = alpha > 0
-        if count % space.norm_every == 0:
-            keep &= space.inner(r, r) > stop[live]
-        if not bool(keep.any()):
-            break
-        live, r, d, rho, Fd = live[keep], r[keep], d[keep], rho[keep], Fd[:, keep]
         z = precondition(r, live)
         image = space.image(z)
         new_rho = space.inner(r, z, image)
-        beta = new_rho / rho
+        keep = (alpha > 0) & (new_rho > 0)
+        if count % space.norm_every == 0:
+            square = space.inner(r, r)
+            keep &= (square > goal[live]) & ((square > (share * norm)[live]) | (new_rho > energy[live]))
+        if not bool(keep.any()):
+            break
+        beta = new_rho / rho.clamp_min(1e-300)
         d, rho = z + beta[:, None] * d, new_rho
         image = None if image is None else image + beta * Fd
+        if not bool(keep.all()):
+            live, r, d, rho = live[keep], r[keep], d[keep], rho[keep]
+            image = None if image is None else image[:, keep]
     return p, Fp
 
 

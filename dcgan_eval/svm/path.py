@@ -18,6 +18,9 @@ from dcgan_eval.svm.rows import Rows
 
 Solver = Literal["auto", "primal", "gram"]
 
+POLISH_ENTRIES = 1 << 20
+"""Entries of float64 X up to which a fit goes on to rounding level, because that costs nothing."""
+
 GRAM_MAX_ROWS = 8_000
 """Rows up to which ``auto`` prefers the Gram matrix (256 MB in float32, and as much for its factor)."""
 
@@ -95,7 +98,7 @@ class Fitter:
         self.classes, self.Y = encode(y, self.rows.num_rows, self.rows.device)
         self.weight = weights(self.Y, self.classes, class_weight, sample_weight)
         chosen = choose_solver(self.rows.num_rows, self.rows.num_features)
-        self.solver = chosen if options.solver == "auto" else options.solver
+        self.solver: str = chosen if options.solver == "auto" else options.solver
         self._primal = PrimalSpace(self.rows)
         self._gram: Gram | None = None
         self._coefficients: torch.Tensor | None = None
@@ -144,11 +147,17 @@ class Fitter:
 
     def _finish(self, cost: torch.Tensor, start: torch.Tensor | None) -> NewtonResult:
         """Run the primal Newton loop; from a Gram solution that holds, it certifies and returns at once."""
-        left = self.options.max_iter
-        dim = self.rows.num_features + 1
-        certify = self.solver == "gram"
+        small = self.rows.dtype == torch.float64 and self.rows.X.numel() <= POLISH_ENTRIES
         return minimise(
-            self._primal, self.Y, cost, start, dim, tol=self.options.tol, max_iter=left, certify_start=certify
+            self._primal,
+            self.Y,
+            cost,
+            start,
+            self.rows.num_features + 1,
+            tol=min(self.options.tol, 1e-20) if small else self.options.tol,
+            max_iter=self.options.max_iter,
+            accept=self.options.tol,
+            certify_start=self.solver == "gram",
         )
 
     def _weights_of(self, solution: Solution) -> torch.Tensor:

@@ -94,8 +94,11 @@ def _load_part(part: nn.Module | torch.optim.Optimizer, tensors: dict[str, Tenso
     if isinstance(part, nn.Module):
         part.load_state_dict(tensors)
         return
+    parameters = part.param_groups[0]["params"]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, slot = key.partition(".")
-        slots.setdefault(int(index), {})[slot] = value
+        like = parameters[int(index)]
+        # Fused Adam walks parameter and moments side by side in memory, so both must have one layout.
+        slots.setdefault(int(index), {})[slot] = torch.empty_like(like).copy_(value) if value.dim() else value
     part.load_state_dict({"state": slots, "param_groups": part.state_dict()["param_groups"]})

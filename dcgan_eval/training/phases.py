@@ -72,7 +72,7 @@ def step_discriminator(
     """Update D once on a minibatch of real images and one of generated images; return its loss and outputs."""
     losses = discriminator_loss(D, G, x_NCHW, z_NZ)
     _descend(optimiser, losses["d_loss"])
-    return losses
+    return {key: value.detach() for key, value in losses.items()}
 
 
 def step_generator(
@@ -83,7 +83,7 @@ def step_generator(
     losses = generator_loss(D, G, z_NZ)
     _descend(optimiser, losses["g_loss"])
     D.requires_grad_(True)
-    return losses
+    return {key: value.detach() for key, value in losses.items()}
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -1,0 +1,73 @@
+"""Problems with known answers, and an independent certificate, for the solver tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Known:
+    """A problem whose exact optimum is known: data, signs, cost, weights."""
+
+    X: np.ndarray
+    signs: np.ndarray
+    C: float
+    w: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class labels: 1 where the sign is positive."""
+        return (self.signs > 0).astype(int)
+
+
+def known_optimum(num_rows: int, num_features: int, C: float, seed: int, spread: float = 1.0) -> Known:
+    """Construct data for which a chosen w is the optimum of the L2-SVM without intercept.
+
+    Margins m and signs y are chosen; a = 2 C max(0, 1 - m) must be the dual optimum, so w = sum a_i y_i x_i and
+    y_i w.x_i = m_i must both hold, which two rank-one corrections of random rows arrange.
+    """
+    rng = np.random.default_rng(seed)
+    signs = np.where(rng.random(num_rows) < 0.5, -1.0, 1.0)
+    signs[:2] = [-1.0, 1.0]
+    margins = rng.uniform(0.1, 1.6, num_rows)
+    a = 2 * C * np.maximum(0, 1 - margins)
+    w = rng.standard_normal(num_features)
+    w *= np.sqrt(a @ margins / (w @ w))
+    Z = spread * rng.standard_normal((num_rows, num_features))
+    Z -= np.outer(Z @ w, w) / (w @ w)
+    Z -= np.outer(a, a @ Z) / (a @ a)
+    return Known(signs[:, None] * (Z + np.outer(margins, w) / (w @ w)), signs, C, w)
+
+
+def dual_gap(X: np.ndarray, signs: np.ndarray, C: float | np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """Recompute (primal, relative gap) of one problem from the definitions of primal and dual, in float64.
+
+    Written out from the dual ``sum a - 1/2 ||sum a_i y_i x_i||^2 - sum a^2 / (4 C)``, not from the closed form of the
+    gap that the package uses.
+    """
+    X = X.astype(np.float64)
+    hinge = np.maximum(0, 1 - signs * (X @ w))
+    primal = 0.5 * w @ w + np.sum(C * hinge**2)
+    a = 2 * C * hinge
+    v = (a * signs) @ X
+    dual = a.sum() - 0.5 * v @ v - np.sum(a**2 / (4 * C))
+    return primal, (primal - dual) / primal
+
+
+def with_constant(X: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Append the constant feature, in float64."""
+    return np.column_stack([X.astype(np.float64), np.full(len(X), scale)])
+
+
+def correlated(num_rows: int, num_features: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw features like a discriminator's: a large mean, a 1/k spectrum, classes that overlap; labels 0..K-1."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(num_rows) % num_classes
+    rank = min(num_rows, num_features, 64)
+    scale = np.arange(1, rank + 1) ** -0.5
+    latent = rng.standard_normal((num_rows, rank)) + rng.standard_normal((num_classes, rank))[y]
+    X = (latent * scale) @ rng.standard_normal((rank, num_features)) + 3.0
+    X += 0.3 * rng.standard_normal(X.shape)
+    return np.where(X > 0, X, 0.2 * X), y

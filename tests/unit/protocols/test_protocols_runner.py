@@ -1,0 +1,200 @@
+"""The protocol engine: the leak rule, the choice of C, draws, and refusal of what did not converge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
+from dcgan_eval.features.extract import Progress
+from dcgan_eval.protocols import runner
+from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
+from dcgan_eval.protocols.runner import best_C, run_protocol
+from dcgan_eval.protocols.sources import PixelFeatures
+from dcgan_eval.protocols.spec import Protocol, SealedTest
+from dcgan_eval.protocols.statistics import interval_of_mean, spread_of_draws
+from dcgan_eval.records import Record
+
+FULL = Protocol("toy_full", 1, "toy", "toy", "toy", num_validation=60, Cs=(1e-4, 1e-3, 1e-2, 1e-1, 1.0))
+DRAWS = replace(FULL, id="toy_draws", per_class=20, selection_draws=2, num_draws=4)
+
+
+def toy(count: int, seed: int, noise: float = 60.0) -> ImageSet:
+    """Three classes of 4x4 images: a class mean and much noise."""
+    means = np.random.default_rng(99).uniform(60, 190, (3, 4, 4, 3))
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = np.clip(means[labels] + draw.normal(0, noise, (count, 4, 4, 3)), 0, 255).astype(np.uint8)
+    return ImageSet(pixels, labels, name="toy", split=f"split{seed}")
+
+
+def run(protocol: Protocol = FULL, test_labels: np.ndarray | None = None, **options: Any) -> Record:
+    train, test = toy(300, 1), toy(150, 2)
+    if test_labels is not None:
+        test = ImageSet(test.images, test_labels, test.class_names, "toy", "split2")
+    return run_protocol(protocol, train, SealedTest(test), PixelFeatures(), **options)
+
+
+def test_the_record_of_a_full_run() -> None:
+    record = run()
+    assert record.score > 0.5
+    assert record.num_draws == 1
+    assert record.spread is None
+    assert record.status == "converged"
+    assert record.duality_gap <= 1e-4
+    assert record.num_features == 48
+    assert np.sum(record.confusion) == 150
+    assert record.score == pytest.approx(np.trace(record.confusion) / 150)
+    assert record.draws[0]["num_rows"] == 300
+    assert record.C == best_C(record.selection)
+    assert all(row["duality_gap"] <= 1e-4 for row in record.selection)
+
+
+def test_the_test_labels_change_nothing_but_the_score() -> None:
+    honest = run()
+    permuted = run(test_labels=np.random.default_rng(5).permutation(toy(150, 2).labels))
+    assert permuted.C == honest.C
+    assert permuted.selection == honest.selection
+    assert permuted.score != honest.score
+    predicted = np.sum(honest.confusion, axis=0)
+    assert np.array_equal(np.sum(permuted.confusion, axis=0), predicted)  # same predictions, other labels
+
+
+def test_the_seal_opens_once() -> None:
+    sealed = SealedTest(toy(30, 2))
+    assert sealed.images.labels is None
+    assert sealed.score([np.zeros(30, int)])[0].sum() == 30
+    with pytest.raises(LeakError, match="already used once"):
+        sealed.score([np.zeros(30, int)])
+
+
+def test_a_run_cannot_be_repeated_on_an_opened_test_set() -> None:
+    sealed = SealedTest(toy(150, 2))
+    run_protocol(FULL, toy(300, 1), sealed, PixelFeatures())
+    with pytest.raises(LeakError):
+        run_protocol(FULL, toy(300, 1), sealed, PixelFeatures())
+
+
+class _Peeking(PixelFeatures):
+    """A feature source that tries to get at labels while it is handed the images."""
+
+    def prepare(self, train: ImageSet, test: ImageSet, progress: Progress) -> None:
+        self.seen = (train.labels, test.labels)
+        super().prepare(train, test, progress)
+
+
+def test_feature_sources_see_no_labels_and_the_seal_has_none_to_give() -> None:
+    source, sealed = _Peeking(), SealedTest(toy(150, 2))
+    run_protocol(FULL, toy(300, 1), sealed, source)
+    assert source.seen == (None, None)
+    labels = toy(150, 2).labels
+    reachable = [value for value in vars(sealed).values() if isinstance(value, np.ndarray)]
+    assert not any(np.array_equal(value, labels) for value in reachable)
+
+
+def test_scoring_comes_after_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    for name in ("fit_ovr", "fit_path"):
+        original = getattr(runner, name)
+        monkeypatch.setattr(runner, name, lambda *a, _f=original, **k: events.append("fit") or _f(*a, **k))
+    sealed = SealedTest(toy(150, 2))
+    score = sealed.score
+    sealed.score = lambda predictions: events.append("score") or score(predictions)  # type: ignore[method-assign]
+    run_protocol(DRAWS, toy(300, 1), sealed, PixelFeatures())
+    assert events == ["fit"] * 6 + ["score"]
+
+
+def test_draws_have_a_spread_and_an_interval_under_their_own_names() -> None:
+    record = run(DRAWS)
+    scores = [draw["score"] for draw in record.draws]
+    assert record.num_draws == len(set(scores)) == 4
+    assert {draw["num_rows"] for draw in record.draws} == {60}
+    assert record.score == pytest.approx(np.mean(scores))
+    assert record.spread == pytest.approx(1.96 * np.std(scores, ddof=1))
+    half = stats.t.ppf(0.975, 3) * np.std(scores, ddof=1) / 2
+    assert record.ci95 == pytest.approx([np.mean(scores) - half, np.mean(scores) + half])
+    assert all(len(row["scores"]) == 2 for row in record.selection)
+
+
+def test_seed_decides_and_order_of_the_files_does_not() -> None:
+    train, test = toy(300, 1), toy(150, 2)
+    shuffled = np.random.default_rng(3).permutation(300)
+
+    def scores(images: ImageSet, seed: int) -> list[float]:
+        images = images.take(images.canonical_order)
+        record = run_protocol(DRAWS, images, SealedTest(test), PixelFeatures(), seed=seed)
+        return [draw["score"] for draw in record.draws]
+
+    assert scores(train, 0) == scores(train.take(shuffled), 0)
+    assert scores(train, 0) != scores(train, 1)
+
+
+def test_what_does_not_converge_has_no_score() -> None:
+    with pytest.raises(ConvergenceError, match=r"did not converge.*--allow-unconverged"):
+        run(tol=1e-300)
+    marked = run(tol=1e-300, allow_unconverged=True)
+    assert marked.status != "converged"
+    assert "unconverged fits were allowed" in marked.notes
+
+
+def test_the_path_ends_when_patience_does() -> None:
+    record = run(replace(FULL, Cs=tuple(10.0**p for p in range(-6, 5)), patience=1))
+    scores = [row["score"] for row in record.selection]
+    assert len(scores) < 11
+    assert scores[-1] <= max(scores[:-1])
+
+
+def test_the_smallest_of_equally_good_C_is_chosen() -> None:
+    assert best_C([{"C": 1.0, "score": 0.5}, {"C": 0.1, "score": 0.7}, {"C": 0.2, "score": 0.7}]) == 0.1
+
+
+def test_an_edge_of_the_grid_is_noted() -> None:
+    record = run(replace(FULL, Cs=(1e-6,)))
+    assert record.notes == ["the chosen C = 1e-06 is at the edge of the protocol's grid"]
+
+
+def test_more_labels_than_a_class_has() -> None:
+    with pytest.raises(DataError, match="images"):
+        run(replace(DRAWS, per_class=90))
+
+
+def test_missing_labels() -> None:
+    with pytest.raises(ProtocolError, match="no labels"):
+        SealedTest(toy(30, 2).without_labels())
+    with pytest.raises(ProtocolError, match="no labels"):
+        run_protocol(FULL, toy(300, 1).without_labels(), SealedTest(toy(30, 2)), PixelFeatures())
+
+
+def test_interval_of_a_single_run_is_wilsons() -> None:
+    # 45 of 50: Wilson's interval, computed by hand from its closed form
+    p, n, z = 0.9, 50, stats.norm.ppf(0.975)
+    middle, half = (p + z**2 / (2 * n)), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+    assert interval_of_mean([0.9], 50) == pytest.approx(expected)
+    assert spread_of_draws([0.9]) is None
+
+
+def test_unknown_protocol_names_the_closest() -> None:
+    with pytest.raises(ProtocolError, match="cifar10-400"):
+        get_protocol("cifar10-40")
+
+
+def test_protocol_ids_are_pinned() -> None:
+    assert {name: (p.id, p.version) for name, p in PROTOCOLS.items()} == {
+        "cifar10": ("cifar10_l2svm_full", 1),
+        "cifar10-400": ("cifar10_l2svm_400", 1),
+        "cifar10-small": ("cifar10_small_l2svm", 1),
+        "digits": ("digits_l2svm", 1),
+    }
+    assert PROTOCOLS["cifar10-small"].paper is None
+
+
+def test_the_digits_split_is_pinned() -> None:
+    train, test = load_protocol_data(get_protocol("digits"))
+    assert (train.num_images, test.images.num_images) == (1_297, 500)
+    assert not set(train.pixel_hashes) & set(test.images.pixel_hashes)
