@@ -170,7 +170,7 @@ def _check_split_size(images: ImageSet, num_held_out: int) -> None:
             f"Cannot hold {num_held_out} images out of {images.name} ({images.split})",
             got=f"{images.num_images} images",
             expected=f"1 to {images.num_images - 1} held out",
-            remedy="choose a smaller --validation, or load more images",
+            remedy="hold out fewer images, or load more",
         )
 
 
@@ -180,20 +180,20 @@ def _check_no_class_lost(images: ImageSet, counts: npt.NDArray[np.int64], quotas
         raise DataError(
             f"Holding out {quotas.sum()} images leaves none of class {images.class_names[lost[0]]!r} to train on",
             got=f"{counts[lost[0]]} images of that class in {images.name} ({images.split})",
-            remedy="choose a smaller --validation, or load more images of that class",
+            remedy="hold out fewer images, or load more of that class",
         )
 
 
 def _check_enough(images: ImageSet, groups: list[Rows], per_class: int) -> None:
     if per_class < 1:
-        raise DataError(f"Cannot take {per_class} images of each class", expected="at least 1", remedy="raise --labels")
+        raise DataError(f"Cannot take {per_class} images of each class", expected="at least 1", remedy="ask for at least one")
     for class_name, group in zip(images.class_names, groups, strict=True):
         if len(group) < per_class:
             raise DataError(
                 f"Class {class_name!r} of {images.name} ({images.split}) has too few images",
                 got=f"{len(group)} to choose from",
                 expected=f"{per_class} of each class",
-                remedy="ask for fewer --labels, hold out fewer images, or load more of that class",
+                remedy="ask for fewer labels per class, hold out fewer images, or load more of that class",
             )
 
 

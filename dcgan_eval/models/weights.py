@@ -68,10 +68,12 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
     """
     if name_or_path is not None and Path(name_or_path).is_file():
         return Path(name_or_path)
+    if os.sep in str(name_or_path) or str(name_or_path).endswith(".safetensors"):
+        raise WeightsError(
+            "The weights file does not exist", got=str(name_or_path), remedy="give an existing file to --weights"
+        )
     manifest = read_manifest()
     name = str(name_or_path or manifest["default"])
-    if os.sep in name or name.endswith(".safetensors"):
-        raise WeightsError("The weights file does not exist", got=name, remedy="give an existing file to --weights")
     if name not in manifest["weights"]:
         raise unknown_name("bundled weights", name, manifest["weights"], WeightsError)
     entry = manifest["weights"][name][network]
@@ -134,6 +136,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata=header)
+        os.chmod(partial, 0o644)  # safetensors makes files that only their owner can read
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dcgan_eval.svm.labels import encode
-from dcgan_eval.svm.newton import NewtonResult, minimise, solve_factored
+from dcgan_eval.svm.newton import NewtonResult, factorise, minimise, solve_factored
 from dcgan_eval.svm.objective import Evaluation, Status, relative
 from dcgan_eval.svm.rows import Rows, product_nt
 
@@ -29,6 +29,11 @@ class GramSpace:
     gram: torch.Tensor
     norm_every: int = 3
     _factor: tuple[float, torch.Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def resolves(self) -> bool:
+        """Whether products are made in float64."""
+        return self.gram.dtype == torch.float64
 
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return X w, (N, K)."""
@@ -71,25 +76,13 @@ class GramSpace:
         """Return ``(I + s G)^-1`` with s the mean of S, one factor for all problems, reused while s is similar."""
         mean = float(S.mean())
         if self._factor is None or not 0.6 < mean / max(self._factor[0], 1e-300) < 1.7:
-            self._factor = (mean, _factorise(self.gram, mean))
+            self._factor = (mean, factorise(self.gram * mean))
         factor = self._factor[1]
 
         def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
             return solve_factored(factor, R.T.to(factor.dtype)).double().T
 
         return apply
-
-
-def _factorise(gram: torch.Tensor, weight: float) -> torch.Tensor:
-    """Factor ``I + weight G``, in float32 where that succeeds, with more jitter where G is not quite semidefinite."""
-    diagonal = float(gram.diagonal().max()) * weight
-    for dtype, jitter in ((gram.dtype, 0.0), (torch.float64, 0.0), (torch.float64, 1e-6), (torch.float64, 1e-3)):
-        A = gram.to(dtype) * weight
-        A.diagonal().add_(1 + jitter * diagonal)
-        factor, info = torch.linalg.cholesky_ex(A)
-        if int(info) == 0:
-            return factor
-    return torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 
 @dataclass(frozen=True)

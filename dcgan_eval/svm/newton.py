@@ -33,6 +33,10 @@ class Space(Protocol):
 
     norm_every: int
 
+    @property
+    def resolves(self) -> bool:
+        """Whether products are made in float64."""
+
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return X w, (N, K)."""
 
@@ -85,6 +89,11 @@ class PrimalSpace:
     norm_every: int = 1
     _coarse: _Coarse | None = field(default=None, repr=False)
 
+    @property
+    def resolves(self) -> bool:
+        """Whether products are made in float64."""
+        return self.rows.dtype == torch.float64
+
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return X w, (N, K)."""
         return self.rows.scores(U)
@@ -121,12 +130,11 @@ class PrimalSpace:
         basis, Z = coarse.basis, coarse.sample
         lift = self.rows.num_rows / Z.shape[0]
         S_sample = S[coarse.index] * lift
-        identity = torch.eye(Z.shape[1], dtype=torch.float64, device=Z.device)
         factors, tails = [], []
         for s in S_sample.T:
             active = s > 0
             Za = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
-            factors.append(torch.linalg.cholesky(identity + product_nt(Za.T.contiguous(), Za.T).double()))
+            factors.append(factorise(product_nt(Za.T.contiguous(), Za.T).double()))
             tails.append(1 + coarse.tail * float(s.sum()))
 
         def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
@@ -185,6 +193,18 @@ def _orthonormal(basis: torch.Tensor) -> torch.Tensor:
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(gram)).to(gram), upper=False)
         basis = product_nt(inverse.to(basis.dtype), basis.T.contiguous())
     return basis
+
+
+def factorise(A: torch.Tensor) -> torch.Tensor:
+    """Factor ``I + A``, adding jitter where rounding has made A indefinite: a preconditioner may be approximate."""
+    largest = float(A.diagonal().max())
+    for dtype, jitter in ((A.dtype, 0.0), (torch.float64, 0.0), (torch.float64, 1e-12), (torch.float64, 1e-6)):
+        shifted = A.to(dtype, copy=True)
+        shifted.diagonal().add_(1 + jitter * largest)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info) == 0:
+            return factor
+    return (1 + A.diagonal().clamp_min(0)).sqrt().diag()
 
 
 def solve_factored(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -267,6 +287,9 @@ def minimise(
     U = torch.zeros(Y.shape[1], dim, dtype=torch.float64, device=Y.device) if start is None else start.clone()
     F = torch.zeros_like(Y) if start is None or certify_start else space.scores(U)
     state, history = _look(space, Y, cost, U, F, certify_start), list[float]()
+    worse = ~(state.primal <= cost.sum(0))
+    if start is not None and bool(worse.any()):  # than w = 0, or not finite: of no use as a start
+        state = _look(space, Y, cost, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), certify_start)
     eta = torch.full_like(state.gap, _LOOSEST)
     precise, best, lowest, idle = certify_start, float("inf"), float("inf"), 0
     for iteration in range(max_iter + 1):
@@ -324,6 +347,7 @@ def _advance(
     U = state.U[todo]
     curve = (space.inner(step, U, F), space.inner(step, step, step_scores))
     t = _line_minimum(y, c, F, step_scores, *curve)
+    t = torch.where(torch.isfinite(t), t, 0.0)
     new_U, new_F = state.U.clone(), state.F.clone()
     new_U[todo] += t[:, None] * step
     new_F[:, todo] += t * step_scores
@@ -345,6 +369,7 @@ def _conjugate_gradients(
     d, image = z.clone(), space.image(z)
     rho = space.inner(r, z, image)
     energy = share * rho
+    floor = rho * (1e-24 if space.resolves else 1e-12)  # below it, rho is rounding
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S[:, live], image)
         curvature = space.inner(Hd, d, Fd)
@@ -355,7 +380,7 @@ def _conjugate_gradients(
         z = precondition(r, live)
         image = space.image(z)
         new_rho = space.inner(r, z, image)
-        keep = (alpha > 0) & (new_rho > 0)
+        keep = (alpha > 0) & (new_rho > floor[live])
         if count % space.norm_every == 0:
             square = space.inner(r, r)
             keep &= (square > goal[live]) & ((square > (share * norm)[live]) | (new_rho > energy[live]))

@@ -140,9 +140,7 @@ class Fitter:
         self._gram = self._gram or Gram.from_rows(self.rows)
         tol = 0.3 * self.options.tol
         found = self._gram.solve(self.Y, cost, self._coefficients, tol, self.options.max_iter)
-        if not bool(torch.isfinite(found.U).all()):
-            return self.rows.zeros(self.Y.shape[1]), found.iterations
-        self._coefficients = found.U
+        self._coefficients = found.U if bool(torch.isfinite(found.U).all()) else None
         return self.rows.adjoint(found.U.T, torch.float64), found.iterations
 
     def _finish(self, cost: torch.Tensor, start: torch.Tensor | None) -> NewtonResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class Rows:
     """
 
     def __init__(self, X: Any, intercept_scaling: float = 1.0, block_bytes: int = BLOCK_BYTES):
-        self.X: torch.Tensor = X if isinstance(X, torch.Tensor) else torch.from_numpy(_readable(X))
+        self.X: torch.Tensor = X if isinstance(X, torch.Tensor) else _wrap(_readable(X))
         if self.X.ndim != 2:
             raise ValueError(f"X must have two dimensions (rows, features); got shape {tuple(self.X.shape)}.")
         self.scale = float(intercept_scaling)
@@ -136,5 +137,12 @@ def _readable(X: Any) -> np.ndarray:
         return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"X must hold real numbers of at most 64 bits; got dtype {array.dtype}.")
-    awkward = not array.dtype.isnative or any(stride < 0 for stride in array.strides) or not array.flags.writeable
+    awkward = not array.dtype.isnative or any(stride < 0 or stride % array.itemsize for stride in array.strides)
     return np.array(array, dtype=array.dtype.newbyteorder("=")) if awkward else array
+
+
+def _wrap(array: np.ndarray) -> torch.Tensor:
+    """Share an array's memory with torch, read-only ones (memory maps) too: nothing here writes to X."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

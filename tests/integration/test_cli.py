@@ -1,0 +1,210 @@
+"""What a user types, and what a user mistypes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file, save_file
+
+from dcgan_eval.cli.main import main
+from dcgan_eval.records import load_record
+
+
+def all_commands(command: click.Command = main, name: str = "dcgan-eval") -> list[tuple[str, click.Command]]:
+    found = [(name, command)]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            found += all_commands(command.get_command(context, child), f"{name} {child}")  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), all_commands(), ids=lambda v: v if isinstance(v, str) else "")
+def test_the_help_of_every_command_ends_with_an_example(name: str, command: click.Command) -> None:
+    assert command.help
+    assert command.help.rstrip().splitlines()[-2].strip() == "Example:"
+    assert "dcgan-eval " in command.help.rstrip().splitlines()[-1]
+
+
+def test_help_is_quick_and_needs_no_torch() -> None:
+    code = "import sys; from dcgan_eval.cli.main import main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_version_and_completion(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("--version").output.startswith("dcgan-eval, version ")
+    for shell in ("zsh", "fish"):
+        assert "_DCGAN_EVAL_COMPLETE" in run("completion", shell).output
+
+
+def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run("svm", "digits", "--weights", small_weights, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    wanted = "protocol metric score spread num_draws C status duality_gap num_features seed weights_sha256"
+    assert set(wanted.split()) | {"dataset_fingerprint", "time_s"} <= values.keys()
+    assert values["status"] == "converged"
+    assert values["duality_gap"] <= 1e-4
+    assert values["num_features"] == 7_168
+    assert values["score"] > 0.9
+    (path,) = Path("records").glob("digits_l2svm-*.json")
+    assert json.loads(path.read_text()) == values
+    shown = run("show", path)
+    assert "chosen" in shown.output
+    assert f"{100 * values['score']:.2f}" in shown.output
+    again = run("svm", "digits", "--weights", small_weights, "--layer", "conv3", "--json")
+    values = json.loads(again.stdout)
+    assert values["features"]["cached"] == [True, True]
+    assert values["num_features"] == 4_096
+
+
+def test_features_are_cached_and_the_second_call_says_so(run, small_weights: Path, npz: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = ("features", "--data", npz, "--weights", small_weights)
+    first = run(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "Computed" in first.stderr
+    assert "60 x 7,168 features" in first.stdout
+    second = run(*arguments, "--json", "--layer", "conv1,conv2")
+    assert json.loads(second.stdout)["reused"] is True
+    assert json.loads(second.stdout)["num_features"] == 3_072
+    assert "Found in the cache" in run(*arguments).stderr
+
+
+def test_baseline_pixels(run) -> None:  # type: ignore[no-untyped-def]
+    result = run("baseline", "pixels", "digits", "--record", "p.json")
+    assert result.exit_code == 0, result.output
+    record = load_record("p.json")
+    assert record.num_features == 3_072
+    assert 0.9 < record.score < 1.0
+
+
+def test_weights_commands(run) -> None:  # type: ignore[no-untyped-def]
+    manifest = json.loads(run("weights", "list", "--json").stdout)
+    card = json.loads(run("weights", "show", "--json").stdout)
+    assert card["sha256"] == manifest["weights"][manifest["default"]]["discriminator"]["sha256"]
+    assert card["preset"] == "imagenet32"
+    assert manifest["default"] in run("weights", "list").output
+    assert "seen_images" in run("weights", "show").output
+
+
+def test_data_commands(run) -> None:  # type: ignore[no-untyped-def]
+    assert "cifar10" in run("data", "list").output
+    assert json.loads(run("data", "list", "--json").stdout)["cifar10"] is None
+    report = json.loads(run("data", "check", "digits", "--json").stdout)
+    assert report["splits"]["all"]["num_images"] == 1_797
+
+
+def test_training_in_slices(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    np.savez("train.npz", images=images)
+    arguments = ("train-imagenet", "--data", "train.npz", "--out", "run", "--images", 8, "--batch-size", 2, "--json")
+    first = run(*arguments, "--max-minutes", 0)
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)["status"] == "time limit"
+    second = run(*arguments, "--resume")
+    assert json.loads(second.stdout)["status"] == "finished"
+    assert json.loads(second.stdout)["seen_images"] == 8
+    used = run("features", "--data", "train.npz", "--weights", "run/discriminator.safetensors", "--json")
+    assert json.loads(used.stdout)["num_features"] == 28_672
+    plan = json.loads(run("train-imagenet", "--dry-run").stdout)
+    assert plan["learning_rate"] == 2e-4
+
+
+def says(result: Result, *words: str) -> None:
+    """A mistake is one line on standard error with the remedy, exit code 2, no traceback."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Remedy:" in lines[0]
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("svm", "cifar11"), ("no protocol", "cifar10")),
+        (("svm", "digits", "--weights", "imagenet32-papre"), ("no bundled weights",)),
+        (("svm", "digits", "--weights", "untrained:imagenet23"), ("no preset", "imagenet32")),
+        (("svm", "digits", "--layer", "conv7"), ("no layer", "conv6")),
+        (("svm", "digits", "--batch-norm", "batch"), ("no batch-norm mode", "dataset")),
+        (("svm", "digits", "--compute", "float64"), ("no compute type", "float32")),
+        (("svm", "cifar10"), ("--data-dir", "DCGAN_EVAL_DATA", "--download")),
+        (("features", "--data", "no/such/folder"), ("no/such/folder",)),
+        (("features", "--data", "digits", "--weights", "none.safetensors"), ("does not exist", "--weights")),
+        (("show", "none.json"), ("record cannot be read",)),
+        (("data", "check", "cifar10"), ("--data-dir",)),
+    ],
+)
+def test_mistyped_names(run, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    says(run(*arguments), *words)
+
+
+def test_debug_shows_the_traceback(run) -> None:  # type: ignore[no-untyped-def]
+    result = run("--debug", "svm", "cifar11")
+    assert result.exception is not None
+    assert type(result.exception).__name__ == "ProtocolError"
+
+
+@pytest.mark.parametrize(
+    ("images", "word"),
+    [
+        (np.zeros((4, 28, 28, 3), np.uint8), "do not fit the encoder"),
+        (np.zeros((4, 32, 32, 1), np.uint8), "do not fit the encoder"),
+        (np.zeros((4, 32, 32, 3), np.float32), "uint8"),
+        (np.zeros((0, 32, 32, 3), np.uint8), ""),
+        (np.zeros((32, 32, 3), np.uint8), ""),
+        (np.array([{}], dtype=object), "object"),
+    ],
+)
+def test_images_that_cannot_be_used(run, small_weights: Path, images: np.ndarray, word: str) -> None:  # type: ignore[no-untyped-def]
+    np.savez("bad.npz", images=images)
+    says(run("features", "--data", "bad.npz", "--weights", small_weights), word)
+
+
+def test_weights_that_cannot_be_used(run, npz: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    tensors = load_file(small_weights)
+    header = {"format": "dcgan-eval-weights-1", "preset": "svhn32", "network": "discriminator"}
+    broken = {**tensors, "linear.weight": torch.full_like(tensors["linear.weight"], float("nan"))}
+    save_file(broken, "nan.safetensors", metadata=header)
+    Path("cut.safetensors").write_bytes(small_weights.read_bytes()[:5_000])
+    torch.save(tensors, "torch.pt")
+    for name, word in (("nan.safetensors", "not finite"), ("cut.safetensors", "complete"), ("torch.pt", "pickle")):
+        says(run("features", "--data", npz, "--weights", name), word)
+
+
+def test_a_damaged_cache_is_an_error_and_is_kept(run, npz: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run("features", "--data", npz, "--weights", small_weights).exit_code == 0
+    (store,) = Path("cache").glob("*.h5")
+    cut = store.read_bytes()[:10_000]
+    store.write_bytes(cut)
+    says(run("features", "--data", npz, "--weights", small_weights), "truncated")
+    assert store.read_bytes() == cut
+
+
+def test_a_cache_folder_that_cannot_be_made(run, npz: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    Path("occupied").write_text("a file")
+    says(run("features", "--data", npz, "--weights", small_weights, "--cache-dir", "occupied/here"), "--cache-dir")
+
+
+def test_a_record_that_cannot_be_written(run, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    Path("occupied").write_text("a file")
+    says(run("svm", "digits", "--weights", small_weights, "--record", "occupied/r.json"), "--record")
+
+
+def test_cifar10_small_from_real_images(run, small_weights: Path, real_data_dir: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run("svm", "cifar10-small", "--weights", small_weights, "--data-dir", real_data_dir, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert [values["data"][part]["num_images"] for part in ("train", "test")] == [4_000, 2_000]
+    assert values["score"] > 0.3
+    assert values["paper"] is None
