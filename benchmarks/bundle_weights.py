@@ -33,8 +33,8 @@ A DCGAN ({preset}) trained by `dcgan-eval train-imagenet`; loaded by name with `
 |---|---|
 | data | {data} |
 | labels | not used |
-| recipe | the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, each on its \
-own minibatch, non-saturating cross-entropy |
+| recipe | the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, \
+each on its own minibatch, non-saturating cross-entropy |
 | departures | {departures} |
 | images seen | {seen_images:,} (D and G minibatches together, as the paper counts), of {total_images:,} planned |
 | device | {device} |
@@ -68,7 +68,7 @@ def main() -> None:
 
 def _write_networks(arguments: argparse.Namespace) -> dict:
     """Export D and G of the newest checkpoint and a sample grid; return the card's facts."""
-    (config,) = [json.loads((arguments.run / "config.json").read_text())]
+    config = json.loads((arguments.run / "config.json").read_text())
     D, G = build(get_preset(config["preset"]), 0)
     state = load_checkpoint(find_checkpoints(arguments.run)[-1], {"D": D, "G": G})
     seen_images = 2 * config["batch_size"] * state["rounds_done"]

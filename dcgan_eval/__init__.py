@@ -22,7 +22,7 @@ _PUBLIC = {
     "run_protocol": "dcgan_eval.protocols.runner",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:

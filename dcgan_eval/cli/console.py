@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 out = Console()
@@ -19,7 +28,9 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Render the speed of a task."""
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} images/s" if speed and task.fields.get("images") else "", style="progress.data.speed")
+        return Text(
+            f"{speed:,.0f} images/s" if speed and task.fields.get("images") else "", style="progress.data.speed"
+        )
 
 
 class ProgressView:
@@ -27,7 +38,7 @@ class ProgressView:
 
     def __init__(self, bars: Progress):
         self._bars = bars
-        self._tasks: dict[tuple[str, int], int] = {}
+        self._tasks: dict[tuple[str, int], TaskID] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how far a piece of work is."""

@@ -24,7 +24,9 @@ from .options import (
 
 @click.command()
 @click.option("--data", "data_name", required=True, metavar="NAME|PATH", help="Data set, or a folder, .npz or Parquet.")
-@click.option("--split", default=None, metavar="NAME", help="train, test or all [default: train, or all if that is all].")
+@click.option(
+    "--split", default=None, metavar="NAME", help="train, test or all [default: train, or all if that is all]."
+)
 @click.option("--calibrate-on", default=None, metavar="SPLIT", help="Split behind the batch-norm statistics [train].")
 @weights_option
 @layer_option
@@ -91,7 +93,7 @@ def features(
     err.print("Found in the cache; nothing was computed." if store.reused else "Computed and complete.")
     out.print(
         f"{store.identity.num_rows:,} x {store.width(chosen):,} features ({', '.join(chosen)}), "
-        f"{summary['size_bytes'] / 1e6:,.0f} MB",
+        f"{store.path.stat().st_size / 1e6:,.0f} MB",
         highlight=False,
     )
     click.echo(str(store.path))

@@ -71,7 +71,9 @@ making_options = _stack(
     click.option(
         "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
     ),
-    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."),
+    click.option(
+        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
+    ),
     cache_dir_option,
 )
 run_options = _stack(

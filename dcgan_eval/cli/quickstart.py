@@ -10,7 +10,7 @@ from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.runner import run_protocol
-from ..protocols.sources import EncoderFeatures, PixelFeatures
+from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
 from ..report.figures import comparison_figure
 from ..report.tables import comparison_table, result_panel
 from .console import out, progress_view
@@ -41,7 +41,7 @@ def quickstart(folder: Path) -> None:
       dcgan-eval quickstart
     """
     protocol, options = get_protocol("digits"), ExtractOptions()
-    sources = {
+    sources: dict[str, FeatureSource] = {
         "discriminator": EncoderFeatures(load_encoder(), options, folder / "features"),
         "pixels": PixelFeatures(),
         "untrained": EncoderFeatures(load_encoder("untrained"), options, folder / "features"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 from rich.table import Table
@@ -69,7 +70,7 @@ def show_weights(name: str | None, network: str, as_json: bool) -> None:
     out.print(table)
 
 
-def _flatten(values: dict, prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return nested values as (dotted name, text) rows."""
     rows = []
     for key, value in values.items():

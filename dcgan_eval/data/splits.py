@@ -186,7 +186,9 @@ def _check_no_class_lost(images: ImageSet, counts: npt.NDArray[np.int64], quotas
 
 def _check_enough(images: ImageSet, groups: list[Rows], per_class: int) -> None:
     if per_class < 1:
-        raise DataError(f"Cannot take {per_class} images of each class", expected="at least 1", remedy="ask for at least one")
+        raise DataError(
+            f"Cannot take {per_class} images of each class", expected="at least 1", remedy="ask for at least one"
+        )
     for class_name, group in zip(images.class_names, groups, strict=True):
         if len(group) < per_class:
             raise DataError(

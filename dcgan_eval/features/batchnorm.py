@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..models.dcgan import ConvRung
@@ -17,9 +18,9 @@ CALIBRATION_BATCH = 128  # minibatch of the 2016 release
 Statistics = dict[str, Tensor]  # "<module name>.mean" and "<module name>.var", float32
 
 
-def norm_layers(module: nn.Module) -> dict[str, nn.Module]:
+def norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
     """Return the batch-norm layers of a module by name."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
 
 
 def dataset_statistics(module: nn.Module, batches: Iterable[Tensor]) -> Statistics:
@@ -67,7 +68,7 @@ def _collecting(module: nn.Module, sums: Statistics) -> Iterator[None]:
             norm.momentum, norm.training = before[name]
 
 
-def _adder(name: str, sums: Statistics):  # type: ignore[no-untyped-def]
+def _adder(name: str, sums: Statistics) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     """Return the hook that adds one batch norm's minibatch statistics, in float64."""
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -98,6 +99,7 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
     module = copy.deepcopy(module).eval()
     for name, norm in norm_layers(module).items():
         if statistics is not None:
+            assert norm.running_mean is not None and norm.running_var is not None, "batch norm without statistics"
             norm.running_mean.copy_(statistics[f"{name}.mean"])
             norm.running_var.copy_(statistics[f"{name}.var"])
     for block in module.modules():

@@ -261,7 +261,7 @@ class Extractor:
         self.dtype = COMPUTE_TYPES[identity.compute]
         self.store_dtype = np.dtype(identity.store_dtype)
         module = frozen(encoder.module, statistics)
-        self.module = module.to(device, self.dtype, memory_format=torch.channels_last)
+        self.module = module.to(device, self.dtype).to(memory_format=torch.channels_last)
 
     def __call__(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         """Return layer -> features (N, width) for uint8 images (N, H, W, C).
@@ -345,7 +345,7 @@ def compute_statistics(
     size = min(CALIBRATION_BATCH, len(order))
     batches = [order[i * size : (i + 1) * size] for i in range(len(order) // size)]
     device, dtype = options.torch_device, COMPUTE_TYPES[options.compute_name]
-    module = copy.deepcopy(encoder.module).to(device, memory_format=torch.channels_last)
+    module = copy.deepcopy(encoder.module).to(device).to(memory_format=torch.channels_last)
 
     def preprocessed() -> Iterable[Tensor]:
         for i, rows in enumerate(batches):

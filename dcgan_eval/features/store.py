@@ -172,9 +172,7 @@ class FeatureStore:
                 X[here] = block[positions[here] - start]
         return X
 
-    def _blocks(
-        self, file: h5py.File, layers: Sequence[str], blocks: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    def _blocks(self, file: h5py.File, layers: Sequence[str], blocks: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, float features of the block) for the blocks asked for."""
         names = [name for name in self.layers if name in layers]
         checks = {name: file[f"crc32/{name}"][:] for name in names}
@@ -404,7 +402,7 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, int], dtype: np.dtyp
 
 def _checksum(f_ND: np.ndarray) -> int:
     """Return a checksum that is never 0, which stands for "not written"."""
-    return zlib.crc32(np.ascontiguousarray(f_ND).view(np.uint8)) or 1
+    return zlib.crc32(np.ascontiguousarray(f_ND).data) or 1
 
 
 def _opened(path: Path) -> h5py.File:

@@ -124,11 +124,11 @@ def load_encoder(weights: str | Path | None = None) -> Encoder:
         The weights cannot be found or read.
     """
     if str(weights).split(":")[0] == "untrained":
-        D, name = _untrained(str(weights))
-    else:
-        path = resolve(weights)
-        D, name = load_network(path), str(weights) if weights else path.name.removesuffix(".discriminator.safetensors")
-    return discriminator_encoder(D, name)
+        return discriminator_encoder(*_untrained(str(weights)))
+    path = resolve(weights)
+    D = load_network(path)
+    assert isinstance(D, Discriminator), "load_network checks the header"
+    return discriminator_encoder(D, path.name.removesuffix(".safetensors").removesuffix(".discriminator"))
 
 
 def discriminator_encoder(D: Discriminator, name: str) -> Encoder:

@@ -18,7 +18,10 @@ from .dcgan import Discriminator, Generator
 from .presets import get_preset
 
 FORMAT = "dcgan-eval-weights-1"
-_NETWORKS = {"discriminator": Discriminator, "generator": Generator}
+_NETWORKS: dict[str, type[Discriminator] | type[Generator]] = {
+    "discriminator": Discriminator,
+    "generator": Generator,
+}
 
 
 def bundled_dir() -> Path:
@@ -143,7 +146,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str])
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise WeightsError(
-            "A weights file cannot be written", got=f"{path}: {error}", remedy="free some space or choose another folder"
+            "A weights file cannot be written",
+            got=f"{path}: {error}",
+            remedy="free some space or choose another folder",
         ) from error
 
 
@@ -215,7 +220,8 @@ def load_network(path: Path, network: str = "discriminator") -> Discriminator | 
         module = _NETWORKS[network](get_preset(header.get("preset", "")))
     _check_tensors(tensors, module, path)
     module.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
-    return module.eval()
+    module.eval()
+    return module
 
 
 def _check_tensors(tensors: dict[str, Tensor], module: nn.Module, path: Path) -> None:

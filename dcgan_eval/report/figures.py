@@ -42,7 +42,9 @@ def comparison_figure(records: Sequence[Record], images_NHWC: np.ndarray, path: 
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
     except OSError as error:
-        raise RecordError("The figure cannot be written", got=f"{path}: {error}", remedy="give another --out") from error
+        raise RecordError(
+            "The figure cannot be written", got=f"{path}: {error}", remedy="give another --out"
+        ) from error
     return path
 
 
@@ -54,14 +56,14 @@ def image_grid(images_NHWC: np.ndarray, columns: int) -> np.ndarray:
     return grid.swapaxes(1, 2).reshape(num_rows * height, columns * width, channels)
 
 
-def _draw_images(axes, images_NHWC: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def _draw_images(axes, images_NHWC: np.ndarray) -> None:
     """Show a grid of images."""
     axes.imshow(image_grid(images_NHWC, columns=8))
     axes.set_title("test images")
     axes.axis("off")
 
 
-def _draw_scores(axes, records: Sequence[Record]) -> None:  # type: ignore[no-untyped-def]
+def _draw_scores(axes, records: Sequence[Record]) -> None:
     """Show accuracies with their intervals."""
     scores = 100 * np.array([r.score for r in records])
     errors = np.abs(100 * np.array([r.ci95 for r in records]).T - scores)
@@ -71,7 +73,7 @@ def _draw_scores(axes, records: Sequence[Record]) -> None:  # type: ignore[no-un
     axes.set_xlabel("test accuracy %, 95 % interval")
 
 
-def _draw_curves(axes, records: Sequence[Record]) -> None:  # type: ignore[no-untyped-def]
+def _draw_curves(axes, records: Sequence[Record]) -> None:
     """Show the validation curves, with the chosen C marked."""
     for r in records:
         Cs, scores = [row["C"] for row in r.selection], [100 * row["score"] for row in r.selection]

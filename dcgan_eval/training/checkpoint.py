@@ -15,10 +15,10 @@ from ..models.weights import read_tensors, save_tensors
 FORMAT = "dcgan-eval-checkpoint-1"
 KEEP = 2
 
+Parts = dict[str, nn.Module | torch.optim.Optimizer]
 
-def save_checkpoint(
-    folder: Path, rounds_done: int, parts: dict[str, nn.Module | torch.optim.Optimizer], state: dict[str, Any]
-) -> Path:
+
+def save_checkpoint(folder: Path, rounds_done: int, parts: Parts, state: dict[str, Any]) -> Path:
     """Write a checkpoint and delete all but the newest two.
 
     Parameters
@@ -50,7 +50,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("round-*.safetensors"))
 
 
-def load_checkpoint(path: Path, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> dict[str, Any]:
+def load_checkpoint(path: Path, parts: Parts) -> dict[str, Any]:
     """Load the parts in place and return the state.
 
     Raises

@@ -21,7 +21,7 @@ from ..models.dcgan import build, sample_prior, to_unit_range
 from ..models.presets import get_preset
 from ..models.weights import save_network
 from ..seeding import derive, rng, torch_generator
-from .checkpoint import find_checkpoints, load_checkpoint, read_state, save_checkpoint
+from .checkpoint import Parts, find_checkpoints, load_checkpoint, read_state, save_checkpoint
 from .config import TrainingConfig
 from .phases import step_discriminator, step_generator
 
@@ -63,12 +63,13 @@ class Trainer:
             )
         self.images_NHWC = torch.from_numpy(images_NHWC).to(self.device)
         D, G = build(self.ladder, derive(config.seed, "weights"))
-        self.D = D.to(self.device, memory_format=torch.channels_last)
-        self.G = G.to(self.device, memory_format=torch.channels_last)
-        adam = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
-        self.adam_D = torch.optim.Adam(self.D.parameters(), **adam)
-        self.adam_G = torch.optim.Adam(self.G.parameters(), **adam)
-        self.parts = {"D": self.D, "G": self.G, "adam_D": self.adam_D, "adam_G": self.adam_G}
+        self.D = D.to(self.device).to(memory_format=torch.channels_last)
+        self.G = G.to(self.device).to(memory_format=torch.channels_last)
+        self.adam_D, self.adam_G = (
+            torch.optim.Adam(net.parameters(), config.learning_rate, (config.beta1, config.beta2), fused=True)
+            for net in (self.D, self.G)
+        )
+        self.parts: Parts = {"D": self.D, "G": self.G, "adam_D": self.adam_D, "adam_G": self.adam_G}
         self.rounds_done = 0
         self._order = (-1, torch.empty(0, dtype=torch.long))
 

@@ -75,9 +75,7 @@ def step_discriminator(
     return {key: value.detach() for key, value in losses.items()}
 
 
-def step_generator(
-    D: Discriminator, G: Generator, optimiser: torch.optim.Optimizer, z_NZ: Tensor
-) -> dict[str, Tensor]:
+def step_generator(D: Discriminator, G: Generator, optimiser: torch.optim.Optimizer, z_NZ: Tensor) -> dict[str, Tensor]:
     """Update G once; D only passes gradients through, none are formed for its weights."""
     D.requires_grad_(False)
     losses = generator_loss(D, G, z_NZ)

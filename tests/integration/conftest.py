@@ -18,7 +18,7 @@ from dcgan_eval.models.weights import save_network
 Run = Callable[..., Result]
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Call the command line as a user would; standard output and error are kept apart."""
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return lambda *arguments: CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_weights(tmp_path: Path) -> Path:
     """A discriminator that runs in milliseconds."""
     path = tmp_path / "svhn32.safetensors"
@@ -36,7 +36,7 @@ def small_weights(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def npz(tmp_path: Path) -> Path:
     """Sixty labelled images of noise."""
     draw = np.random.default_rng(0)

@@ -81,7 +81,9 @@ def test_tensors_are_taken_as_they_are():
     array = L2SVM(C=1e-3).fit(single, y)
     np.testing.assert_array_equal(model.coef_, array.coef_)
     # float32 features, float64 sums on one side only
-    np.testing.assert_allclose(model.decision_function(torch.from_numpy(single)), array.decision_function(single), atol=1e-4)
+    np.testing.assert_allclose(
+        model.decision_function(torch.from_numpy(single)), array.decision_function(single), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,23 @@ def test_finds_the_constructed_optimum(solver, dtype, rows, features, C):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     ("rows", "features", "classes", "C"),
-    [(60, 5, 3, 1.0), (60, 5, 2, 100.0), (30, 200, 3, 1e-2), (200, 50, 4, 1e-3), (12, 300, 10, 1.0), (150, 40, 2, 1e-5)],
+    [
+        (60, 5, 3, 1.0),
+        (60, 5, 2, 100.0),
+        (30, 200, 3, 1e-2),
+        (200, 50, 4, 1e-3),
+        (12, 300, 10, 1.0),
+        (150, 40, 2, 1e-5),
+    ],
 )
 def test_objective_equals_scikit_learn(solver, rows, features, classes, C):
     X, y = correlated(rows, features, classes, seed=1)
     X = X / np.sqrt(features)  # keeps LIBLINEAR's coordinate descent within seconds
     solution = fit_ovr(X, y, C, solver=solver, tol=1e-8)
     peer = LinearSVC(C=C, dual=True, tol=1e-8, max_iter=200_000, random_state=0).fit(X, y)
-    signs = np.column_stack([np.where(y == c, 1.0, -1.0) for c in (solution.classes[1:] if classes == 2 else range(classes))])
+    signs = np.column_stack(
+        [np.where(y == c, 1.0, -1.0) for c in (solution.classes[1:] if classes == 2 else range(classes))]
+    )
     theirs = certificate(X, signs, peer.coef_, C, intercepts=peer.intercept_)[0]
     # both are certified far below it; what is left is LIBLINEAR's own stopping rule
     np.testing.assert_allclose(solution.primal, theirs, rtol=1e-6)
@@ -87,7 +96,9 @@ def test_certificate_of_float32_data_is_float64_exact():
     X, y = correlated(500, 3000, 2, seed=3)
     X = (10 * X).astype(np.float32)
     solution = fit_ovr(X, y, 1e-6, tol=1e-6)
-    primal, gap = dual_gap(with_constant(X), np.where(y == 1, 1.0, -1.0), 1e-6, np.append(solution.W[0], solution.intercepts))
+    primal, gap = dual_gap(
+        with_constant(X), np.where(y == 1, 1.0, -1.0), 1e-6, np.append(solution.W[0], solution.intercepts)
+    )
     # a certificate in float32 would be off by 1e-5 or more here
     assert abs(solution.gaps[0] - gap) <= 1e-12
     assert solution.primal[0] == pytest.approx(primal, rel=1e-12)
@@ -253,7 +264,10 @@ def test_half_precision_tensors_are_the_float32_problem_of_their_values(kind):
 
 def test_blocks_do_not_change_products():
     X = np.random.default_rng(0).standard_normal((300, 50))
-    V, R = torch.randn(3, 51, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.ones(300, 3).double()
+    V, R = (
+        torch.randn(3, 51, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        torch.ones(300, 3).double(),
+    )
     whole, parts = Rows(X, 2.0), Rows(X, 2.0, block_bytes=1)
     assert parts.block_rows < 300
     joined = torch.from_numpy(with_constant(X, 2.0))

@@ -15,7 +15,7 @@ from dcgan_eval.records import Record, load_record
 from dcgan_eval.seeding import derive, rng, torch_generator
 
 
-@pytest.fixture()
+@pytest.fixture
 def record() -> Record:
     return Record(
         protocol="toy",

@@ -115,9 +115,7 @@ def test_an_interrupted_extraction_continues(
             extract(encoder, images, options=EXACT, cache_dir=tmp_path)
     assert list(tmp_path.glob("*.h5")) == []
     left: list[int] = []
-    monkeypatch.setattr(
-        extract_module.Extractor, "__call__", lambda self, x: left.append(len(x)) or original(self, x)
-    )
+    monkeypatch.setattr(extract_module.Extractor, "__call__", lambda self, x: left.append(len(x)) or original(self, x))
     store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
     assert sum(calls) + sum(left) == 600
     whole = extract(encoder, images, options=EXACT, cache_dir=tmp_path / "whole")

@@ -24,7 +24,7 @@ from dcgan_eval.models.weights import (
 )
 
 
-@pytest.fixture()
+@pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "d.safetensors"
     save_network(build(get_preset("svhn32"), seed=0)[0], path, card={"seen_images": 7})

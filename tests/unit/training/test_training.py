@@ -138,7 +138,7 @@ def test_the_log_is_written(images: np.ndarray, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_started_folder_is_not_overwritten(images: np.ndarray, uninterrupted: Path) -> None:
-    with pytest.raises(TrainingError, match="already holds a run.*--resume"):
+    with pytest.raises(TrainingError, match=r"already holds a run.*--resume"):
         train(Trainer(CONFIG, images), uninterrupted)
 
 
