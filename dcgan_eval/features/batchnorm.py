@@ -99,7 +99,8 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
     module = copy.deepcopy(module).eval()
     for name, norm in norm_layers(module).items():
         if statistics is not None:
-            assert norm.running_mean is not None and norm.running_var is not None, "batch norm without statistics"
+            assert norm.running_mean is not None, "batch norm keeps no statistics"
+            assert norm.running_var is not None, "batch norm keeps no statistics"
             norm.running_mean.copy_(statistics[f"{name}.mean"])
             norm.running_var.copy_(statistics[f"{name}.var"])
     for block in module.modules():

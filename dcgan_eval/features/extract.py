@@ -151,7 +151,7 @@ def extract(
     _check_images(encoder, pixels)
     calibration = (calibration or images).without_labels()
     layers = encoder.choose(options.layers)
-    identity = _identity(encoder, pixels, calibration, options, layers)
+    identity = store_identity(encoder, pixels, calibration, options, layers)
     path = Path(out) if out else Path(cache_dir) / identity.file_name
     found = _existing(path, identity, None if out else Path(cache_dir))
     if found is None:
@@ -172,10 +172,18 @@ def _check_images(encoder: Encoder, images: ImageSet) -> None:
         )
 
 
-def _identity(
+def store_identity(
     encoder: Encoder, images: ImageSet, calibration: ImageSet, options: ExtractOptions, layers: tuple[str, ...]
 ) -> StoreIdentity:
-    """Describe the store that is wanted."""
+    """Describe the store that a call of :func:`extract` with these arguments reads or writes.
+
+    Parameters
+    ----------
+    encoder, images, calibration, options
+        As for :func:`extract`; both sets without labels.
+    layers : tuple of str
+        Layers of the store, in the encoder's order.
+    """
     widths = _layer_widths(encoder, layers)
     calibrated = options.batch_norm == "dataset" and bool(norm_layers(encoder.module))
     return StoreIdentity(
@@ -354,6 +362,3 @@ def compute_statistics(
 
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         return {key: value.cpu() for key, value in dataset_statistics(module, preprocessed()).items()}
-
-
-__all__ = ["ExtractOptions", "Extractor", "Progress", "compute_statistics", "extract", "has_fast_bfloat16"]

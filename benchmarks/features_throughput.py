@@ -1,0 +1,103 @@
+"""Images per second of feature extraction against the common way, side by side in one run.
+
+The peer is the same network run eagerly in float32 with torchvision's ``create_feature_extractor`` and pooled by the same
+windows. Ours is everything behind ``dcgan-eval features`` after calibration: folding, arithmetic type, pooling, conversion
+to the store's float16. Both take the same uint8 images in turn; medians over repetitions. Writes a JSON record.
+
+    python benchmarks/features_throughput.py --out benchmarks/results/throughput/features.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from dcgan_eval import provenance
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.features.batchnorm import norm_layers
+from dcgan_eval.features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
+from dcgan_eval.features.pooling import pool_to_grid
+from dcgan_eval.features.taps import load_encoder
+
+
+def main() -> None:
+    """Measure both sides and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512, help="images per repetition")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    pixels = np.random.default_rng(0).integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8)
+    sides = _sides(ImageSet(pixels), arguments.device)
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(arguments.repeats + 1):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run(pixels)
+            if repeat:  # the first is a warm-up
+                times[name].append(time.perf_counter() - started)
+    _report(times, arguments)
+
+
+def _sides(images: ImageSet, device: str) -> dict[str, Callable[[np.ndarray], object]]:
+    """Return the functions to be timed: uint8 images in, features out."""
+    encoder = load_encoder()
+    sides: dict[str, Callable[[np.ndarray], object]] = {}
+    for compute in ("float32", "bfloat16"):
+        options = ExtractOptions(compute=compute, device=device)
+        statistics_ = compute_statistics(encoder, images, options)
+        identity = store_identity(encoder, images, images, options, encoder.layers)
+        sides[f"ours, {compute}"] = Extractor(encoder, identity, statistics_, options.torch_device)
+    module = encoder.module
+    for name, norm in norm_layers(module).items():
+        norm.running_mean.copy_(statistics_[f"{name}.mean"])
+        norm.running_var.copy_(statistics_[f"{name}.var"])
+    on = options.torch_device
+    extractor = create_feature_extractor(module.eval(), {name: name for name in encoder.layers}).to(on)
+
+    @torch.no_grad()
+    def peer(pixels_NHWC: np.ndarray) -> list[np.ndarray]:
+        batches = torch.from_numpy(pixels_NHWC).to(on).split(128)
+        return [
+            torch.cat([pool_to_grid(h) for h in extractor(encoder.preprocess(x).contiguous()).values()], 1)
+            .cpu()
+            .numpy()
+            for x in batches
+        ]
+
+    return {"create_feature_extractor, float32": peer, **sides}
+
+
+def _report(times: dict[str, list[float]], arguments: argparse.Namespace) -> None:
+    """Print images per second and ratios, and write the record."""
+    speeds = {name: arguments.images / statistics.median(values) for name, values in times.items()}
+    (peer, *ours) = speeds
+    ratios = {name: statistics.median(b / a for a, b in zip(times[name], times[peer], strict=True)) for name in ours}
+    for name, speed in speeds.items():
+        print(f"{name:36s} {speed:8.0f} images/s   {ratios.get(name, 1.0):.2f} x")
+    if arguments.out:
+        record = {
+            "benchmark": "features_throughput",
+            "num_images": arguments.images,
+            "num_repeats": arguments.repeats,
+            "images_per_s": speeds,
+            "ratio_to_peer": ratios,
+            "times_s": times,
+            "environment": provenance.environment(),
+            "command": provenance.command_line(),
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

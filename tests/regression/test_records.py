@@ -1,0 +1,35 @@
+"""What is published agrees with the records it is made from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan_eval.protocols.catalog import PROTOCOLS
+from dcgan_eval.records import load_record
+
+ROOT = Path(__file__).parents[2]
+RECORDS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+
+
+def test_the_readme_is_made_from_the_records() -> None:
+    assert subprocess.run([sys.executable, str(ROOT / "benchmarks" / "update_readme.py"), "--check"]).returncode == 0
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+def test_every_published_number_is_certified(path: Path) -> None:
+    record = load_record(path)
+    assert record.status == "converged"
+    assert record.duality_gap <= 1e-4
+    assert all(draw["status"] == "converged" for draw in record.draws)
+    assert (record.protocol, record.protocol_version) in {(p.id, p.version) for p in PROTOCOLS.values()}
+
+
+def test_every_protocol_has_ours_and_both_baselines() -> None:
+    found = {(r.protocol, r.features["name"].split(":")[0]) for r in map(load_record, RECORDS)}
+    for protocol in PROTOCOLS.values():
+        names = {name for id_, name in found if id_ == protocol.id}
+        assert {"pixels", "untrained"} < names, protocol.id
