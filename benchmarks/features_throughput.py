@@ -1,7 +1,7 @@
 """Images per second of feature extraction against the common way, side by side in one run.
 
-The peer is the same network run eagerly in float32 with torchvision's ``create_feature_extractor`` and pooled by the same
-windows. Ours is everything behind ``dcgan-eval features`` after calibration: folding, arithmetic type, pooling, conversion
+The peer is the same network run eagerly in float32 with torchvision's ``create_feature_extractor``, pooled by the same
+windows. Ours is what ``dcgan-eval features`` does after calibration: folding, arithmetic type, pooling, conversion
 to the store's float16. Both take the same uint8 images in turn; medians over repetitions. Writes a JSON record.
 
     python benchmarks/features_throughput.py --out benchmarks/results/throughput/features.json

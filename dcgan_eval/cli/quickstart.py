@@ -13,7 +13,7 @@ from ..protocols.runner import run_protocol
 from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
 from ..report.figures import comparison_figure
 from ..report.tables import comparison_table, result_panel
-from .console import out, progress_view
+from .console import err, out, progress_view
 
 _NEXT = """\
 What next
@@ -47,11 +47,12 @@ def quickstart(folder: Path) -> None:
         "untrained": EncoderFeatures(load_encoder("untrained"), options, folder / "features"),
     }
     records, paths = [], []
-    with progress_view() as progress:
-        for name, source in sources.items():
-            train, test = load_protocol_data(protocol)
+    for number, (name, source) in enumerate(sources.items(), start=1):
+        err.print(f"{number} of {len(sources)}: {name}", highlight=False)
+        train, test = load_protocol_data(protocol)
+        with progress_view() as progress:
             records.append(run_protocol(protocol, train, test, source, progress=progress))
-            paths.append(records[-1].write(folder / f"{name}.json"))
+        paths.append(records[-1].write(folder / f"{name}.json"))
     figure = comparison_figure(records, test.images.images[::12][:40], folder / "quickstart.png", protocol.title)
     out.print(result_panel(records[0], protocol.title))
     out.print(comparison_table(records, "The same protocol, other features"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -76,12 +77,12 @@ def _curve_table(record: Record) -> Table:
 
 def comparison_table(records: Sequence[Record], title: str) -> Table:
     """Show several records of one protocol beside each other."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("features", "width", "accuracy %", "95 % interval", "C", "gap", "time s"):
-        table.add_column(heading, justify="left" if heading == "features" else "right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("features", "width", "accuracy %", "interval", "C", "gap"):
+        table.add_column(heading, justify="left" if heading == "features" else "right", no_wrap=True)
     for r in records:
-        interval = " to ".join(percent(v, 1) for v in r.ci95)
-        row = (percent(r.score), interval, f"{r.C:g}", f"{r.duality_gap:.0e}", f"{r.time_s:.1f}")
+        interval = "–".join(percent(v, 1) for v in r.ci95)
+        row = (percent(r.score), interval, f"{r.C:g}", f"{r.duality_gap:.0e}")
         table.add_row(r.features["name"], f"{r.num_features:,}", *row)
     return table
 

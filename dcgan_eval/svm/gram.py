@@ -13,7 +13,10 @@ import torch
 from dcgan_eval.svm.labels import encode
 from dcgan_eval.svm.newton import NewtonResult, factorise, minimise, solve_factored
 from dcgan_eval.svm.objective import Evaluation, Status, relative
-from dcgan_eval.svm.rows import Rows, product_nt
+from dcgan_eval.svm.rows import Rows, product_nt, serial
+
+SERIAL_ROWS = 4096
+"""Rows up to which a Gram matrix is solved on one thread: its products are too short to share out."""
 
 
 @dataclass
@@ -223,7 +226,8 @@ class Gram:
         self, Y: torch.Tensor, cost: torch.Tensor, start: torch.Tensor | None, tol: float, max_iter: int
     ) -> NewtonResult:
         """Run the Newton loop on signs Y (N, K) and costs broadcastable to it; start is (K, N)."""
-        return minimise(self.space, Y, cost, start, len(self.matrix), tol=tol, max_iter=max_iter)
+        with serial(len(self.matrix) <= SERIAL_ROWS):
+            return minimise(self.space, Y, cost, start, len(self.matrix), tol=tol, max_iter=max_iter)
 
 
 def cross_gram(X_other: Any, X: Any, *, intercept_scaling: float = 1.0) -> np.ndarray:

@@ -14,12 +14,15 @@ from dcgan_eval.svm.gram import Gram
 from dcgan_eval.svm.labels import encode, weights
 from dcgan_eval.svm.newton import NewtonResult, PrimalSpace, minimise
 from dcgan_eval.svm.objective import Solution, evaluate
-from dcgan_eval.svm.rows import Rows
+from dcgan_eval.svm.rows import Rows, serial
 
 Solver = Literal["auto", "primal", "gram"]
 
 POLISH_ENTRIES = 1 << 20
 """Entries of float64 X up to which a fit goes on to rounding level, because that costs nothing."""
+
+SERIAL_ENTRIES = 1 << 22
+"""Entries of X up to which a fit runs on one thread."""
 
 GRAM_MAX_ROWS = 8_000
 """Rows up to which ``auto`` prefers the Gram matrix (256 MB in float32, and as much for its factor)."""
@@ -125,6 +128,11 @@ class Fitter:
         """
         if not (np.isfinite(C) and C > 0):
             raise ValueError(f"C must be positive and finite; got {C}.")
+        with serial(self.rows.X.numel() <= SERIAL_ENTRIES):
+            return self._fit(C, warm_start)
+
+    def _fit(self, C: float, warm_start: Solution | None) -> Solution:
+        """Fit at a valid C."""
         began, passes = time.perf_counter(), self.rows.passes
         cost, iterations, name = C * self.weight, 0, self.solver
         start = None if warm_start is None else self._weights_of(warm_start)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from threadpoolctl import ThreadpoolController
 
 BLOCK_BYTES = 48 << 20
 """Working memory for one block of rows: large enough for full GEMM speed, small enough to stay bounded."""
@@ -24,6 +27,47 @@ def _has_onednn() -> bool:
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return True
+
+
+@functools.lru_cache(maxsize=1)
+def _pools() -> ThreadpoolController:
+    """Find the thread pools of the numerical libraries, once."""
+    return ThreadpoolController()
+
+
+class _Serial:
+    """How many are inside :func:`serial`, and what to restore when the last one leaves."""
+
+    lock = threading.Lock()
+    inside = 0
+    threads = 0
+    limiter: Any = None
+
+
+@contextlib.contextmanager
+def serial(wanted: bool = True) -> Iterator[None]:
+    """Run small products on one thread inside, and restore the thread counts on leaving.
+
+    Every threaded call ends in a barrier; with other work on the machine a barrier waits for a time slice. Measured on
+    two busy cores: 7 fits of 1,000 rows took 20 s with two threads and 0.4 s with one.
+    """
+    if not wanted:
+        yield
+        return
+    with _Serial.lock:
+        if _Serial.inside == 0:
+            _Serial.threads, _Serial.limiter = torch.get_num_threads(), _pools().limit(limits=1)
+            _Serial.limiter.__enter__()
+            torch.set_num_threads(1)
+        _Serial.inside += 1
+    try:
+        yield
+    finally:
+        with _Serial.lock:
+            _Serial.inside -= 1
+            if _Serial.inside == 0:
+                _Serial.limiter.__exit__(None, None, None)
+                torch.set_num_threads(_Serial.threads)
 
 
 def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
