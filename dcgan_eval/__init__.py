@@ -15,6 +15,7 @@ _PUBLIC = {
     "ImageSet": "dcgan_eval.data.imageset",
     "L2SVM": "dcgan_eval.svm.linear_svc",
     "Record": "dcgan_eval.records",
+    "evaluate": "dcgan_eval.protocols.evaluate",
     "extract": "dcgan_eval.features.extract",
     "load_data": "dcgan_eval.data.catalog",
     "load_encoder": "dcgan_eval.features.taps",

@@ -10,29 +10,19 @@ from rich.table import Table
 
 from ..data.catalog import DATASETS, check_data, default_data_dir, find
 from .console import err, out
-from .options import data_dir_option, json_option
+from .options import data_dir_option, example, json_option
 
 
-@click.group()
+@click.group(epilog=example("dcgan-eval data list --data-dir ~/data"))
 def data() -> None:
-    """Find data sets and check what is in them.
-
-    \b
-    Example:
-      dcgan-eval data list --data-dir ~/data
-    """
+    """Find data sets and check what is in them."""
 
 
-@data.command("list")
+@data.command("list", epilog=example("dcgan-eval data list"))
 @data_dir_option
 @json_option
 def list_data(data_dir: Path | None, as_json: bool) -> None:
-    """List the known data sets and where they were found.
-
-    \b
-    Example:
-      dcgan-eval data list
-    """
+    """List the known data sets and where they were found."""
     places = {name: find(name, data_dir) for name in DATASETS}
     if as_json:
         click.echo(json.dumps({name: str(place) if place else None for name, place in places.items()}, indent=1))
@@ -45,17 +35,12 @@ def list_data(data_dir: Path | None, as_json: bool) -> None:
     out.print(table)
 
 
-@data.command()
+@data.command(epilog=example("dcgan-eval data check digits"))
 @click.argument("name")
 @data_dir_option
 @json_option
 def check(name: str, data_dir: Path | None, as_json: bool) -> None:
-    """Count images and classes, look for duplicates between train and test, and print the fingerprint.
-
-    \b
-    Example:
-      dcgan-eval data check digits
-    """
+    """Count images and classes, look for duplicates between train and test, and print the fingerprint."""
     report = check_data(name, data_dir)
     if as_json:
         click.echo(json.dumps(report, indent=1))

@@ -15,6 +15,7 @@ from .options import (
     data_dir_option,
     default_cache_dir,
     download_option,
+    example,
     json_option,
     layer_option,
     making_options,
@@ -22,7 +23,7 @@ from .options import (
 )
 
 
-@click.command()
+@click.command(epilog=example("dcgan-eval features --data cifar10 --layer all"))
 @click.option("--data", "data_name", required=True, metavar="NAME|PATH", help="Data set, or a folder, .npz or Parquet.")
 @click.option(
     "--split", default=None, metavar="NAME", help="train, test or all [default: train, or all if that is all]."
@@ -51,12 +52,7 @@ def features(
     download: bool,
     as_json: bool,
 ) -> None:
-    """Cache the features of a data set in HDF5; interrupted, it continues where it stopped.
-
-    \b
-    Example:
-      dcgan-eval features --data cifar10 --layer all
-    """
+    """Cache the features of a data set in HDF5; interrupted, it continues where it stopped."""
     options = ExtractOptions(layers or None, batch_norm, compute, store_dtype, device)
     encoder = load_encoder(weights)
     encoder.choose(options.layers)

@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import DcganEvalError
+from .options import example
 
 # Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
 _COMMANDS = {
@@ -53,16 +54,13 @@ class _Commands(click.Group):
             ctx.exit(130)
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=example("dcgan-eval quickstart")
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="dcgan-eval")
 def main(debug: bool) -> None:
-    """Measure how good an unsupervised image representation is: features, certified L2-SVMs, records.
-
-    \b
-    Example:
-      dcgan-eval quickstart
-    """
+    """Measure how good an unsupervised image representation is: features, certified L2-SVMs, records."""
 
 
 if __name__ == "__main__":

@@ -12,6 +12,11 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def example(command: str) -> str:
+    """Return the end of a command's help: how it is called."""
+    return f"\b\nExample:\n  {command}"
+
+
 def default_cache_dir() -> Path:
     """Return ``DCGAN_EVAL_CACHE``, or the user's cache folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

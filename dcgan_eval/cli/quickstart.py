@@ -9,11 +9,12 @@ import click
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
-from ..protocols.runner import run_protocol
+from ..protocols.evaluate import evaluate
 from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
 from ..report.figures import comparison_figure
 from ..report.tables import comparison_table, result_panel
 from .console import err, out, progress_view
+from .options import example
 
 _NEXT = """\
 What next
@@ -24,7 +25,7 @@ What next
   dcgan-eval weights list                         what is bundled"""
 
 
-@click.command()
+@click.command(epilog=example("dcgan-eval quickstart"))
 @click.option(
     "--out",
     "folder",
@@ -34,12 +35,7 @@ What next
     help="Folder for features, records and the figure.",
 )
 def quickstart(folder: Path) -> None:
-    """Run the whole pipeline on scikit-learn's digits: no data, network or GPU needed.
-
-    \b
-    Example:
-      dcgan-eval quickstart
-    """
+    """Run the whole pipeline on scikit-learn's digits: no data, network or GPU needed."""
     protocol, options = get_protocol("digits"), ExtractOptions()
     sources: dict[str, FeatureSource] = {
         "discriminator": EncoderFeatures(load_encoder(), options, folder / "features"),
@@ -49,10 +45,10 @@ def quickstart(folder: Path) -> None:
     records, paths = [], []
     for number, (name, source) in enumerate(sources.items(), start=1):
         err.print(f"{number} of {len(sources)}: {name}", highlight=False)
-        train, test = load_protocol_data(protocol)
         with progress_view() as progress:
-            records.append(run_protocol(protocol, train, test, source, progress=progress))
+            records.append(evaluate("digits", source, progress=progress))
         paths.append(records[-1].write(folder / f"{name}.json"))
+    _, test = load_protocol_data(protocol)
     figure = comparison_figure(records, test.images.images[::12][:40], folder / "quickstart.png", protocol.title)
     out.print(result_panel(records[0], protocol.title))
     out.print(comparison_table(records, "The same protocol, other features"))

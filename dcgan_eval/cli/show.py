@@ -9,19 +9,14 @@ import click
 from ..records import load_record
 from ..report.tables import comparison_table, result_panel
 from .console import out
-from .options import json_option
+from .options import example, json_option
 
 
-@click.command()
+@click.command(epilog=example("dcgan-eval show quickstart/discriminator.json"))
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD...")
 @json_option
 def show(records: tuple[Path, ...], as_json: bool) -> None:
-    """Show a record, or several beside each other.
-
-    \b
-    Example:
-      dcgan-eval show quickstart/discriminator.json
-    """
+    """Show a record, or several beside each other."""
     loaded = [load_record(path) for path in records]
     if as_json:
         for record in loaded:

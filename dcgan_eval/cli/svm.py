@@ -9,19 +9,19 @@ import click
 
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
-from ..protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
-from ..protocols.runner import run_protocol
+from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.evaluate import evaluate
 from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
 from ..records import Record
 from ..report.tables import result_panel
 from .console import err, out, progress_view
-from .options import default_cache_dir, layer_option, making_options, run_options, weights_option
+from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
 
 _BASELINES = ("pixels", "random")
 
 
-@click.command(epilog=f"Protocols: {', '.join(PROTOCOLS)}.")
-@click.argument("protocol")
+@click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))
+@click.argument("protocol", metavar="|".join(PROTOCOLS))
 @weights_option
 @layer_option
 @making_options
@@ -37,21 +37,16 @@ def svm(
     cache_dir: Path | None,
     **run: Any,
 ) -> None:
-    """Run a protocol end to end: features, choice of C, certified L2-SVM, record.
-
-    \b
-    Example:
-      dcgan-eval svm cifar10 --data-dir ~/data
-    """
+    """Run a protocol end to end: features, choice of C, certified L2-SVM, record."""
     get_protocol(protocol)
     options = ExtractOptions(layers or None, batch_norm, compute, store_dtype, device)
     source = EncoderFeatures(load_encoder(weights), options, cache_dir or default_cache_dir())
     _run(protocol, source, **run)
 
 
-@click.command(epilog=f"Baselines: {', '.join(_BASELINES)}.")
+@click.command(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
 @click.argument("kind", type=click.Choice(_BASELINES))
-@click.argument("protocol")
+@click.argument("protocol", metavar="|".join(PROTOCOLS))
 @click.option("--preset", default="imagenet32", show_default=True, help="Architecture of the random baseline.")
 @making_options
 @run_options
@@ -66,12 +61,7 @@ def baseline(
     cache_dir: Path | None,
     **run: Any,
 ) -> None:
-    """Run a baseline through a protocol: raw pixels, or the discriminator with random weights.
-
-    \b
-    Example:
-      dcgan-eval baseline pixels cifar10-small --data-dir ~/data
-    """
+    """Run a baseline through a protocol: raw pixels, or the discriminator with random weights."""
     get_protocol(protocol)
     source: FeatureSource = PixelFeatures()
     if kind == "random":
@@ -94,17 +84,22 @@ def _run(
     as_json: bool,
 ) -> None:
     """Run a protocol on a source of features, write the record and show it."""
-    protocol = get_protocol(name)
-    train, test = load_protocol_data(protocol, data_dir, download=download)
     with progress_view() as progress:
-        result = run_protocol(
-            protocol, train, test, source, seed=seed, tol=tol, allow_unconverged=allow_unconverged, progress=progress
+        result = evaluate(
+            name,
+            source,
+            data_dir=data_dir,
+            download=download,
+            seed=seed,
+            tol=tol,
+            allow_unconverged=allow_unconverged,
+            progress=progress,
         )
     path = result.write(record or default_record_path(result))
     if as_json:
         click.echo(result.to_json())
     else:
-        out.print(result_panel(result, protocol.title))
+        out.print(result_panel(result, get_protocol(name).title))
     err.print(f"Record: {path}", highlight=False)
 
 

@@ -14,12 +14,15 @@ from ..features.extract import ExtractOptions
 from ..training.config import TrainingConfig
 from ..training.loop import Trainer, train
 from .console import err, out, progress_view
-from .options import data_dir_option, json_option
+from .options import data_dir_option, example, json_option
 
 _DEFAULTS = TrainingConfig()
 
 
-@click.command("train-imagenet")
+@click.command(
+    "train-imagenet",
+    epilog=example("dcgan-eval train-imagenet --data tiny-imagenet --out runs/imagenet32 --max-minutes 60"),
+)
 @click.option(
     "--data",
     "data_name",
@@ -61,12 +64,7 @@ def train_imagenet(
     as_json: bool,
     **recipe: Any,
 ) -> None:
-    """Train the DCGAN on ImageNet images at 32x32 by the paper's recipe.
-
-    \b
-    Example:
-      dcgan-eval train-imagenet --data tiny-imagenet --out runs/imagenet32 --max-minutes 60
-    """
+    """Train the DCGAN on ImageNet images at 32x32 by the paper's recipe."""
     options = ExtractOptions(compute=compute, device=device)
     config = TrainingConfig(preset="imagenet32", compute=options.compute_name, **recipe)
     if dry_run:

@@ -10,28 +10,18 @@ from rich.table import Table
 
 from ..models.weights import file_sha256, read_card, read_manifest, resolve
 from .console import out
-from .options import json_option
+from .options import example, json_option
 
 
-@click.group()
+@click.group(epilog=example("dcgan-eval weights list"))
 def weights() -> None:
-    """Look at the bundled weights, or at a weights file.
-
-    \b
-    Example:
-      dcgan-eval weights list
-    """
+    """Look at the bundled weights, or at a weights file."""
 
 
-@weights.command("list")
+@weights.command("list", epilog=example("dcgan-eval weights list"))
 @json_option
 def list_weights(as_json: bool) -> None:
-    """List the bundled weights.
-
-    \b
-    Example:
-      dcgan-eval weights list
-    """
+    """List the bundled weights."""
     manifest = read_manifest()
     if as_json:
         click.echo(json.dumps(manifest, indent=1))
@@ -46,19 +36,14 @@ def list_weights(as_json: bool) -> None:
     out.print(table)
 
 
-@weights.command("show")
+@weights.command("show", epilog=example("dcgan-eval weights show --json"))
 @click.argument("name", required=False)
 @click.option(
     "--network", type=click.Choice(["discriminator", "generator"]), default="discriminator", show_default=True
 )
 @json_option
 def show_weights(name: str | None, network: str, as_json: bool) -> None:
-    """Show the card of bundled weights or of a weights file [default: the bundled default].
-
-    \b
-    Example:
-      dcgan-eval weights show --json
-    """
+    """Show the card of bundled weights or of a weights file [default: the bundled default]."""
     path = resolve(name, network)
     card = {"file": path.name, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, **read_card(path)}
     if as_json:

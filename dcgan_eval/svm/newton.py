@@ -126,7 +126,7 @@ class PrimalSpace:
 
     def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
-        coarse = self._coarse = self._coarse or self._build_coarse()
+        coarse = self._ready()
         basis, Z = coarse.basis, coarse.sample
         lift = self.rows.num_rows / Z.shape[0]
         S_sample = S[coarse.index] * lift
@@ -149,24 +149,37 @@ class PrimalSpace:
 
         return apply
 
-    def _build_coarse(self) -> _Coarse:
-        """Sample rows in a fixed way and find their principal directions (uncentred)."""
-        rows, dim = self.rows, self.rows.num_features + 1
-        small = dim <= self.max_rank
-        size = min(rows.num_rows, self.sample_rows if not small else max(self.sample_rows, 8 * dim))
-        index = np.sort(np.random.default_rng(0).permutation(rows.num_rows)[:size])
-        X_sample = rows.take(index)
-        where = torch.from_numpy(index).to(rows.device)
-        if small:
-            return _Coarse(None, X_sample, where, 0.0)
-        rank = min(self.max_rank, size if size == rows.num_rows else max(1, size // 4))
-        basis = _orthonormal(
-            product_nt(_principal(product_nt(X_sample, X_sample), rank).to(X_sample.dtype), X_sample.T)
-        )
-        rank = len(basis)
+    @property
+    def samples(self) -> bool:
+        """Whether the sample is a small part of many rows, so that solving it first gives a good start."""
+        return self.rows.num_rows >= 4 * self.sample_rows and self.rows.num_features + 1 > self.max_rank
+
+    def draw_sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a fixed sample: indices (M,) and rows with the constant column (M, D + 1)."""
+        dim = self.rows.num_features + 1
+        size = min(self.rows.num_rows, self.sample_rows if dim > self.max_rank else max(self.sample_rows, 8 * dim))
+        index = np.sort(np.random.default_rng(0).permutation(self.rows.num_rows)[:size])
+        return torch.from_numpy(index).to(self.rows.device), self.rows.take(index)
+
+    def prepare(self, index: torch.Tensor, X_sample: torch.Tensor, gram: torch.Tensor) -> None:
+        """Find the principal directions (uncentred) of sampled rows, given their Gram matrix."""
+        size, dim = X_sample.shape
+        rank = min(self.max_rank, size if size == self.rows.num_rows else max(1, size // 4))
+        basis = _orthonormal(product_nt(_principal(gram, rank).to(X_sample.dtype), X_sample.T))
         sample = product_nt(X_sample, basis)
-        left = float((X_sample.double() ** 2).sum() - (sample.double() ** 2).sum()) / size
-        return _Coarse(basis, sample, where, max(left, 0.0) / max(1, min(size, dim) - rank))
+        left = max(float((X_sample.double() ** 2).sum() - (sample.double() ** 2).sum()) / size, 0.0)
+        self._coarse = _Coarse(basis, sample, index, left / max(1, min(size, dim) - len(basis)))
+
+    def _ready(self) -> _Coarse:
+        """Return the coarse directions, sampling rows when nobody has."""
+        if self._coarse is None:
+            index, X_sample = self.draw_sample()
+            if X_sample.shape[1] <= self.max_rank:
+                self._coarse = _Coarse(None, X_sample, index, 0.0)
+            else:
+                self.prepare(index, X_sample, product_nt(X_sample, X_sample))
+        assert self._coarse is not None, "set just above"
+        return self._coarse
 
 
 def _principal(gram: torch.Tensor, rank: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from dcgan_eval.svm.gram import Gram
 from dcgan_eval.svm.labels import encode, weights
 from dcgan_eval.svm.newton import NewtonResult, PrimalSpace, minimise
 from dcgan_eval.svm.objective import Solution, evaluate
-from dcgan_eval.svm.rows import Rows, serial
+from dcgan_eval.svm.rows import Rows, product_nt, serial
 
 Solver = Literal["auto", "primal", "gram"]
 
@@ -26,6 +26,8 @@ SERIAL_ENTRIES = 1 << 22
 
 GRAM_MAX_ROWS = 8_000
 """Rows up to which ``auto`` prefers the Gram matrix (256 MB in float32, and as much for its factor)."""
+
+_SAMPLE_TOL = 1e-2  # a start need not be better: the sample differs from the whole by far more
 
 
 def choose_solver(num_rows: int, num_features: int) -> Literal["primal", "gram"]:
@@ -138,6 +140,8 @@ class Fitter:
         start = None if warm_start is None else self._weights_of(warm_start)
         if self.solver == "gram":
             start, iterations = self._through_gram(cost)
+        elif start is None and self._primal.samples:
+            start = self._from_sample(cost)
         found = self._finish(cost, start)
         if self.solver == "gram" and found.iterations > 0:
             name = "gram+primal"
@@ -150,6 +154,16 @@ class Fitter:
         found = self._gram.solve(self.Y, cost, self._coefficients, tol, self.options.max_iter)
         self._coefficients = found.U if bool(torch.isfinite(found.U).all()) else None
         return self.rows.adjoint(found.U.T, torch.float64), found.iterations
+
+    def _from_sample(self, cost: torch.Tensor) -> torch.Tensor:
+        """Solve a sample of the rows, at a cost scaled up to all of them, as a start (saves a third of the passes)."""
+        index, X_sample = self._primal.draw_sample()
+        lift = self.rows.num_rows / len(index)
+        gram = Gram(product_nt(X_sample, X_sample))
+        Y = self.Y[index]
+        found = gram.solve(Y, lift * cost.expand(self.Y.shape)[index], None, _SAMPLE_TOL, self.options.max_iter)
+        self._primal.prepare(index, X_sample, gram.matrix)
+        return product_nt(found.U.to(X_sample.dtype), X_sample.T).double()
 
     def _finish(self, cost: torch.Tensor, start: torch.Tensor | None) -> NewtonResult:
         """Run the primal Newton loop; from a Gram solution that holds, it certifies and returns at once."""

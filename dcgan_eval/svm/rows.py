@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 BLOCK_BYTES = 48 << 20
 """Working memory for one block of rows: large enough for full GEMM speed, small enough to stay bounded."""
@@ -30,7 +30,7 @@ def _has_onednn() -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _pools() -> ThreadpoolController:
+def _pools() -> Any:
     """Find the thread pools of the numerical libraries, once."""
     return ThreadpoolController()
 

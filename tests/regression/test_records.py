@@ -33,3 +33,13 @@ def test_every_protocol_has_ours_and_both_baselines() -> None:
     for protocol in PROTOCOLS.values():
         names = {name for id_, name in found if id_ == protocol.id}
         assert {"pixels", "untrained"} < names, protocol.id
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    score, status, gap = done.stdout.splitlines()[-1].split()
+    assert float(score) > 0.9
+    assert status == "converged"
+    assert float(gap) <= 1e-4

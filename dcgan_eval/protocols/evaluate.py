@@ -1,0 +1,56 @@
+"""One call from a protocol's name and features to a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..features.extract import ExtractOptions, Progress
+from ..features.taps import Encoder
+from ..records import Record
+from .catalog import get_protocol, load_protocol_data
+from .runner import run_protocol
+from .sources import EncoderFeatures, FeatureSource
+
+
+def evaluate(
+    protocol: str,
+    features: Encoder | FeatureSource,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    cache_dir: Path | str = "cache",
+    options: ExtractOptions | None = None,
+    seed: int = 0,
+    tol: float = 1e-4,
+    allow_unconverged: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Record:
+    """Load a protocol's data, run it and return the record: what ``dcgan-eval svm`` does.
+
+    Parameters
+    ----------
+    protocol : str
+        ``"cifar10"``, ``"cifar10-400"``, ``"cifar10-small"`` or ``"digits"``.
+    features : Encoder or FeatureSource
+        What to measure. An encoder's features are cached in ``cache_dir``, made as ``options`` say.
+    data_dir : Path or None
+        Where data sets lie; None uses ``DCGAN_EVAL_DATA``.
+    download : bool
+        Let torchvision fetch what is missing.
+    cache_dir, options
+        For an encoder; ``options`` None means the paper's protocol.
+    seed, tol, allow_unconverged, progress
+        As for :func:`~dcgan_eval.protocols.runner.run_protocol`.
+
+    Raises
+    ------
+    DcganEvalError
+        Unknown protocol, missing data, images that do not fit the encoder, a fit without its certificate.
+    """
+    if isinstance(features, Encoder):
+        features = EncoderFeatures(features, options or ExtractOptions(), Path(cache_dir))
+    spec = get_protocol(protocol)
+    train, test = load_protocol_data(spec, data_dir, download=download)
+    return run_protocol(
+        spec, train, test, features, seed=seed, tol=tol, allow_unconverged=allow_unconverged, progress=progress
+    )
