@@ -42,18 +42,15 @@ def features(
     calibrate_on: str | None,
     weights: str | None,
     layers: tuple[str, ...],
-    batch_norm: str,
-    compute: str,
-    store_dtype: str,
-    device: str,
     cache_dir: Path | None,
     out_path: Path | None,
     data_dir: Path | None,
     download: bool,
     as_json: bool,
+    **making: str,
 ) -> None:
     """Cache the features of a data set in HDF5; interrupted, it continues where it stopped."""
-    options = ExtractOptions(layers or None, batch_norm, compute, store_dtype, device)
+    options = ExtractOptions(layers or None, **making)
     encoder = load_encoder(weights)
     encoder.choose(options.layers)
     split = split or ("all" if data_name == "digits" else "train")

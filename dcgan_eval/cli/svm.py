@@ -30,18 +30,13 @@ def svm(
     protocol: str,
     weights: str | None,
     layers: tuple[str, ...],
-    batch_norm: str,
-    compute: str,
-    store_dtype: str,
-    device: str,
     cache_dir: Path | None,
-    **run: Any,
+    **options: Any,
 ) -> None:
     """Run a protocol end to end: features, choice of C, certified L2-SVM, record."""
     get_protocol(protocol)
-    options = ExtractOptions(layers or None, batch_norm, compute, store_dtype, device)
-    source = EncoderFeatures(load_encoder(weights), options, cache_dir or default_cache_dir())
-    _run(protocol, source, **run)
+    making = _take_making(options, layers)
+    _run(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
 
 
 @click.command(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
@@ -54,21 +49,22 @@ def baseline(
     kind: str,
     protocol: str,
     preset: str,
-    batch_norm: str,
-    compute: str,
-    store_dtype: str,
-    device: str,
     cache_dir: Path | None,
-    **run: Any,
+    **options: Any,
 ) -> None:
     """Run a baseline through a protocol: raw pixels, or the discriminator with random weights."""
     get_protocol(protocol)
+    making = _take_making(options, ())
     source: FeatureSource = PixelFeatures()
     if kind == "random":
-        options = ExtractOptions(None, batch_norm, compute, store_dtype, device)
-        encoder = load_encoder(f"untrained:{preset}:0")
-        source = EncoderFeatures(encoder, options, cache_dir or default_cache_dir())
-    _run(protocol, source, **run)
+        source = EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making, cache_dir or default_cache_dir())
+    _run(protocol, source, **options)
+
+
+def _take_making(options: dict[str, Any], layers: tuple[str, ...]) -> ExtractOptions:
+    """Take the options that say how features are made out of a command's options."""
+    names = ("batch_norm", "compute", "store_dtype", "device")
+    return ExtractOptions(layers or None, **{name: options.pop(name) for name in names})
 
 
 def _run(

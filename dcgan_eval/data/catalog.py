@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_eval.data import sources
+from dcgan_eval.data import official, sources
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.sources import SPLIT_NAMES, WHOLE, Source
 from dcgan_eval.errors import DataError, unknown_name
@@ -230,7 +230,7 @@ def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool) -
     """Find, if need be download, and read a data set of the catalogue."""
     source = find(info.name, data_dir, split)
     if source is None and download and info.torchvision_class and split in info.splits:
-        sources.download(info.torchvision_class, data_dir / info.name, split)
+        official.download(info.torchvision_class, data_dir / info.name, split)
         source = find(info.name, data_dir, split)
     source = source or find(info.name, data_dir)
     if source is None:

@@ -61,7 +61,7 @@ class GramSpace:
         """Return ``u . G v`` for each problem."""
         return (U * (self.scores(V) if scores_v is None else scores_v).T).sum(1)
 
-    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation | None:
+    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64 on the Gram matrix as it is stored."""
         scores = self._double(U)
         hinge = (1 - Y * scores).clamp_min(0)
@@ -185,10 +185,8 @@ class Gram:
             Labels, (N,).
         C : float
             Cost, > 0.
-        tol : float
-            Relative duality gap.
-        max_iter : int
-            Newton iterations allowed.
+        tol, max_iter
+            Relative duality gap wanted, Newton iterations allowed.
         warm_start : GramSolution, optional
             Solution for the same rows at another C.
 
@@ -200,7 +198,7 @@ class Gram:
         Raises
         ------
         ValueError
-            When y does not fit or holds one class only, or C is not positive.
+            When y does not fit or holds one class, or C is not positive.
         """
         began = time.perf_counter()
         classes, Y = encode(y, len(self.matrix), self.matrix.device)
@@ -208,8 +206,7 @@ class Gram:
             raise ValueError(f"C must be positive and finite; got {C}.")
         start = None if warm_start is None else torch.as_tensor(warm_start.coefficients.T, device=Y.device)
         found = self.solve(Y, torch.full((1, 1), float(C), dtype=torch.float64, device=Y.device), start, tol, max_iter)
-        exact = found.exact or self.space.exact(Y, torch.full_like(Y[:1], C), found.U)
-        assert exact is not None, "the Gram space always evaluates"
+        exact = found.exact or self.space.exact(Y, torch.full_like(Y, C), found.U)
         return GramSolution(
             found.U.T.cpu().numpy(),
             classes,

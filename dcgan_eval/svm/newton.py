@@ -57,8 +57,8 @@ class Space(Protocol):
     def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return ``(R, problems) -> P^-1 R`` for the Hessians given by S (N, K)."""
 
-    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation | None:
-        """Evaluate in float64 on the original data; None where this space cannot."""
+    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
+        """Evaluate in float64."""
 
 
 @dataclass
@@ -120,7 +120,7 @@ class PrimalSpace:
         """Return the inner products of the rows of U and V."""
         return (U * V).sum(1)
 
-    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation | None:
+    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64 on X."""
         return evaluate(self.rows, Y, cost, U)
 
@@ -167,7 +167,7 @@ class PrimalSpace:
         rank = min(self.max_rank, size if size == self.rows.num_rows else max(1, size // 4))
         basis = _orthonormal(product_nt(_principal(gram, rank).to(X_sample.dtype), X_sample.T))
         sample = product_nt(X_sample, basis)
-        left = max(float((X_sample.double() ** 2).sum() - (sample.double() ** 2).sum()) / size, 0.0)
+        left = max(_square(X_sample) - _square(sample), 0.0) / size
         self._coarse = _Coarse(basis, sample, index, left / max(1, min(size, dim) - len(basis)))
 
     def _ready(self) -> _Coarse:
@@ -180,6 +180,11 @@ class PrimalSpace:
                 self.prepare(index, X_sample, product_nt(X_sample, X_sample))
         assert self._coarse is not None, "set just above"
         return self._coarse
+
+
+def _square(A: torch.Tensor) -> float:
+    """Return the squared Frobenius norm, summed in float64."""
+    return float(torch.linalg.vector_norm(A, dtype=torch.float64)) ** 2
 
 
 def _principal(gram: torch.Tensor, rank: int) -> torch.Tensor:
@@ -266,61 +271,96 @@ def minimise(
 ) -> NewtonResult:
     """Minimise ``1/2 ||w||^2 + sum_i c_i max(0, 1 - y_i w.x_i)^2`` for K problems at once.
 
+    Generalised Newton with inexact CG steps (forcing terms after Eisenstat and Walker 1996, choice 2) and exact
+    minimisation along the step; problems that are solved are frozen.
+
     Parameters
     ----------
     space : Space
         How weights are stored and multiplied.
-    Y, cost : torch.Tensor
-        Signs (N, K) and costs broadcastable to it, float64.
-    start : torch.Tensor, optional
-        Warm start (K, dim); None means zero.
+    Y, cost, start : torch.Tensor
+        Signs (N, K), costs broadcastable to it, float64; warm start (K, dim), None means zero.
     dim : int
         Length of a vector of the space.
-    tol : float
-        Relative duality gap to aim at for every problem.
+    tol, accept : float
+        Relative duality gap to aim at, and the larger one that will do once progress stops (None: the same).
     max_iter : int
         Outer iterations allowed.
-    accept : float, optional
-        Larger gap that counts as converged once progress stops; None means ``tol``.
     certify_start : bool
         Evaluate the start exactly at once, because it is thought to be the solution.
 
     Returns
     -------
     NewtonResult
-        Its status is ``converged`` only when every relative gap is within ``tol`` (or ``accept``), in float64.
+        Its status is ``converged`` only when every relative gap is within the tolerance, in float64.
 
     Notes
     -----
-    Generalised Newton with inexact CG steps (forcing terms after Eisenstat and Walker 1996, choice 2) and exact
-    minimisation along the step. Source: Keerthi and DeCoste 2005 (finite Newton for the squared hinge). Deviations:
-    truncated and batched; problems that are solved are frozen.
+    Source: Keerthi and DeCoste 2005 (finite Newton for the squared hinge). Deviations: truncated and batched.
     """
     cost = cost.expand(Y.shape)
-    U = torch.zeros(Y.shape[1], dim, dtype=torch.float64, device=Y.device) if start is None else start.clone()
-    F = torch.zeros_like(Y) if start is None or certify_start else space.scores(U)
-    state, history = _look(space, Y, cost, U, F, certify_start), list[float]()
-    worse = ~(state.primal <= cost.sum(0))
-    if start is not None and bool(worse.any()):  # than w = 0, or not finite: of no use as a start
-        state = _look(space, Y, cost, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), certify_start)
+    state = _begin(space, Y, cost, start, dim, certify_start)
+    limits = (tol, tol if accept is None else accept)
+    return _iterate(space, Y, cost, state, limits, max_iter, _Progress(certify_start))
+
+
+def _iterate(
+    space: Space,
+    Y: torch.Tensor,
+    cost: torch.Tensor,
+    state: _State,
+    limits: tuple[float, float],
+    max_iter: int,
+    progress: _Progress,
+) -> NewtonResult:
+    """Step until the aim is reached, or progress stops, or iterations run out."""
+    tol, accept = limits
     eta = torch.full_like(state.gap, _LOOSEST)
-    precise, best, lowest, idle = certify_start, float("inf"), float("inf"), 0
     for iteration in range(max_iter + 1):
-        last = iteration == max_iter or idle >= _PATIENCE
-        if state.exact is None and (last or _within(state, 0.8 * tol)):
-            state, precise, idle = _look(space, Y, cost, state.U, state.F, True), True, 0
-        history.append(float(relative(state.gap, state.primal).max()))
-        moved = history[-1] < 0.5 * best or float(state.primal.sum()) < lowest * (1 - 1e-5)
-        best, lowest, idle = min(best, history[-1]), float(state.primal.sum()), 0 if moved else idle + 1
-        limit = tol if accept is None or not (precise and (idle or iteration == max_iter)) else accept
-        status = _verdict(history[-1], limit, iteration == max_iter, precise and idle >= _PATIENCE)
+        last = iteration == max_iter
+        if state.exact is None and (last or progress.idle >= _PATIENCE or _within(state, tol)):
+            state, progress.precise, progress.idle = _look(space, Y, cost, state.U, state.F, True), True, 0
+        progress.note(state)
+        settled = progress.precise and (progress.idle > 0 or last)
+        status = _verdict(progress, accept if settled else tol, last)
         if status is not None:
-            return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, tuple(history))
+            history = tuple(progress.history)
+            return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, history)
         before = state.gap
-        state = _advance(space, Y, cost, state, eta, tol, precise)
+        state = _advance(space, Y, cost, state, eta, tol, progress.precise)
         ratio = state.gap / before.clamp_min(1e-300)
         eta = torch.where(ratio > 0.1, 0.3 * eta, 0.9 * ratio).clamp(1e-4, _LOOSEST)
     raise AssertionError("the loop above always returns")
+
+
+@dataclass
+class _Progress:
+    """How the loop gets on: gaps so far, and iterations since the gap halved or the objective fell."""
+
+    precise: bool
+    idle: int = 0
+    lowest: float = float("inf")
+    history: list[float] = field(default_factory=list)
+
+    def note(self, state: _State) -> None:
+        """Record an iterate."""
+        gap, primal = float(relative(state.gap, state.primal).max()), float(state.primal.sum())
+        moved = gap < 0.5 * min(self.history, default=float("inf")) or primal < self.lowest * (1 - 1e-5)
+        self.idle, self.lowest = 0 if moved else self.idle + 1, primal
+        self.history.append(gap)
+
+
+def _begin(
+    space: Space, Y: torch.Tensor, cost: torch.Tensor, start: torch.Tensor | None, dim: int, exact: bool
+) -> _State:
+    """Evaluate the start, replacing by zero what is worse than zero or not finite."""
+    U = torch.zeros(Y.shape[1], dim, dtype=torch.float64, device=Y.device) if start is None else start
+    F = torch.zeros_like(Y) if start is None or exact else space.scores(U)
+    state = _look(space, Y, cost, U, F, exact)
+    worse = ~(state.primal <= cost.sum(0))
+    if start is None or not bool(worse.any()):
+        return state
+    return _look(space, Y, cost, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
 
 
 def _within(state: _State, tol: float) -> bool:
@@ -328,19 +368,21 @@ def _within(state: _State, tol: float) -> bool:
     return bool((relative(state.gap, state.primal) <= tol).all())
 
 
-def _verdict(gap: float, limit: float, last: bool, stalled: bool) -> Status | None:
+def _verdict(progress: _Progress, limit: float, last: bool) -> Status | None:
     """Say how the loop ends here, or None when it goes on."""
+    gap = progress.history[-1]
     if not np.isfinite(gap):
         return Status.NON_FINITE
     if gap <= limit:
         return Status.CONVERGED
+    stalled = progress.precise and progress.idle >= _PATIENCE
     return Status.MAX_ITERATIONS if last else Status.STALLED if stalled else None
 
 
 def _look(space: Space, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor, exact: bool) -> _State:
-    """Evaluate an iterate; exactly when asked and possible, else from the scores carried along."""
-    found = space.exact(Y, cost, U) if exact else None
-    if found is not None:
+    """Evaluate an iterate; exactly when asked, else from the scores carried along."""
+    if exact:
+        found = space.exact(Y, cost, U)
         return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
     hinge = (1 - Y * F).clamp_min(0)
     G = U - space.adjoint(2 * cost * hinge * Y)

@@ -94,7 +94,6 @@ def certificate(
     *,
     intercepts: Any | None = None,
     intercept_scaling: float = 1.0,
-    sample_weight: Any | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Certify weights: primal, dual and relative duality gap of each class, in float64.
 
@@ -103,20 +102,14 @@ def certificate(
 
     Parameters
     ----------
-    X : numpy.ndarray or torch.Tensor
-        Shape (N, D).
-    Y : array_like
-        Signs -1 or +1, shape (N, K).
-    W : array_like
-        Shape (K, D).
+    X, Y, W : array_like
+        Rows (N, D), signs -1 or +1 (N, K), weights (K, D).
     C : float or numpy.ndarray
         Cost, or one per class (K,), or per row and class (N, K).
     intercepts : array_like, optional
         Shape (K,), the value added to the scores; None means no intercept.
     intercept_scaling : float
         Value of the constant feature; ``intercepts / intercept_scaling`` is what is regularised.
-    sample_weight : array_like, optional
-        Shape (N,), factors of C.
 
     Returns
     -------
@@ -140,10 +133,8 @@ def certificate(
         raise ValueError(f"X {tuple(rows.X.shape)}, Y {tuple(signs.shape)} and W {weights.shape} do not fit.")
     last = np.zeros(len(weights)) if intercepts is None else np.asarray(intercepts, np.float64) / intercept_scaling
     joined = torch.as_tensor(np.column_stack([weights, last]), device=rows.device)
-    cost = np.asarray(C, dtype=np.float64)
-    if sample_weight is not None:
-        cost = cost * np.asarray(sample_weight, np.float64)[:, None]
-    found = evaluate(rows, signs, torch.as_tensor(cost, device=rows.device), joined)
+    cost = torch.as_tensor(np.asarray(C, dtype=np.float64), device=rows.device)
+    found = evaluate(rows, signs, cost, joined)
     return found.primal.cpu().numpy(), found.dual.cpu().numpy(), found.relative_gap.cpu().numpy()
 
 

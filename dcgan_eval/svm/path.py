@@ -238,14 +238,8 @@ def fit_ovr(
         Labels, (N,).
     C : float
         Cost, > 0.
-    tol : float
-        Relative duality gap, per class, that counts as converged.
-    max_iter : int
-        Newton iterations allowed.
-    solver : str
-        ``"auto"``, ``"primal"`` or ``"gram"``.
-    intercept_scaling : float
-        Value of the (regularised) constant feature; 0 means no intercept.
+    tol, max_iter, solver, intercept_scaling
+        See :class:`FitOptions`.
     class_weight : dict, optional
         Factor of C per class, as in LIBLINEAR.
     sample_weight : array_like, optional

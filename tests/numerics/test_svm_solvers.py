@@ -12,9 +12,10 @@ from svm_problems import correlated, dual_gap, known_optimum, with_constant
 
 from dcgan_eval.errors import ConvergenceError
 from dcgan_eval.svm.gram import Gram, cross_gram
+from dcgan_eval.svm.newton import PrimalSpace
 from dcgan_eval.svm.objective import Solution, Status, certificate
-from dcgan_eval.svm.path import choose_solver, fit_ovr, fit_path
-from dcgan_eval.svm.rows import Rows
+from dcgan_eval.svm.path import FitOptions, Fitter, choose_solver, fit_ovr, fit_path
+from dcgan_eval.svm.rows import Rows, serial
 
 SOLVERS = ["primal", "gram"]
 SHAPES = [(40, 7), (30, 90), (300, 20), (60, 600), (1, 1)]
@@ -195,6 +196,8 @@ def test_not_finite_data_is_reported():
     X, y = correlated(20, 5, 2, seed=9)
     X[3, 2] = np.nan
     assert fit_ovr(X, y, 1.0).status is Status.NON_FINITE
+    assert fit_ovr(X, y, 1.0, solver="gram").status is Status.NON_FINITE
+    assert Gram.from_rows(X).fit(y, 1.0).status is Status.NON_FINITE
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -275,6 +278,33 @@ def test_blocks_do_not_change_products():
         # float64 sums of 300 terms of size 1
         torch.testing.assert_close(rows.scores(V), joined @ V.T, rtol=0, atol=1e-12)
         torch.testing.assert_close(rows.adjoint(R), R.T @ joined, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sampled_start_and_two_level_preconditioner_keep_the_optimum(dtype):
+    X, y = correlated(400, 120, 3, seed=16)
+    X = X.astype(dtype)
+    plain = fit_ovr(X, y, 1e-3, tol=1e-8, solver="primal")
+    fitter = Fitter(X, y, FitOptions(tol=1e-8, solver="primal"))
+    fitter._primal = PrimalSpace(fitter.rows, sample_rows=64, max_rank=16)  # small, so that most curvature is outside
+    assert fitter._primal.samples
+    sampled = fitter.fit(1e-3)
+    assert sampled.status is Status.CONVERGED
+    np.testing.assert_allclose(sampled.primal, plain.primal, rtol=1e-8)  # both within 1e-8 of the optimum
+
+
+def test_tensor_y_and_x_of_another_library_order_are_fine():
+    X, y = correlated(40, 30, 3, seed=17)
+    fortran = fit_ovr(np.asfortranarray(X), torch.from_numpy(y), 1e-3, tol=1e-10)
+    plain = fit_ovr(X, y, 1e-3, tol=1e-10)
+    np.testing.assert_allclose(fortran.W, plain.W, atol=1e-5)  # sqrt(2 * 1e-10 * P)
+
+
+def test_thread_counts_are_restored():
+    before = torch.get_num_threads()
+    with serial(), serial():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 def test_large_arrays_are_not_copied():

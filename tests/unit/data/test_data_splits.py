@@ -139,7 +139,7 @@ def test_all_refuse_images_without_labels_or_of_one_class(toy, function):
 
 def test_draws_name_the_class_that_has_too_few():
     images = with_counts(9, 3, 9)
-    with pytest.raises(DataError, match=r"Class '1'.*too few.*3 to choose from.*4 of each.*--labels"):
+    with pytest.raises(DataError, match=r"Class '1'.*too few.*3 to choose from.*4 of each.*fewer labels per class"):
         first_per_class(images, 4)
     with pytest.raises(DataError, match=r"Class '2'.*2 to choose from"):
         draw_per_class(images, np.arange(14), 3, 0, 0, "draws")
