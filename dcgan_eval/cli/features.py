@@ -9,6 +9,7 @@ import click
 
 from ..data.catalog import load_data
 from ..features.extract import ExtractOptions, extract
+from ..features.store import FeatureStore
 from ..features.taps import load_encoder
 from .console import err, out, progress_view
 from .options import (
@@ -67,26 +68,28 @@ def features(
             out=out_path,
             progress=progress,
         )
-    chosen = encoder.choose(options.layers)
-    summary = {
-        "path": str(store.path),
-        "reused": store.reused,
-        "num_rows": store.identity.num_rows,
-        "num_features": store.width(chosen),
-        "layers": list(chosen),
-        "size_bytes": store.path.stat().st_size,
-        "weights_sha256": store.identity.weights_sha256,
-        "data_fingerprint": store.identity.data_fingerprint,
-        "compute": store.identity.compute,
-        "store_dtype": store.identity.store_dtype,
-    }
+    _report(store, encoder.choose(options.layers), as_json)
+
+
+def _report(store: FeatureStore, layers: tuple[str, ...], as_json: bool) -> None:
+    """Say what is in the store, where it is, and whether it was there before."""
+    identity, size_bytes = store.identity, store.path.stat().st_size
     if as_json:
+        summary = {
+            "path": str(store.path),
+            "reused": store.reused,
+            "num_rows": identity.num_rows,
+            "num_features": store.width(layers),
+            "layers": list(layers),
+            "size_bytes": size_bytes,
+            "weights_sha256": identity.weights_sha256,
+            "data_fingerprint": identity.data_fingerprint,
+            "compute": identity.compute,
+            "store_dtype": identity.store_dtype,
+        }
         click.echo(json.dumps(summary))
         return
     err.print("Found in the cache; nothing was computed." if store.reused else "Computed and complete.")
-    out.print(
-        f"{store.identity.num_rows:,} x {store.width(chosen):,} features ({', '.join(chosen)}), "
-        f"{store.path.stat().st_size / 1e6:,.0f} MB",
-        highlight=False,
-    )
+    what = f"{identity.num_rows:,} x {store.width(layers):,} features ({', '.join(layers)}), {size_bytes / 1e6:,.0f} MB"
+    out.print(what, highlight=False)
     click.echo(str(store.path))

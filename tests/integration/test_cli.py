@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,12 @@ def test_a_damaged_cache_is_an_error_and_is_kept(run, npz: Path, small_weights: 
 def test_a_cache_folder_that_cannot_be_made(run, npz: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
     Path("occupied").write_text("a file")
     says(run("features", "--data", npz, "--weights", small_weights, "--cache-dir", "occupied/here"), "--cache-dir")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write to read-only folders")
+def test_a_read_only_cache_folder(run, npz: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    Path("frozen").mkdir(mode=0o500)
+    says(run("features", "--data", npz, "--weights", small_weights, "--cache-dir", "frozen"), "--cache-dir")
 
 
 def test_a_record_that_cannot_be_written(run, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
