@@ -71,9 +71,12 @@ class ExtractOptions:
             ("batch-norm mode", self.batch_norm, BATCH_NORM_MODES),
             ("compute type", self.compute, ("auto", *COMPUTE_TYPES)),
             ("store dtype", self.store_dtype, STORE_TYPES),
+            ("device", self.device, ("auto", "cpu", "cuda")),
         ):
             if value not in known:
                 raise unknown_name(kind, value, known, DcganEvalError)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise DcganEvalError("There is no CUDA device", got="--device cuda", remedy="use --device cpu or auto")
 
     @property
     def torch_device(self) -> torch.device:

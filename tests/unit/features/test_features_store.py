@@ -278,8 +278,26 @@ def test_features_too_large_for_float16(images: ImageSet, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value", "close"),
-    [("batch_norm", "datset", "dataset"), ("compute", "bfloat", "bfloat16"), ("store_dtype", "float8", "float16")],
+    [
+        ("batch_norm", "datset", "dataset"),
+        ("compute", "bfloat", "bfloat16"),
+        ("store_dtype", "float8", "float16"),
+        ("device", "cud", "cuda"),
+    ],
 )
 def test_unknown_options_name_the_closest(field: str, value: str, close: str) -> None:
     with pytest.raises(DcganEvalError, match=close):
         ExtractOptions(**{field: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_said() -> None:
+    with pytest.raises(DcganEvalError, match="no CUDA device"):
+        ExtractOptions(device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_gives_the_same_features(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=replace(EXACT, device="cuda"), cache_dir=tmp_path)
+    # float32 convolutions may run in TF32, with 11 significant bits
+    np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-2, atol=1e-2)
