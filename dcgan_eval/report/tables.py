@@ -101,16 +101,21 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         Markdown, sorted by protocol and then by falling score.
     """
     lines = [
-        "| protocol | features | accuracy % | 95 % interval | paper % | C | gap | record |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| protocol | features | accuracy % | 95 % interval | draws | paper % | C | gap | record |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
         interval = "–".join(percent(v, 1) for v in r.ci95)
         lines.append(
-            f"| `{r.protocol}` | {r.features['name']} | {percent(r.score)} | {interval} | {_paper_cell(r)} | {r.C:g} "
-            f"| {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
+            f"| `{r.protocol}` | {r.features['name']} | {percent(r.score)} | {interval} | {_draws_cell(r)} "
+            f"| {_paper_cell(r)} | {r.C:g} | {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _draws_cell(record: Record) -> str:
+    """Return the number of draws and their spread."""
+    return "1" if record.spread is None else f"{record.num_draws}, spread {percent(record.spread)}"
 
 
 def _paper_cell(record: Record) -> str:
