@@ -1,4 +1,4 @@
-"""Put the networks of a training run into ``pretrained/``: float16 kernels, model card, sample grid, manifest.
+"""Put a training run into ``pretrained/``: networks with float16 kernels, model card, samples, losses, manifest.
 
     python benchmarks/bundle_weights.py runs/imagenet32 --name imagenet32-first --data "60,000 Tiny ImageNet images" \
         --default --record benchmarks/results/digits.json --record benchmarks/results/cifar10.json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dcgan_eval.models.dcgan import build, sample_prior
@@ -47,6 +48,8 @@ each on its own minibatch, non-saturating cross-entropy |
 {results}
 
 ![samples from fixed z]({name}.samples.png)
+
+![losses against images seen]({name}.losses.png)
 """
 
 
@@ -78,6 +81,7 @@ def _write_networks(arguments: argparse.Namespace) -> dict:
         save_network(D, PRETRAINED / f"{arguments.name}.discriminator.safetensors", card=facts, half=True)
         save_network(G, PRETRAINED / f"{arguments.name}.generator.safetensors", card=facts, half=True)
         _draw_samples(G, PRETRAINED / f"{arguments.name}.samples.png")
+    _draw_losses(state["log"], PRETRAINED / f"{arguments.name}.losses.png")
     return facts
 
 
@@ -87,6 +91,17 @@ def _draw_samples(G: torch.nn.Module, path: Path) -> None:
     z_NZ = sample_prior(G.ladder, 128, torch_generator(0, "sample grid"))
     images = ((G.train()(z_NZ) + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
     Image.fromarray(image_grid(images, columns=16)).resize((16 * 64, 8 * 64), Image.Resampling.NEAREST).save(path)
+
+
+def _draw_losses(log: list[dict], path: Path) -> None:
+    """Draw both losses against the images seen."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("d_loss", "D"), ("g_loss", "G")):
+        axes.plot([row["seen_images"] for row in log], [row[key] for row in log], label=label)
+    axes.set(xlabel="images seen", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=100)
 
 
 def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
@@ -123,7 +138,7 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     entry = {
         "preset": facts["config"]["preset"],
         "summary": f"{arguments.data}, {facts['seen_images'] / 1e6:.2f} million images seen",
-        "files": [f"{arguments.name}.md", f"{arguments.name}.samples.png"],
+        "files": [f"{arguments.name}.{end}" for end in ("md", "samples.png", "losses.png")],
     }
     for kind in ("discriminator", "generator"):
         file = PRETRAINED / f"{arguments.name}.{kind}.safetensors"

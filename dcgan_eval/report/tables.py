@@ -47,7 +47,7 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     yield "features", f"{record.features['name']}, {record.num_features:,} per image"
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
-        yield "paper, accuracy %", percent(record.paper["value"]) + checked
+        yield "the paper's DCGAN, accuracy %", percent(record.paper["value"]) + checked
     yield "ours, accuracy %", percent(record.score)
     if record.paper is not None:
         yield "difference", f"{100 * (record.score - record.paper['value']):+.2f}"
