@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from dcgan_eval.svm.labels import encode
-from dcgan_eval.svm.newton import NewtonResult, factorise, minimise, solve_factored
+from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Evaluation, Status, relative
 from dcgan_eval.svm.rows import Rows, product_nt, serial
 
-SERIAL_ROWS = 4096
+SERIAL_ROWS = 2048
 """Rows up to which a Gram matrix is solved on one thread: its products are too short to share out."""
 
 
@@ -31,7 +31,7 @@ class GramSpace:
 
     gram: torch.Tensor
     norm_every: int = 3
-    _factor: tuple[float, torch.Tensor] | None = field(default=None, repr=False)
+    _inverse: tuple[float, torch.Tensor] | None = field(default=None, repr=False)
 
     @property
     def resolves(self) -> bool:
@@ -45,6 +45,20 @@ class GramSpace:
     def adjoint(self, R: torch.Tensor) -> torch.Tensor:
         """Return the vector that stands for X^T R: R itself."""
         return R.T
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the rows."""
+        return values.sum(0)
+
+    def remainder(self, R: torch.Tensor) -> torch.Tensor:
+        """Return the squared norm of the weights that a residual stands for: no part of it is seen to elsewhere."""
+        return self.inner(R, R)
+
+    def correct(
+        self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors and scores as they are."""
+        return U, F
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return G u, the only product of a CG iteration."""
@@ -76,16 +90,31 @@ class GramSpace:
         return torch.cat([product_nt(part.double(), U) for part in torch.split(self.gram, step)])
 
     def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Return ``(I + s G)^-1`` with s the mean of S, one factor for all problems, reused while s is similar."""
+        """Return ``(I + s G)^-1`` with s the mean of S, one inverse for all problems, reused while s is similar."""
         mean = float(S.mean())
-        if self._factor is None or not 0.6 < mean / max(self._factor[0], 1e-300) < 1.7:
-            self._factor = (mean, factorise(self.gram * mean))
-        factor = self._factor[1]
+        if self._inverse is None or not 0.25 < mean / max(self._inverse[0], 1e-300) < 4:
+            self._inverse = (mean, _inverse(self.gram * mean))
+        inverse = self._inverse[1]
 
         def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
-            return solve_factored(factor, R.T.to(factor.dtype)).double().T
+            return product_nt(R.to(inverse.dtype), inverse).double()
 
         return apply
+
+
+def _inverse(A: torch.Tensor) -> torch.Tensor:
+    """Return ``(I + A)^-1``, adding jitter where rounding has made A indefinite: a preconditioner may be approximate.
+
+    The inverse itself, because skinny triangular solves took five times as long as products with it.
+    """
+    largest = float(A.diagonal().max())
+    for dtype, jitter in ((A.dtype, 0.0), (torch.float64, 0.0), (torch.float64, 1e-12), (torch.float64, 1e-6)):
+        shifted = A.to(dtype, copy=True)
+        shifted.diagonal().add_(1 + jitter * largest)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info) == 0:
+            return torch.cholesky_inverse(factor)
+    return (1 / (1 + A.diagonal().clamp_min(0))).diag()
 
 
 @dataclass(frozen=True)
@@ -160,7 +189,7 @@ class Gram:
                 other = slice(left, min(left + step, part.stop))
                 product = product_nt(block, rows.X[other].to(rows.dtype))
                 out[other, part], out[part, other] = product.T, product
-        rows.passes += 1
+        rows.rows_read += rows.num_rows
         return cls(out.add_(rows.scale**2))
 
     def draw(self, index: np.ndarray) -> Gram:

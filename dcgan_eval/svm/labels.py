@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 
-def encode(y: Any, num_rows: int, device: torch.device | str = "cpu") -> tuple[np.ndarray, torch.Tensor]:
+def encode(
+    y: Any, num_rows: int, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None
+) -> tuple[np.ndarray, torch.Tensor]:
     """Turn labels into one-vs-rest signs.
 
     Parameters
@@ -19,6 +22,8 @@ def encode(y: Any, num_rows: int, device: torch.device | str = "cpu") -> tuple[n
         Rows of X.
     device : torch.device or str
         Where the signs should live.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that hold the other rows, and perhaps other classes.
 
     Returns
     -------
@@ -33,12 +38,22 @@ def encode(y: Any, num_rows: int, device: torch.device | str = "cpu") -> tuple[n
     labels = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
     if labels.shape != (num_rows,):
         raise ValueError(f"y must have one label per row of X: shape ({num_rows},); got shape {labels.shape}.")
-    classes, index = np.unique(labels, return_inverse=True)
+    classes = _join(np.unique(labels), group)
+    index = np.searchsorted(classes, labels)
     if len(classes) < 2:
         raise ValueError(f"y must hold at least two classes; got {len(classes)} class.")
     columns = np.arange(1, 2) if len(classes) == 2 else np.arange(len(classes))
-    signs = np.where(index.reshape(-1)[:, None] == columns, 1.0, -1.0)
+    signs = np.where(index[:, None] == columns, 1.0, -1.0)
     return classes, torch.from_numpy(signs).to(device)
+
+
+def _join(classes: np.ndarray, group: dist.ProcessGroup | None) -> np.ndarray:
+    """Return the sorted classes of all processes."""
+    if group is None:
+        return classes
+    found: list[Any] = [None] * group.size()
+    dist.all_gather_object(found, classes, group=group)
+    return np.unique(np.concatenate(found))
 
 
 def weights(

@@ -1,6 +1,6 @@
 """Batched truncated Newton-CG for squared-hinge problems, in the primal or through a Gram matrix.
 
-The same loop serves both: a *space* says how weights are stored and multiplied. In :class:`PrimalSpace` a vector is
+The same loop serves both: a *space* says how weights are stored and multiplied. In ``primal.PrimalSpace`` a vector is
 ``w`` itself, (K, D + 1); in ``gram.GramSpace`` it is ``u`` with ``w = X^T u``, (K, N).
 """
 
@@ -12,10 +12,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.linalg import cho_solve
 
-from dcgan_eval.svm.objective import Evaluation, Status, evaluate, relative
-from dcgan_eval.svm.rows import Rows, product_nt
+from dcgan_eval.svm.objective import Evaluation, Status, relative
 
 Precondition = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,6 +41,9 @@ class Space(Protocol):
     def adjoint(self, R: torch.Tensor) -> torch.Tensor:
         """Return the vector that stands for X^T r, from R (N, K)."""
 
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the rows (N, K), those of other processes included."""
+
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return X u (N, K) where that is cheaper to carry through CG than to recompute; else None."""
 
@@ -54,182 +55,19 @@ class Space(Protocol):
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
         """Return the inner products of the weights that U and V stand for, (K,)."""
 
+    def remainder(self, R: torch.Tensor) -> torch.Tensor:
+        """Return the squared norm of the part of a residual that :meth:`correct` will not see to, (K,)."""
+
+    def correct(
+        self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lower the objective where that is cheap; return vectors and scores."""
+
     def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return ``(R, problems) -> P^-1 R`` for the Hessians given by S (N, K)."""
 
     def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64."""
-
-
-@dataclass
-class _Coarse:
-    """Orthonormal directions of large curvature, and sampled rows seen through them."""
-
-    basis: torch.Tensor | None  # (R, D + 1); None means the identity
-    sample: torch.Tensor  # (M, R)
-    index: torch.Tensor  # (M,) rows of X
-    tail: float  # mean squared norm, per direction, of what the basis leaves of a row
-
-
-@dataclass
-class PrimalSpace:
-    """The space of w itself; X is read once per Hessian product.
-
-    Parameters
-    ----------
-    rows : Rows
-        The data.
-    sample_rows, max_rank : int
-        Size of the preconditioner: rows sampled (without randomness outside a fixed stream), directions kept.
-    """
-
-    rows: Rows
-    sample_rows: int = 2048
-    max_rank: int = 512
-    norm_every: int = 1
-    _coarse: _Coarse | None = field(default=None, repr=False)
-
-    @property
-    def resolves(self) -> bool:
-        """Whether products are made in float64."""
-        return self.rows.dtype == torch.float64
-
-    def scores(self, U: torch.Tensor) -> torch.Tensor:
-        """Return X w, (N, K)."""
-        return self.rows.scores(U)
-
-    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
-        """Return X^T R, (K, D + 1)."""
-        return self.rows.adjoint(R)
-
-    def image(self, U: torch.Tensor) -> torch.Tensor | None:
-        """Return None: the Hessian product makes X w on its way."""
-        return None
-
-    def hessian(
-        self, U: torch.Tensor, S: torch.Tensor, image: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``w + X^T S X w`` and ``X w``, reading each block of X once."""
-        scores, out = torch.empty_like(S), U.clone()
-        for part, block in self.rows.blocks():
-            scores[part] = self.rows.forward(block, U)
-            self.rows.backward(block, S[part] * scores[part], out)
-        return out, scores
-
-    def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the inner products of the rows of U and V."""
-        return (U * V).sum(1)
-
-    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
-        """Evaluate in float64 on X."""
-        return evaluate(self.rows, Y, cost, U)
-
-    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
-        coarse = self._ready()
-        basis, Z = coarse.basis, coarse.sample
-        lift = self.rows.num_rows / Z.shape[0]
-        S_sample = S[coarse.index] * lift
-        factors, tails = [], []
-        for s in S_sample.T:
-            active = s > 0
-            Za = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
-            factors.append(factorise(product_nt(Za.T.contiguous(), Za.T).double()))
-            tails.append(1 + coarse.tail * float(s.sum()))
-
-        def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
-            inside = R if basis is None else product_nt(R.to(basis.dtype), basis).double()
-            solved = torch.stack(
-                [solve_factored(factors[k], v[:, None])[:, 0] for v, k in zip(inside, problems.tolist(), strict=True)]
-            )
-            if basis is None:
-                return solved
-            tau = torch.tensor([tails[k] for k in problems.tolist()], dtype=torch.float64, device=R.device)[:, None]
-            return R / tau + product_nt((solved - inside / tau).to(basis.dtype), basis.T).double()
-
-        return apply
-
-    @property
-    def samples(self) -> bool:
-        """Whether the sample is a small part of many rows, so that solving it first gives a good start."""
-        return self.rows.num_rows >= 4 * self.sample_rows and self.rows.num_features + 1 > self.max_rank
-
-    def draw_sample(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a fixed sample: indices (M,) and rows with the constant column (M, D + 1)."""
-        dim = self.rows.num_features + 1
-        size = min(self.rows.num_rows, self.sample_rows if dim > self.max_rank else max(self.sample_rows, 8 * dim))
-        index = np.sort(np.random.default_rng(0).permutation(self.rows.num_rows)[:size])
-        return torch.from_numpy(index).to(self.rows.device), self.rows.take(index)
-
-    def prepare(self, index: torch.Tensor, X_sample: torch.Tensor, gram: torch.Tensor) -> None:
-        """Find the principal directions (uncentred) of sampled rows, given their Gram matrix."""
-        size, dim = X_sample.shape
-        rank = min(self.max_rank, size if size == self.rows.num_rows else max(1, size // 4))
-        basis = _orthonormal(product_nt(_principal(gram, rank).to(X_sample.dtype), X_sample.T))
-        sample = product_nt(X_sample, basis)
-        left = max(_square(X_sample) - _square(sample), 0.0) / size
-        self._coarse = _Coarse(basis, sample, index, left / max(1, min(size, dim) - len(basis)))
-
-    def _ready(self) -> _Coarse:
-        """Return the coarse directions, sampling rows when nobody has."""
-        if self._coarse is None:
-            index, X_sample = self.draw_sample()
-            if X_sample.shape[1] <= self.max_rank:
-                self._coarse = _Coarse(None, X_sample, index, 0.0)
-            else:
-                self.prepare(index, X_sample, product_nt(X_sample, X_sample))
-        assert self._coarse is not None, "set just above"
-        return self._coarse
-
-
-def _square(A: torch.Tensor) -> float:
-    """Return the squared Frobenius norm, summed in float64."""
-    return float(torch.linalg.vector_norm(A, dtype=torch.float64)) ** 2
-
-
-def _principal(gram: torch.Tensor, rank: int) -> torch.Tensor:
-    """Return combinations of rows (rank, M) that span their principal directions, about orthonormal in the features.
-
-    Subspace iteration from fixed random directions: an eigendecomposition of 2,048 rows took 11 s where this takes 1.
-    """
-    start = np.random.default_rng(0).standard_normal((len(gram), rank))
-    Q = torch.from_numpy(np.linalg.qr(start)[0]).to(gram)
-    for _ in range(3):
-        Q = torch.linalg.qr(gram @ Q)[0]
-    inside = (Q.T @ (gram @ Q)).double()
-    values, vectors = torch.linalg.eigh(0.5 * (inside + inside.T))
-    kept = values > 1e-6 * values[-1]  # float32 products leave nothing to trust below
-    return (Q.double() @ (vectors[:, kept] / values[kept].sqrt())).T.contiguous()
-
-
-def _orthonormal(basis: torch.Tensor) -> torch.Tensor:
-    """Orthonormalise the rows of a nearly orthonormal basis: twice by Cholesky, dropping nothing."""
-    for _ in range(2):
-        gram = product_nt(basis, basis).double()
-        gram.diagonal().add_(1e-7)
-        factor = torch.linalg.cholesky(gram)
-        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(gram)).to(gram), upper=False)
-        basis = product_nt(inverse.to(basis.dtype), basis.T.contiguous())
-    return basis
-
-
-def factorise(A: torch.Tensor) -> torch.Tensor:
-    """Factor ``I + A``, adding jitter where rounding has made A indefinite: a preconditioner may be approximate."""
-    largest = float(A.diagonal().max())
-    for dtype, jitter in ((A.dtype, 0.0), (torch.float64, 0.0), (torch.float64, 1e-12), (torch.float64, 1e-6)):
-        shifted = A.to(dtype, copy=True)
-        shifted.diagonal().add_(1 + jitter * largest)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if int(info) == 0:
-            return factor
-    return (1 + A.diagonal().clamp_min(0)).sqrt().diag()
-
-
-def solve_factored(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Solve ``L L^T x = right`` (on the CPU by SciPy's LAPACK, eight times faster than torch's on skinny sides)."""
-    if factor.device.type != "cpu":
-        return torch.cholesky_solve(right, factor)
-    return torch.from_numpy(cho_solve((factor.numpy(), True), right.numpy(), check_finite=False))
 
 
 @dataclass
@@ -356,8 +194,10 @@ def _begin(
     """Evaluate the start, replacing by zero what is worse than zero or not finite."""
     U = torch.zeros(Y.shape[1], dim, dtype=torch.float64, device=Y.device) if start is None else start
     F = torch.zeros_like(Y) if start is None or exact else space.scores(U)
+    if start is not None and not exact:
+        U, F = space.correct(Y, cost, U, F)
     state = _look(space, Y, cost, U, F, exact)
-    worse = ~(state.primal <= cost.sum(0))
+    worse = ~(state.primal <= space.total(cost))
     if start is None or not bool(worse.any()):
         return state
     return _look(space, Y, cost, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
@@ -386,7 +226,7 @@ def _look(space: Space, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F:
         return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
     hinge = (1 - Y * F).clamp_min(0)
     G = U - space.adjoint(2 * cost * hinge * Y)
-    primal = 0.5 * space.inner(U, U, F) + (cost * hinge * hinge).sum(0)
+    primal = 0.5 * space.inner(U, U, F) + space.total(cost * hinge * hinge)
     return _State(U, F, G, primal, 0.5 * space.inner(G, G).clamp_min(0))
 
 
@@ -401,11 +241,10 @@ def _advance(
     step, step_scores = _conjugate_gradients(space, state.G[todo], S, eta[todo] ** 2, 2 * state.gap[todo], goal)
     U = state.U[todo]
     curve = (space.inner(step, U, F), space.inner(step, step, step_scores))
-    t = _line_minimum(y, c, F, step_scores, *curve)
+    t = line_minimum(space.total, y, c, F, step_scores, *curve)
     t = torch.where(torch.isfinite(t), t, 0.0)
     new_U, new_F = state.U.clone(), state.F.clone()
-    new_U[todo] += t[:, None] * step
-    new_F[:, todo] += t * step_scores
+    new_U[todo], new_F[:, todo] = space.correct(y, c, U + t[:, None] * step, F + t * step_scores)
     return _look(space, Y, cost, new_U, new_F, precise)
 
 
@@ -437,7 +276,7 @@ def _conjugate_gradients(
         new_rho = space.inner(r, z, image)
         keep = (alpha > 0) & (new_rho > floor[live])
         if count % space.norm_every == 0:
-            square = space.inner(r, r)
+            square = space.remainder(r)
             keep &= (square > goal[live]) & ((square > (share * norm)[live]) | (new_rho > energy[live]))
         if not bool(keep.any()):
             break
@@ -450,16 +289,37 @@ def _conjugate_gradients(
     return p, Fp
 
 
-def _line_minimum(
-    Y: torch.Tensor, cost: torch.Tensor, F: torch.Tensor, Fp: torch.Tensor, pu: torch.Tensor, pp: torch.Tensor
+def line_minimum(
+    total: Callable[[torch.Tensor], torch.Tensor],
+    Y: torch.Tensor,
+    cost: torch.Tensor,
+    F: torch.Tensor,
+    Fp: torch.Tensor,
+    pu: torch.Tensor,
+    pp: torch.Tensor,
 ) -> torch.Tensor:
-    """Minimise the objective along a step exactly: Newton with bisection on its piecewise linear slope."""
+    """Minimise the objective along a step exactly: Newton with bisection on its piecewise linear slope.
+
+    Parameters
+    ----------
+    total : callable
+        Sums (N, ...) over the rows.
+    Y, cost, F, Fp : torch.Tensor
+        Signs, costs, scores, and the scores of the step, (N, K).
+    pu, pp : torch.Tensor
+        Inner products of the step with the weights and with itself, (K,).
+
+    Returns
+    -------
+    torch.Tensor
+        Length of the step, (K,).
+    """
     low, high, t = torch.zeros_like(pu), torch.full_like(pu, torch.inf), torch.ones_like(pu)
     slack, rate = 1 - Y * F, Y * Fp
     for _ in range(60):
         hinge = (slack - t * rate).clamp_min(0)
-        slope = pu + t * pp - 2 * (cost * rate * hinge).sum(0)
-        curvature = pp + 2 * (cost * rate * rate * (hinge > 0)).sum(0)
+        first, second = total(torch.stack([cost * rate * hinge, cost * rate * rate * (hinge > 0)], dim=1))
+        slope, curvature = pu + t * pp - 2 * first, pp + 2 * second
         low, high = torch.where(slope < 0, t, low), torch.where(slope >= 0, t, high)
         new = t - slope / curvature.clamp_min(1e-300)
         middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))

@@ -74,14 +74,14 @@ def evaluate(rows: Rows, Y: torch.Tensor, cost: torch.Tensor, W: torch.Tensor) -
     Source: PROTOCOLS section 4. Deviations: none.
     """
     cost = cost.expand(Y.shape)
-    scores, pulled = torch.empty_like(Y), rows.zeros(Y.shape[1])
+    scores, pulled, V = torch.empty_like(Y), rows.zeros(Y.shape[1]), rows.split(W, torch.float64)
     for part, block in rows.blocks(torch.float64):
-        scores[part] = rows.forward(block, W)
+        scores[part] = rows.forward(block, V)
         hinge = (1 - Y[part] * scores[part]).clamp_min(0)
         rows.backward(block, 2 * cost[part] * hinge * Y[part], pulled)
     hinge = (1 - Y * scores).clamp_min(0)
-    primal = 0.5 * (W * W).sum(1) + (cost * hinge * hinge).sum(0)
-    gradient = W - pulled
+    primal = 0.5 * (W * W).sum(1) + rows.total(cost * hinge * hinge)
+    gradient = W - rows.reduce(pulled)
     gap = 0.5 * (gradient * gradient).sum(1)
     return Evaluation(primal, primal - gap, gap, relative(gap, primal), scores, gradient)
 
@@ -162,8 +162,8 @@ class Solution:
         Outer iterations, and how often X was read from end to end.
     time_s : float
         Wall time.
-    solver : str
-        ``"primal"``, ``"gram"`` or ``"gram+primal"``.
+    solver, reason : str
+        ``"primal"``, ``"gram"`` or ``"gram+primal"``, and why it was chosen.
     history : tuple of float
         Largest relative gap (estimated) before each primal Newton iteration.
     """
@@ -180,6 +180,7 @@ class Solution:
     passes: int
     time_s: float
     solver: str
+    reason: str = ""
     intercept_scaling: float = 1.0
     history: tuple[float, ...] = field(default=(), repr=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from dcgan_eval.svm.gram import Gram
 from dcgan_eval.svm.labels import encode, weights
-from dcgan_eval.svm.newton import NewtonResult, PrimalSpace, minimise
+from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Solution, evaluate
-from dcgan_eval.svm.rows import Rows, product_nt, serial
+from dcgan_eval.svm.primal import PrimalSpace
+from dcgan_eval.svm.rows import Rows, serial
 
 Solver = Literal["auto", "primal", "gram"]
 
@@ -30,9 +33,48 @@ GRAM_MAX_ROWS = 8_000
 _SAMPLE_TOL = 1e-2  # a start need not be better: the sample differs from the whole by far more
 
 
-def choose_solver(num_rows: int, num_features: int) -> Literal["primal", "gram"]:
-    """Choose between the Gram matrix (fewer rows than features, matrix small) and the primal."""
-    return "gram" if num_rows < num_features and num_rows <= GRAM_MAX_ROWS else "primal"
+@dataclass(frozen=True)
+class Choice:
+    """Which solver, and why."""
+
+    solver: Literal["primal", "gram"]
+    reason: str
+
+
+def choose_solver(num_rows: int, num_features: int, *, free_bytes: float = float("inf"), itemsize: int = 4) -> Choice:
+    """Choose between the Gram matrix (fewer rows than features, matrix small) and the primal.
+
+    Parameters
+    ----------
+    num_rows, num_features : int
+        Shape of X.
+    free_bytes : float
+        Memory that is free where X lives.
+    itemsize : int
+        Bytes of a number in the working precision.
+
+    Returns
+    -------
+    Choice
+    """
+    needed = 3 * num_rows**2 * itemsize  # the matrix, a scaled copy, its factor
+    if num_rows >= num_features:
+        return Choice("primal", f"{num_rows:,} rows are no fewer than {num_features:,} features")
+    if num_rows > GRAM_MAX_ROWS:
+        return Choice("primal", f"{num_rows:,} rows are more than the {GRAM_MAX_ROWS:,} up to which a Gram matrix pays")
+    if needed > 0.5 * free_bytes:
+        return Choice("primal", f"a Gram matrix of {num_rows:,} rows and its factor need {needed / 1e9:.1f} GB")
+    return Choice("gram", f"{num_rows:,} rows are fewer than {num_features:,} features, {needed / 1e6:,.0f} MB will do")
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Return the free memory of the device, infinity where it cannot be told."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 @dataclass(frozen=True)
@@ -73,8 +115,8 @@ class Fitter:
 
     Parameters
     ----------
-    X : numpy.ndarray or torch.Tensor
-        Shape (N, D); float32 and float64 are never copied.
+    X : numpy.ndarray, torch.Tensor, or anything with ``shape``, ``dtype`` and slices of rows
+        Shape (N, D); never copied whole, and read from where it lies when that is not in memory.
     y : array_like
         Labels, (N,).
     options : FitOptions
@@ -83,6 +125,8 @@ class Fitter:
         Factor of C per class.
     sample_weight : array_like, optional
         Factor of C per row, (N,).
+    group : torch.distributed.ProcessGroup, optional
+        Processes that hold the other rows, of the same features; every one gets the same solution.
 
     Raises
     ------
@@ -97,16 +141,29 @@ class Fitter:
         options: FitOptions,
         class_weight: dict[Any, float] | None = None,
         sample_weight: Any | None = None,
+        group: dist.ProcessGroup | None = None,
     ):
         self.options = options
-        self.rows = Rows(X, options.intercept_scaling)
-        self.classes, self.Y = encode(y, self.rows.num_rows, self.rows.device)
+        self.rows = Rows(X, options.intercept_scaling, group=group)
+        self.classes, self.Y = encode(y, self.rows.num_rows, self.rows.device, group)
         self.weight = weights(self.Y, self.classes, class_weight, sample_weight)
-        chosen = choose_solver(self.rows.num_rows, self.rows.num_features)
-        self.solver: str = chosen if options.solver == "auto" else options.solver
+        self.choice = self._choose()
         self._primal = PrimalSpace(self.rows)
         self._gram: Gram | None = None
         self._coefficients: torch.Tensor | None = None
+
+    def _choose(self) -> Choice:
+        """Choose the solver, or take the one asked for."""
+        rows, wanted = self.rows, self.options.solver
+        if rows.group is not None:
+            if wanted == "gram":
+                raise ValueError("A Gram matrix needs all rows in one process; use solver='primal' with a group.")
+            return Choice("primal", f"{rows.total_rows:,} rows are spread over {rows.group.size()} processes")
+        if wanted != "auto":
+            return Choice(wanted, "asked for")
+        itemsize = 8 if rows.dtype == torch.float64 else 4
+        free = _free_bytes(rows.device)
+        return choose_solver(rows.num_rows, rows.num_features, free_bytes=free, itemsize=itemsize)
 
     def fit(self, C: float, warm_start: Solution | None = None) -> Solution:
         """Fit at one C, from ``warm_start`` or, through the Gram matrix, from the previous fit.
@@ -130,22 +187,25 @@ class Fitter:
         """
         if not (np.isfinite(C) and C > 0):
             raise ValueError(f"C must be positive and finite; got {C}.")
-        with serial(self.rows.X.numel() <= SERIAL_ENTRIES):
+        with serial(self.rows.num_rows * self.rows.num_features <= SERIAL_ENTRIES):
             return self._fit(C, warm_start)
 
     def _fit(self, C: float, warm_start: Solution | None) -> Solution:
         """Fit at a valid C."""
-        began, passes = time.perf_counter(), self.rows.passes
-        cost, iterations, name = C * self.weight, 0, self.solver
-        start = None if warm_start is None else self._weights_of(warm_start)
-        if self.solver == "gram":
+        began, read = time.perf_counter(), self.rows.rows_read
+        cost, iterations, name = C * self.weight, 0, str(self.choice.solver)
+        start: torch.Tensor | None
+        if self.choice.solver == "gram":
             start, iterations = self._through_gram(cost)
-        elif start is None and self._primal.samples:
+        elif warm_start is not None:
+            start = self._weights_of(warm_start)
+        else:
             start = self._from_sample(cost)
         found = self._finish(cost, start)
-        if self.solver == "gram" and found.iterations > 0:
+        if self.choice.solver == "gram" and found.iterations > 0:
             name = "gram+primal"
-        return self._solution(C, found, iterations, name, self.rows.passes - passes, time.perf_counter() - began)
+        passes = -(-(self.rows.rows_read - read) // max(1, self.rows.num_rows))
+        return self._solution(C, found, iterations, name, passes, time.perf_counter() - began)
 
     def _through_gram(self, cost: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Solve on the Gram matrix and map back: w = X^T u."""
@@ -155,29 +215,30 @@ class Fitter:
         self._coefficients = found.U if bool(torch.isfinite(found.U).all()) else None
         return self.rows.adjoint(found.U.T, torch.float64), found.iterations
 
-    def _from_sample(self, cost: torch.Tensor) -> torch.Tensor:
-        """Solve a sample of the rows, at a cost scaled up to all of them, as a start (saves a third of the passes)."""
-        index, X_sample = self._primal.draw_sample()
-        lift = self.rows.num_rows / len(index)
-        gram = Gram(product_nt(X_sample, X_sample))
-        Y = self.Y[index]
-        found = gram.solve(Y, lift * cost.expand(self.Y.shape)[index], None, _SAMPLE_TOL, self.options.max_iter)
-        self._primal.prepare(index, X_sample, gram.matrix)
-        return product_nt(found.U.to(X_sample.dtype), X_sample.T).double()
+    def _from_sample(self, cost: torch.Tensor) -> torch.Tensor | None:
+        """Solve a sample of the rows along its principal directions, at a cost scaled up to all of them, as a start."""
+        problem = self._primal.sampled_problem(self.Y, cost)
+        if problem is None:
+            return None
+        space, signs, costs = problem
+        dim = space.rows.num_features + 1
+        found = minimise(space, signs, costs, None, dim, tol=_SAMPLE_TOL, max_iter=self.options.max_iter)
+        return self._primal.lift(found.U)
 
     def _finish(self, cost: torch.Tensor, start: torch.Tensor | None) -> NewtonResult:
         """Run the primal Newton loop; from a Gram solution that holds, it certifies and returns at once."""
-        small = self.rows.dtype == torch.float64 and self.rows.X.numel() <= POLISH_ENTRIES
+        rows, tol = self.rows, self.options.tol
+        small = rows.dtype == torch.float64 and rows.total_rows * rows.num_features <= POLISH_ENTRIES
         return minimise(
             self._primal,
             self.Y,
             cost,
             start,
-            self.rows.num_features + 1,
-            tol=min(self.options.tol, 1e-20) if small else self.options.tol,
+            rows.num_features + 1,
+            tol=min(tol, 1e-20) if small else tol,
             max_iter=self.options.max_iter,
-            accept=self.options.tol,
-            certify_start=self.solver == "gram",
+            accept=tol,
+            certify_start=self.choice.solver == "gram",
         )
 
     def _weights_of(self, solution: Solution) -> torch.Tensor:
@@ -210,6 +271,7 @@ class Fitter:
             passes=passes,
             time_s=time_s,
             solver=name,
+            reason=self.choice.reason,
             intercept_scaling=self.rows.scale,
             history=found.history,
         )
@@ -227,13 +289,15 @@ def fit_ovr(
     class_weight: dict[Any, float] | None = None,
     sample_weight: Any | None = None,
     warm_start: Solution | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Solution:
     """Fit one-vs-rest L2-SVMs: ``min_w 1/2 ||w||^2 + C sum_i max(0, 1 - y_i w.x_i)^2`` for each class.
 
     Parameters
     ----------
-    X : numpy.ndarray or torch.Tensor
-        Shape (N, D); float32 and float64 are never copied, other dtypes are converted block by block.
+    X : numpy.ndarray, torch.Tensor, or anything with ``shape``, ``dtype`` and slices of rows (an HDF5 data set)
+        Shape (N, D); never copied whole: other dtypes than float32 and float64 are converted block by block, and what
+        is not in memory is read from where it lies.
     y : array_like
         Labels, (N,).
     C : float
@@ -246,6 +310,8 @@ def fit_ovr(
         Factor of C per row.
     warm_start : Solution, optional
         Weights to start from.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that hold the other rows, on machines of the same kind; each gets the solution for all rows.
 
     Returns
     -------
@@ -262,7 +328,7 @@ def fit_ovr(
     Source: PROTOCOLS section 4. Deviations: none.
     """
     options = FitOptions(tol, max_iter, solver, intercept_scaling)
-    return Fitter(X, y, options, class_weight, sample_weight).fit(C, warm_start)
+    return Fitter(X, y, options, class_weight, sample_weight, group).fit(C, warm_start)
 
 
 def fit_path(
@@ -276,12 +342,13 @@ def fit_path(
     intercept_scaling: float = 1.0,
     class_weight: dict[Any, float] | None = None,
     sample_weight: Any | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Iterator[Solution]:
     """Fit a path over ascending C, each warm-started from the one before; stop early by leaving the loop.
 
     Parameters
     ----------
-    X, y, tol, max_iter, solver, intercept_scaling, class_weight, sample_weight
+    X, y, tol, max_iter, solver, intercept_scaling, class_weight, sample_weight, group
         As for :func:`fit_ovr`.
     Cs : iterable of float
         Costs; fitted in ascending order.
@@ -299,7 +366,7 @@ def fit_path(
     costs = sorted(float(C) for C in Cs)
     if not all(np.isfinite(C) and C > 0 for C in costs):
         raise ValueError(f"Every C must be positive and finite; got {costs}.")
-    fitter = Fitter(X, y, FitOptions(tol, max_iter, solver, intercept_scaling), class_weight, sample_weight)
+    fitter = Fitter(X, y, FitOptions(tol, max_iter, solver, intercept_scaling), class_weight, sample_weight, group)
     return _walk(fitter, costs)
 
 

@@ -1,0 +1,267 @@
+"""The space of the weights themselves: X is read once per Hessian product, and few products are needed.
+
+Features of images have a few directions of enormous curvature and a long tail. A sample of the rows tells the first
+from the second; on the strongest directions the problem itself, kinks and all, is solved on all rows after every step
+(a coarse-grid correction, as in nonlinear multigrid), on the next ones the Hessian is inverted exactly over the
+sample, and conjugate gradients see to the tail. Measured on CIFAR-10's 50,000 x 28,672: 22 passes instead of 75.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from dcgan_eval.svm.newton import line_minimum
+from dcgan_eval.svm.objective import Evaluation, evaluate
+from dcgan_eval.svm.rows import Rows, product_nt
+
+_START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
+_SMALL_DIM = 512  # widths up to which every direction is coarse
+_CORRECTIONS = 2  # Newton steps of a correction: the second sees the kinks that the first has moved
+
+
+@dataclass
+class _Coarse:
+    """Orthonormal directions of large curvature, strongest first, and rows seen through them."""
+
+    basis: torch.Tensor | None  # (R, D + 1); None means the identity
+    sample: torch.Tensor  # (M, R), rows of all processes
+    index: torch.Tensor  # rows of the sample that are held here
+    tail: float  # mean squared norm, per direction, of what the basis leaves of a row
+    top: torch.Tensor | None = None  # (N, Q), all rows held here along the Q strongest directions
+
+
+@dataclass
+class PrimalSpace:
+    """The space of w itself.
+
+    Parameters
+    ----------
+    rows : Rows
+        The data.
+    sample_rows : int
+        Rows from which the directions are learned.
+    max_rank, top_rank : int
+        Directions on which the sampled Hessian is inverted, and on which the problem is solved on all rows.
+    """
+
+    rows: Rows
+    sample_rows: int = 8192
+    max_rank: int = 256
+    top_rank: int = 128
+    norm_every: int = 1
+    _coarse: _Coarse | None = field(default=None, repr=False)
+
+    @property
+    def resolves(self) -> bool:
+        """Whether products are made in float64."""
+        return self.rows.dtype == torch.float64
+
+    def scores(self, U: torch.Tensor) -> torch.Tensor:
+        """Return X w, (N, K)."""
+        return self.rows.scores(U)
+
+    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
+        """Return X^T R, (K, D + 1)."""
+        return self.rows.adjoint(R)
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the rows of all processes."""
+        return self.rows.total(values)
+
+    def image(self, U: torch.Tensor) -> torch.Tensor | None:
+        """Return None: the Hessian product makes X w on its way."""
+        return None
+
+    def hessian(
+        self, U: torch.Tensor, S: torch.Tensor, image: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``w + X^T S X w`` and ``X w``, reading each block of X once."""
+        scores, out, V = torch.empty_like(S), torch.zeros_like(U), self.rows.split(U)
+        for part, block in self.rows.blocks():
+            scores[part] = self.rows.forward(block, V)
+            self.rows.backward(block, S[part] * scores[part], out)
+        return self.rows.reduce(out).add_(U), scores
+
+    def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the inner products of the rows of U and V."""
+        return (U * V).sum(1)
+
+    def remainder(self, R: torch.Tensor) -> torch.Tensor:
+        """Return the squared norm of a residual without the directions that :meth:`correct` will see to, (K,)."""
+        square = (R * R).sum(1)
+        strongest = self._strongest
+        if strongest is None:
+            return square
+        return (square - product_nt(R.to(strongest.dtype), strongest).double().square().sum(1)).clamp_min(0)
+
+    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
+        """Evaluate in float64 on X."""
+        return evaluate(self.rows, Y, cost, U)
+
+    def correct(
+        self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Minimise the objective itself, over all rows, along the strongest directions: Newton with exact Hessians.
+
+        Without this a step that suits the tail moves rows across the hinge, and the strong directions multiply the
+        change: the gap after the first Newton step was 500 times the gap before it.
+        """
+        basis = self._strongest
+        if basis is None:
+            return U, F
+        Z = self._ready().top
+        assert Z is not None, "made together with the basis"
+        for _ in range(_CORRECTIONS):
+            pulled = product_nt((2 * cost * (1 - Y * F).clamp_min(0) * Y).T.to(Z.dtype).contiguous(), Z.T)
+            gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled.double())
+            hessians = self.rows.reduce(_weighted_grams(Z, 2 * cost * (Y * F < 1)))
+            hessians.diagonal(dim1=1, dim2=2).add_(1)
+            step = -torch.linalg.solve(hessians, gradient[:, :, None])[:, :, 0].to(basis.dtype)
+            P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
+            t = line_minimum(self.total, Y, cost, F, FP, (U * P).sum(1), (P * P).sum(1))
+            t = torch.where(torch.isfinite(t), t, 0.0)
+            U, F = U + t[:, None] * P, F + t * FP
+        return U, F
+
+    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
+        coarse = self._ready()
+        basis, Z = coarse.basis, coarse.sample
+        sampled = self.rows.gather(S[coarse.index]) * (self.rows.total_rows / len(Z))
+        inverses = _inverses(_weighted_grams(Z, sampled))
+        tau = (1 + coarse.tail * sampled.sum(0))[:, None]
+
+        def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
+            inside = R if basis is None else product_nt(R.to(basis.dtype), basis).double()
+            solved = torch.bmm(inverses[problems], inside[:, :, None])[:, :, 0]
+            if basis is None:
+                return solved
+            outside = tau[problems]
+            return R / outside + product_nt((solved - inside / outside).to(basis.dtype), basis.T).double()
+
+        return apply
+
+    def sampled_problem(
+        self, Y: torch.Tensor, cost: torch.Tensor
+    ) -> tuple[PrimalSpace, torch.Tensor, torch.Tensor] | None:
+        """Return the sampled rows along the coarse directions, as a space, with their signs and costs.
+
+        The costs are scaled up to all rows. None when every direction is coarse.
+        """
+        coarse = self._ready()
+        if coarse.basis is None:
+            return None
+        lift = self.rows.total_rows / len(coarse.sample)
+        signs = self.rows.gather(Y[coarse.index])
+        costs = self.rows.gather(cost.expand(Y.shape)[coarse.index]) * lift
+        return PrimalSpace(Rows(coarse.sample, 0.0)), signs, costs
+
+    def lift(self, V: torch.Tensor) -> torch.Tensor:
+        """Return the weights (K, D + 1) of coarse ones (K, R + 1), whose last column is no weight."""
+        basis = self._ready().basis
+        assert basis is not None, "only called where there is a coarse problem"
+        return product_nt(V[:, :-1].to(basis.dtype).contiguous(), basis.T).double()
+
+    @property
+    def _strongest(self) -> torch.Tensor | None:
+        """The directions along which all rows are known, (Q, D + 1)."""
+        basis = self._ready().basis
+        return None if basis is None else basis[: self.top_rank]
+
+    def _ready(self) -> _Coarse:
+        """Return the coarse directions, finding them the first time."""
+        if self._coarse is None:
+            dim = self.rows.num_features + 1
+            small = dim <= _SMALL_DIM
+            runs = self.rows.spread(max(self.sample_rows, 8 * dim) if small else self.sample_rows)
+            index = torch.cat([torch.arange(run.start, run.stop) for run in runs]).to(self.rows.device)
+            self._coarse = self._identity(runs, index) if small else self._principal(runs, index)
+        return self._coarse
+
+    def _identity(self, runs: list[slice], index: torch.Tensor) -> _Coarse:
+        """Take every direction as coarse."""
+        X_sample = self.rows.take(runs)
+        constant = X_sample.new_full((len(X_sample), 1), self.rows.scale)
+        return _Coarse(None, torch.cat([X_sample, constant], dim=1), index, 0.0)
+
+    def _principal(self, runs: list[slice], index: torch.Tensor) -> _Coarse:
+        """Find the principal directions (uncentred) of the sample, strongest first, and see all rows along them."""
+        rows = self.rows
+        basis, exact = self._first_guess()
+        if not exact:  # one step of subspace iteration over the whole sample
+            pulled, parts = torch.zeros_like(basis), rows.split(basis)
+            for _, block in rows.blocks(within=runs):
+                rows.backward(block, rows.forward(block, parts), pulled)
+            basis = _orthonormal(rows.reduce(pulled).double()).to(rows.dtype)
+        inside, square, parts = [], torch.zeros(1, dtype=torch.float64, device=rows.device), rows.split(basis)
+        for _, block in rows.blocks(within=runs):
+            inside.append(rows.forward(block, parts).to(rows.dtype))
+            square += torch.linalg.vector_norm(block, dtype=torch.float64) ** 2
+        sample = rows.gather(torch.cat(inside))
+        values, vectors = torch.linalg.eigh(product_nt(sample.T.contiguous(), sample.T).double())
+        turn = vectors.flip(1).T.to(rows.dtype).contiguous()
+        basis, sample = product_nt(turn, basis.T), product_nt(sample, turn)
+        total = float(rows.reduce(square)) + len(sample) * rows.scale**2
+        left = max(total - float(values.sum()), 0.0) / len(sample)
+        tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
+        top = rows.scores(basis[: self.top_rank]).to(rows.dtype)
+        return _Coarse(basis.contiguous(), sample.contiguous(), index, tail, top)
+
+    def _first_guess(self) -> tuple[torch.Tensor, bool]:
+        """Return orthonormal directions (R, D + 1) that span the principal ones of some rows, and if these were all."""
+        rows = self.rows
+        first = rows.take(rows.spread(min(_START_ROWS, self.sample_rows)))
+        size = len(first)
+        rank = min(self.max_rank, size if size == rows.total_rows else max(1, size // 4))
+        combination = _principal_combinations(product_nt(first, first) + rows.scale**2, rank)
+        last = rows.scale * combination.sum(1, keepdim=True)
+        combination = combination.to(rows.dtype)
+        spanned = torch.cat([product_nt(combination, first.T).double(), last], dim=1)
+        return _orthonormal(spanned).to(rows.dtype), size == rows.total_rows
+
+
+def _principal_combinations(gram: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return combinations of rows (rank, M), float64, that span their principal directions.
+
+    Subspace iteration from fixed random directions: an eigendecomposition of 2,048 rows took 11 s where this takes 1.
+    """
+    start = np.random.default_rng(0).standard_normal((len(gram), rank))
+    Q = torch.from_numpy(np.linalg.qr(start)[0]).to(gram)
+    for _ in range(3):
+        Q = torch.linalg.qr(gram @ Q)[0]
+    inside = (Q.T @ (gram @ Q)).double()
+    values, vectors = torch.linalg.eigh(0.5 * (inside + inside.T))
+    kept = values > 1e-6 * values[-1]  # float32 products leave nothing to trust below
+    return (Q.double() @ (vectors[:, kept] / values[kept].clamp_min(1e-300).sqrt())).T.contiguous()
+
+
+def _orthonormal(spanned: torch.Tensor) -> torch.Tensor:
+    """Orthonormalise rows, float64, none of them negligible."""
+    norms = torch.linalg.vector_norm(spanned, dim=1, keepdim=True).clamp_min(1e-300)
+    return torch.linalg.qr((spanned / norms).T)[0].T.contiguous()
+
+
+def _weighted_grams(Z: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
+    """Return ``Z^T diag(s) Z`` for each column s >= 0 of S: (K, R, R) in float64."""
+    grams = []
+    for s in S.T:
+        active = s > 0
+        weighted = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
+        grams.append(product_nt(weighted.T.contiguous(), weighted.T).double())
+    return torch.stack(grams)
+
+
+def _inverses(grams: torch.Tensor) -> torch.Tensor:
+    """Return ``(I + A)^-1`` of each matrix (K, R, R), with jitter where rounding has made A indefinite."""
+    largest = grams.diagonal(dim1=1, dim2=2).amax(1)
+    for jitter in (0.0, 1e-12, 1e-6):
+        shifted = grams.clone()
+        shifted.diagonal(dim1=1, dim2=2).add_(1 + jitter * largest[:, None])
+        factors, info = torch.linalg.cholesky_ex(shifted)
+        if not bool(info.any()):
+            return torch.cholesky_inverse(factors)
+    return torch.diag_embed(1 / (1 + grams.diagonal(dim1=1, dim2=2).clamp_min(0)))
