@@ -184,12 +184,11 @@ class Gram:
         step = 512
         for start in range(0, rows.num_rows, step):
             part = slice(start, min(start + step, rows.num_rows))
-            block = rows.X[part].to(rows.dtype)
+            block = rows.read(part)
             for left in range(0, part.stop, step):
                 other = slice(left, min(left + step, part.stop))
-                product = product_nt(block, rows.X[other].to(rows.dtype))
+                product = product_nt(block, rows.read(other))
                 out[other, part], out[part, other] = product.T, product
-        rows.rows_read += rows.num_rows
         return cls(out.add_(rows.scale**2))
 
     def draw(self, index: np.ndarray) -> Gram:

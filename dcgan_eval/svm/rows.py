@@ -194,6 +194,12 @@ class Rows:
                 part = self.X[rows]
                 yield rows, part if isinstance(part, torch.Tensor) else _wrap(_readable(part))
 
+    def read(self, rows: slice) -> torch.Tensor:
+        """Return a few rows in the working dtype."""
+        self.rows_read += len(range(*rows.indices(self.num_rows)))
+        part = self.X[rows]
+        return (part if isinstance(part, torch.Tensor) else _wrap(_readable(part))).to(self.dtype)
+
     def spread(self, count: int) -> list[slice]:
         """Return runs of rows, about ``count`` over all processes (at least one here), spread evenly."""
         here = max(1, min(self.num_rows, round(count * self.num_rows / self.total_rows)))

@@ -1,0 +1,160 @@
+"""The same optimum from rows in memory, on disk, in half precision, and spread over processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse
+from svm_problems import correlated, dual_gap, known_optimum, with_constant
+
+from dcgan_eval.svm.objective import Status
+from dcgan_eval.svm.path import Choice, FitOptions, Fitter, choose_solver, fit_ovr
+from dcgan_eval.svm.primal import PrimalSpace
+from dcgan_eval.svm.rows import Rows
+
+
+def on_disk(path: Path, X: np.ndarray) -> h5py.Dataset:
+    """Write X and return it as a data set to be read from."""
+    with h5py.File(path, "w") as file:
+        file["X"] = X
+    return h5py.File(path, "r")["X"]
+
+
+@pytest.mark.parametrize("solver", ["primal", "gram"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_an_hdf5_data_set_gives_the_bits_of_the_array(tmp_path, dtype, solver):
+    X, y = correlated(150, 600, 3, seed=1)
+    X = X.astype(dtype)
+    here, there = (fit_ovr(source, y, 1e-3, solver=solver) for source in (X, on_disk(tmp_path / "X.h5", X)))
+    assert there.status is Status.CONVERGED
+    assert here.W.tobytes() == there.W.tobytes()
+
+
+def test_streamed_rows_reach_the_constructed_optimum(tmp_path):
+    known = known_optimum(200, 700, 1.0, seed=2)
+    source = on_disk(tmp_path / "X.h5", known.X)
+    solution = fit_ovr(source, known.labels, 1.0, solver="primal", tol=1e-9, intercept_scaling=0.0)
+    # ||w - w*|| <= sqrt(2 P gap), 1e-4 of ||w*|| as for rows in memory
+    np.testing.assert_allclose(solution.W[0], known.w, atol=1e-4 * np.linalg.norm(known.w))
+    assert dual_gap(known.X, known.signs, 1.0, solution.W[0])[1] <= 1.01e-9
+
+
+def test_streaming_reads_a_block_at_a_time(tmp_path):
+    X, _ = correlated(3000, 600, 3, seed=3)
+
+    class Watched:
+        """Rows that remember the longest slice asked for."""
+
+        shape, dtype, longest = X.shape, X.dtype, 0
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            self.longest = max(self.longest, rows.stop - rows.start)
+            return X[rows]
+
+    source = Watched()
+    rows = Rows(source, 1.0, block_bytes=600 * 8 * 100)
+    np.testing.assert_allclose(rows.scores(rows.zeros(2) + 1), with_constant(X) @ np.ones((601, 2)), rtol=1e-10)
+    assert source.longest == 100
+    assert not rows.resident
+    assert rows.passes == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_corrections_along_strong_directions_keep_the_optimum_and_save_passes(dtype):
+    rng = np.random.default_rng(4)
+    y = np.arange(1200) % 4
+    # images' features in small: a common mean, a spectrum that falls by powers, classes in its weaker part
+    X = (5 + rng.standard_normal((1200, 700)) * 20 / (1 + np.arange(700)) ** 0.7 + np.eye(4, 700, 40)[y]).astype(dtype)
+    fitters = [Fitter(X, y, FitOptions(tol=1e-6, solver="primal")) for _ in range(2)]
+    fitters[0]._primal = PrimalSpace(fitters[0].rows, sample_rows=400, max_rank=64, top_rank=32)
+    fitters[1]._primal = PrimalSpace(fitters[1].rows, sample_rows=40, max_rank=1, top_rank=1)
+    strong, weak = (fitter.fit(1e-2) for fitter in fitters)
+    assert strong.status is weak.status is Status.CONVERGED
+    np.testing.assert_allclose(strong.primal, weak.primal, rtol=2e-6)  # each within 1e-6 of the optimum
+    assert strong.passes < 0.7 * weak.passes
+
+
+def test_spread_runs_are_disjoint_even_and_as_many_as_asked():
+    rows = Rows(np.zeros((1000, 3), np.float32))
+    for count in (1, 100, 300, 999, 1000, 5000):
+        runs = rows.spread(count)
+        index = np.concatenate([np.arange(run.start, run.stop) for run in runs])
+        assert len(index) == min(count, 1000)
+        assert len(np.unique(index)) == len(index)
+        assert index.max() < 1000
+    assert rows.spread(300)[-1].start > 600
+
+
+def test_sparse_and_foreign_rows_are_refused():
+    y = np.arange(10) % 2
+    with pytest.raises(TypeError, match="sparse"):
+        fit_ovr(scipy.sparse.eye(10, format="csr"), y, 1.0)
+    with pytest.raises(TypeError, match="real numbers"):
+        fit_ovr(np.array([["a"] * 3] * 10), y, 1.0)
+
+
+def test_the_choice_says_why():
+    assert "fewer than" in choose_solver(100, 1000).reason
+    assert choose_solver(1000, 28672, free_bytes=1e6).solver == "primal"
+    assert "GB" in choose_solver(5000, 28672, free_bytes=1e6).reason
+    X, y = correlated(30, 60, 2, seed=5)
+    assert fit_ovr(X, y, 1e-2).reason == choose_solver(30, 60, itemsize=8).reason
+    assert Fitter(X, y, FitOptions(solver="primal")).choice == Choice("primal", "asked for")
+
+
+WORKER = """
+import sys
+import numpy as np
+import torch.distributed as dist
+from dcgan_eval.svm.path import fit_ovr
+
+dist.init_process_group("gloo")
+data = np.load(sys.argv[1])
+bounds = data[f"bounds{dist.get_world_size()}"]
+here = slice(bounds[dist.get_rank()], bounds[dist.get_rank() + 1])
+found = fit_ovr(data["X"][here], data["y"][here], float(data["C"]), tol=1e-8, group=dist.group.WORLD)
+np.savez(f"{sys.argv[2]}.{dist.get_rank()}.npz", W=found.W, primal=found.primal, gaps=found.gaps,
+         status=str(found.status), reason=found.reason)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("features", [60, 700])  # all directions coarse; principal ones only
+def test_processes_with_unequal_shards_reach_the_single_optimum(tmp_path, processes, features):
+    X, y = correlated(301, features, 3, seed=6)
+    y = np.sort(y)  # so that shards hold different classes
+    C = 1e-3
+    np.savez(tmp_path / "data.npz", X=X, y=y, C=C, bounds2=[0, 200, 301], bounds3=[0, 20, 190, 301])
+    (tmp_path / "worker.py").write_text(WORKER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path / "data.npz"), str(tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = fit_ovr(X, y, C, tol=1e-8, solver="primal")
+    found = [np.load(tmp_path / f"out.{rank}.npz") for rank in range(processes)]
+    for result in found:
+        assert str(result["status"]) == "converged"
+        assert f"{processes} processes" in str(result["reason"])
+        np.testing.assert_allclose(result["primal"], alone.primal, rtol=1e-6)  # what the single process is held to
+        assert result["W"].tobytes() == found[0]["W"].tobytes()
+
+
+def test_a_gram_matrix_over_processes_is_refused():
+    class Two:
+        def size(self) -> int:
+            return 2
+
+    fitter = Fitter(np.eye(4), np.arange(4) % 2, FitOptions())
+    fitter.options = FitOptions(solver="gram")
+    fitter.rows.group = Two()
+    with pytest.raises(ValueError, match="all rows in one process"):
+        fitter._choose()
