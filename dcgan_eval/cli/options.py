@@ -86,6 +86,14 @@ run_options = _stack(
     download_option,
     click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws."),
     click.option("--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."),
+    click.option(
+        "--solver",
+        type=click.Choice(("auto", "primal", "gram")),
+        default="auto",
+        show_default=True,
+        help="Through the weights or the Gram matrix; auto chooses by shape, dtype, memory and device.",
+    ),
+    click.option("--explain", is_flag=True, help="Say which solver ran, why, and what it took."),
     click.option("--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."),
     click.option(
         "--record",

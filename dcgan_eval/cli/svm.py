@@ -14,6 +14,7 @@ from ..protocols.evaluate import evaluate
 from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
 from ..records import Record
 from ..report.tables import result_panel
+from ..svm.path import Solver
 from .console import err, out, progress_view
 from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
 
@@ -75,6 +76,8 @@ def _run(
     download: bool,
     seed: int,
     tol: float,
+    solver: Solver,
+    explain: bool,
     allow_unconverged: bool,
     record: Path | None,
     as_json: bool,
@@ -88,6 +91,7 @@ def _run(
             download=download,
             seed=seed,
             tol=tol,
+            solver=solver,
             allow_unconverged=allow_unconverged,
             progress=progress,
         )
@@ -96,7 +100,19 @@ def _run(
         click.echo(result.to_json())
     else:
         out.print(result_panel(result, get_protocol(name).title))
+    if explain:
+        for draw in result.draws:
+            err.print(_explanation(draw), highlight=False)
     err.print(f"Record: {path}", highlight=False)
+
+
+def _explanation(draw: dict[str, Any]) -> str:
+    """Say how a fit was made."""
+    return (
+        f"Fit of {draw['num_rows']:,} rows at C = {draw['C']:g}: solver {draw['solver']} ({draw['solver_reason']}); "
+        f"{draw['newton_iterations']} Newton iterations, {draw['passes']} passes over X, {draw['time_s']:.1f} s, "
+        f"relative duality gap {draw['duality_gap']:.1e}"
+    )
 
 
 def default_record_path(record: Record) -> Path:

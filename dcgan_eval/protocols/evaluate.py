@@ -7,6 +7,7 @@ from pathlib import Path
 from ..features.extract import ExtractOptions, Progress
 from ..features.taps import Encoder
 from ..records import Record
+from ..svm.path import Solver
 from .catalog import get_protocol, load_protocol_data
 from .runner import run_protocol
 from .sources import EncoderFeatures, FeatureSource
@@ -22,6 +23,7 @@ def evaluate(
     options: ExtractOptions | None = None,
     seed: int = 0,
     tol: float = 1e-4,
+    solver: Solver = "auto",
     allow_unconverged: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Record:
@@ -39,7 +41,7 @@ def evaluate(
         Let torchvision fetch what is missing.
     cache_dir, options
         For an encoder; ``options`` None means the paper's protocol.
-    seed, tol, allow_unconverged, progress
+    seed, tol, solver, allow_unconverged, progress
         As for :func:`~dcgan_eval.protocols.runner.run_protocol`.
 
     Raises
@@ -52,5 +54,13 @@ def evaluate(
     spec = get_protocol(protocol)
     train, test = load_protocol_data(spec, data_dir, download=download)
     return run_protocol(
-        spec, train, test, features, seed=seed, tol=tol, allow_unconverged=allow_unconverged, progress=progress
+        spec,
+        train,
+        test,
+        features,
+        seed=seed,
+        tol=tol,
+        solver=solver,
+        allow_unconverged=allow_unconverged,
+        progress=progress,
     )

@@ -17,8 +17,8 @@ from ..data.splits import draw_per_class, stratified_split
 from ..errors import ConvergenceError, ProtocolError
 from ..features.extract import Progress
 from ..records import Record
-from ..svm.objective import Solution, Status
-from ..svm.path import fit_ovr, fit_path
+from ..svm.objective import Solution, Status, predict_all
+from ..svm.path import Solver, fit_ovr, fit_path
 from .sources import FeatureSource
 from .spec import Protocol, SealedTest
 from .statistics import interval_of_mean, spread_of_draws
@@ -34,6 +34,7 @@ class _Run:
     validation: np.ndarray  # rows on which C is chosen
     seed: int
     tol: float
+    solver: Solver
     allow_unconverged: bool
     progress: Progress
     timings_s: dict[str, float] = field(default_factory=dict)
@@ -62,6 +63,7 @@ def run_protocol(
     *,
     seed: int = 0,
     tol: float = 1e-4,
+    solver: Solver = "auto",
     allow_unconverged: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Record:
@@ -81,6 +83,8 @@ def run_protocol(
         Root seed of splits and draws.
     tol : float
         Relative duality gap that every fit must certify.
+    solver : str
+        ``"auto"``, ``"primal"`` or ``"gram"``.
     allow_unconverged : bool
         Report fits that did not converge, marked as such, instead of refusing.
     progress : callable
@@ -103,7 +107,7 @@ def run_protocol(
     script, C is chosen on 10,000 stratified training images.
     """
     started = time.perf_counter()
-    run = _start(protocol, train, seed, tol, allow_unconverged, progress)
+    run = _start(protocol, train, seed, tol, solver, allow_unconverged, progress)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress)
     with run.timed("load"):
@@ -116,19 +120,25 @@ def run_protocol(
         del X
         X_test = source.test()
     with run.timed("test"):
-        predictions = [fit.solution.predict(X_test, allow_unconverged=allow_unconverged) for fit in fits]
+        predictions = predict_all([fit.solution for fit in fits], X_test, allow_unconverged=allow_unconverged)
         confusions = test.score(predictions)
     return _record(run, train, test, source, fits, selection, confusions, time.perf_counter() - started)
 
 
 def _start(
-    protocol: Protocol, train: ImageSet, seed: int, tol: float, allow_unconverged: bool, progress: Progress
+    protocol: Protocol,
+    train: ImageSet,
+    seed: int,
+    tol: float,
+    solver: Solver,
+    allow_unconverged: bool,
+    progress: Progress,
 ) -> _Run:
     """Split off the validation rows."""
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
     kept, validation = stratified_split(train, protocol.num_validation, seed, "validation")
-    return _Run(protocol, train.labels, kept, validation, seed, tol, allow_unconverged, progress)
+    return _Run(protocol, train.labels, kept, validation, seed, tol, solver, allow_unconverged, progress)
 
 
 def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[_Fit], list[dict[str, Any]]]:
@@ -140,7 +150,7 @@ def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[_Fit], list[dict[str, Any]]
         C = best_C(selection)
     with run.timed("fit"):
         run.progress(f"fit on all {len(X):,} rows, C = {C:g}", 0, 1)
-        solution = fit_ovr(X, run.labels, C, tol=run.tol)
+        solution = fit_ovr(X, run.labels, C, tol=run.tol, solver=run.solver)
         run.progress(f"fit on all {len(X):,} rows, C = {C:g}", 1, 1)
     return [_Fit(_accepted(run, solution), len(X))], selection
 
@@ -163,7 +173,7 @@ def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[_Fit], 
     with run.timed("fit"):
         for draw in range(protocol.num_draws):
             rows = draw_per_class(images, pool, protocol.per_class, run.seed, draw, "test")
-            solution = fit_ovr(X[rows], run.labels[rows], C, tol=run.tol)
+            solution = fit_ovr(X[rows], run.labels[rows], C, tol=run.tol, solver=run.solver)
             fits.append(_Fit(_accepted(run, solution), len(rows)))
             run.progress(f"fits at C = {C:g}", draw + 1, protocol.num_draws)
     return fits, selection
@@ -176,7 +186,7 @@ def _validation_curve(
     curve: list[dict[str, Any]] = []
     best = since_best = 0.0
     Cs = run.protocol.Cs
-    for i, solution in enumerate(fit_path(X, y, Cs, tol=run.tol)):
+    for i, solution in enumerate(fit_path(X, y, Cs, tol=run.tol, solver=run.solver)):
         _accepted(run, solution)
         score = float(np.mean(solution.predict(X_val, allow_unconverged=run.allow_unconverged) == y_val))
         curve.append({"C": solution.C, "score": score, "gap": solution.relative_gap, "status": str(solution.status)})
@@ -288,6 +298,7 @@ def _draw_entry(score: float, fit: _Fit) -> dict[str, Any]:
         "passes": solution.passes,
         "time_s": solution.time_s,
         "solver": solution.solver,
+        "solver_reason": solution.reason,
         "num_rows": fit.num_rows,
     }
 

@@ -55,8 +55,8 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Float64 (K,).
     classes_ : numpy.ndarray
         Labels, sorted.
-    status_, solver_ : str
-        How the fit ended, and which solver ran.
+    status_, solver_, solver_reason_ : str
+        How the fit ended, which solver ran, and why that one.
     duality_gap_ : float
         Largest relative gap over the classes.
     primal_objective_, dual_objective_ : numpy.ndarray
@@ -182,7 +182,7 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Take over the fitted attributes."""
         self.solution_ = solution
         self.coef_, self.intercept_, self.classes_ = solution.W, solution.intercepts, solution.classes
-        self.status_, self.solver_ = str(solution.status), solution.solver
+        self.status_, self.solver_, self.solver_reason_ = str(solution.status), solution.solver, solution.reason
         self.duality_gap_ = solution.relative_gap
         self.primal_objective_, self.dual_objective_ = solution.primal, solution.dual
         self.n_iter_ = solution.newton_iterations

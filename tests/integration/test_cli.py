@@ -61,7 +61,10 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     shown = run("show", path)
     assert "chosen" in shown.output
     assert f"{100 * values['score']:.2f}" in shown.output
-    again = run("svm", "digits", "--weights", small_weights, "--layer", "conv3", "--json")
+    again = run(
+        "svm", "digits", "--weights", small_weights, "--layer", "conv3", "--solver", "primal", "--explain", "--json"
+    )
+    assert "solver primal (asked for)" in again.stderr
     values = json.loads(again.stdout)
     assert values["features"]["cached"] == [True, True]
     assert values["num_features"] == 4_096

@@ -12,7 +12,7 @@ from svm_problems import correlated, dual_gap, known_optimum, with_constant
 
 from dcgan_eval.errors import ConvergenceError
 from dcgan_eval.svm.gram import Gram, cross_gram
-from dcgan_eval.svm.objective import Solution, Status, certificate
+from dcgan_eval.svm.objective import Solution, Status, certificate, predict_all
 from dcgan_eval.svm.path import FitOptions, Fitter, choose_solver, fit_ovr, fit_path
 from dcgan_eval.svm.primal import PrimalSpace
 from dcgan_eval.svm.rows import Rows, serial
@@ -214,6 +214,20 @@ def test_path_agrees_with_single_fits_and_stops_early(solver):
     assert first.C == 1e-4
     with pytest.raises(ValueError, match="positive"):
         fit_path(X, y, [1.0, -1.0])
+
+
+def test_many_solutions_predict_together_what_each_predicts_alone():
+    X, y = correlated(80, 50, 3, seed=18)
+    solutions = [fit_ovr(X[:60], y[:60], C) for C in (1e-3, 1e-2)] + [fit_ovr(X[:60], y[:60] > 0, 1e-3)] * 150
+    together = predict_all(solutions, X[60:])  # more columns than are scored at once
+    assert len(together) == 152
+    for solution, labels in zip(solutions, together, strict=True):
+        np.testing.assert_array_equal(labels, solution.predict(X[60:]))
+    unfinished = fit_ovr(X, y, 10.0, solver="primal", tol=1e-12, max_iter=1)
+    assert unfinished.status is not Status.CONVERGED
+    with pytest.raises(ConvergenceError, match="certificate"):
+        predict_all([solutions[0], unfinished], X)
+    assert len(predict_all([unfinished], X, allow_unconverged=True)) == 1
 
 
 def test_warm_start_from_the_solution_costs_almost_nothing():
