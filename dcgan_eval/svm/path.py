@@ -217,7 +217,10 @@ class Fitter:
 
     def _from_sample(self, cost: torch.Tensor) -> torch.Tensor | None:
         """Solve a sample of the rows along its principal directions, at a cost scaled up to all of them, as a start."""
-        problem = self._primal.sampled_problem(self.Y, cost)
+        try:
+            problem = self._primal.sampled_problem(self.Y, cost)
+        except torch.linalg.LinAlgError:
+            return None  # NaN or infinity in the sample: the evaluation at zero will say so
         if problem is None:
             return None
         space, signs, costs = problem

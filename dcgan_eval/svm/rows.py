@@ -151,11 +151,6 @@ class Rows:
         return -(-self.rows_read // max(1, self.num_rows))
 
     @property
-    def resident(self) -> bool:
-        """Whether X lies in memory."""
-        return isinstance(self.X, torch.Tensor)
-
-    @property
     def device(self) -> torch.device:
         """Where X lives."""
         return self.X.device if isinstance(self.X, torch.Tensor) else torch.device("cpu")

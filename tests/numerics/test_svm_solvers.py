@@ -200,6 +200,14 @@ def test_not_finite_data_is_reported():
     assert Gram.from_rows(X).fit(y, 1.0).status is Status.NON_FINITE
 
 
+@pytest.mark.parametrize("row", [0, 9000])  # in the sample, and outside it
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite_data_is_reported_where_directions_are_sampled(row, value):
+    X, y = correlated(9001, 513, 2, seed=9)
+    X[row, 2] = value
+    assert fit_ovr(X.astype(np.float32), y, 1.0, solver="primal").status is Status.NON_FINITE
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_path_agrees_with_single_fits_and_stops_early(solver):
     X, y = correlated(60, 100, 3, seed=10)
