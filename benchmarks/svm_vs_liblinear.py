@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    _features()  # extracted once, before anything is timed
+    features()  # extracted once, before anything is timed
     results = [row for n in arguments.rows for row in _compare(n, arguments)]
     for row in results:
         print(json.dumps({k: v for k, v in row.items() if k != "times_s"}))
@@ -85,7 +85,7 @@ def _in_own_process(side: str, n: int, C: float, tol: float) -> dict[str, Any]:
         return pool.apply(_fit, (side, n, C, tol))
 
 
-def _features(n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def features(n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return features and labels of n training images of CIFAR-10, drawn with a fixed seed; all for None."""
     images = load_data("cifar10", "train", None)
     store = extract(load_encoder(), images, cache_dir=default_cache_dir())
@@ -98,7 +98,7 @@ def _features(n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit(side: str, n: int, C: float, tol: float) -> dict[str, Any]:
     """Load, fit, time and certify."""
-    X, y = _features(n)
+    X, y = features(n)
     before = provenance.peak_memory_bytes()
     started = time.perf_counter()
     extra: dict[str, Any] = {}

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from svm_problems import correlated, dual_gap, known_optimum, with_constant
 
 from dcgan_eval.svm.objective import Status
@@ -108,6 +113,7 @@ def test_the_choice_says_why():
 
 
 WORKER = """
+import os
 import sys
 import numpy as np
 import torch.distributed as dist
@@ -117,11 +123,26 @@ dist.init_process_group("gloo")
 data = np.load(sys.argv[1])
 bounds = data[f"bounds{dist.get_world_size()}"]
 here = slice(bounds[dist.get_rank()], bounds[dist.get_rank() + 1])
-found = fit_ovr(data["X"][here], data["y"][here], float(data["C"]), tol=1e-8, group=dist.group.WORLD)
+exact = dict(tol=1e-8, intercept_scaling=float(data["scale"]), group=dist.group.WORLD)
+found = fit_ovr(data["X"][here], data["y"][here], float(data["C"]), **exact)
 np.savez(f"{sys.argv[2]}.{dist.get_rank()}.npz", W=found.W, primal=found.primal, gaps=found.gaps,
          status=str(found.status), reason=found.reason)
 dist.destroy_process_group()
+os._exit(0)  # torch 2.14's gloo threads now and then abort an interpreter that is shutting down under load
 """
+
+
+def launch(folder: Path, processes: int, **data: object) -> list[dict[str, np.ndarray]]:
+    """Fit in several processes with unequal shards; return what each of them found."""
+    np.savez(folder / "data.npz", **data, bounds2=[0, 200, 301], bounds3=[0, 20, 190, 301])
+    (folder / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(folder / name) for name in ("worker.py", "data.npz", "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [dict(np.load(folder / f"out.{rank}.npz")) for rank in range(processes)]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -130,21 +151,67 @@ def test_processes_with_unequal_shards_reach_the_single_optimum(tmp_path, proces
     X, y = correlated(301, features, 3, seed=6)
     y = np.sort(y)  # so that shards hold different classes
     C = 1e-3
-    np.savez(tmp_path / "data.npz", X=X, y=y, C=C, bounds2=[0, 200, 301], bounds3=[0, 20, 190, 301])
-    (tmp_path / "worker.py").write_text(WORKER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path / "data.npz"), str(tmp_path / "out")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    found = launch(tmp_path, processes, X=X, y=y, C=C, scale=1.0)
     alone = fit_ovr(X, y, C, tol=1e-8, solver="primal")
-    found = [np.load(tmp_path / f"out.{rank}.npz") for rank in range(processes)]
     for result in found:
         assert str(result["status"]) == "converged"
         assert f"{processes} processes" in str(result["reason"])
         np.testing.assert_allclose(result["primal"], alone.primal, rtol=1e-6)  # what the single process is held to
         assert result["W"].tobytes() == found[0]["W"].tobytes()
+
+
+def test_processes_reach_the_constructed_optimum(tmp_path):
+    known = known_optimum(301, 700, 1.0, seed=9)
+    found = launch(tmp_path, 2, X=known.X, y=known.labels, C=1.0, scale=0.0)[0]
+    # ||w - w*|| <= sqrt(2 P gap), 3e-4 of ||w*|| for a gap of 1e-8
+    np.testing.assert_allclose(found["W"][0], known.w, atol=3e-4 * np.linalg.norm(known.w))
+    assert dual_gap(known.X, known.signs, 1.0, found["W"][0])[1] <= 1.01e-8
+
+
+def as_float16(X: np.ndarray, folder: Path) -> Any:
+    """Return rows in half precision."""
+    return X.astype(np.float16)
+
+
+def as_bfloat16(X: np.ndarray, folder: Path) -> Any:
+    """Return rows as torch's bfloat16."""
+    return torch.from_numpy(X).to(torch.bfloat16)
+
+
+def as_float32(X: np.ndarray, folder: Path) -> Any:
+    """Return rows in single precision."""
+    return X.astype(np.float32)
+
+
+def as_stream(X: np.ndarray, folder: Path) -> Any:
+    """Return rows that are read from disk."""
+    return on_disk(folder / f"{uuid.uuid4()}.h5", X.astype(np.float32))
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    rows=st.integers(4, 60),
+    features=st.one_of(st.integers(1, 80), st.integers(520, 700)),
+    classes=st.integers(2, 4),
+    log_scale=st.floats(-2, 1),
+    log_C=st.floats(-6, 0),
+    solver=st.sampled_from(["primal", "gram"]),
+    form=st.sampled_from([as_float16, as_bfloat16, as_float32, as_stream]),
+)
+def test_any_shape_scale_and_form_is_certified(
+    tmp_path_factory, rows, features, classes, log_scale, log_C, solver, form
+):
+    X, y = correlated(rows, features, classes, seed=rows * 100 + features)
+    source = form(X * 10**log_scale, tmp_path_factory.getbasetemp())
+    solution = fit_ovr(source, y, 10**log_C, solver=solver, tol=1e-3)
+    assert solution.status is Status.CONVERGED
+    stored = source.double().numpy() if isinstance(source, torch.Tensor) else source[:].astype(np.float64)
+    shown = solution.classes[1:] if classes == 2 else solution.classes
+    for c, w, b, primal in zip(shown, solution.W, solution.intercepts, solution.primal, strict=True):
+        signs = np.where(y == c, 1.0, -1.0)
+        found, gap = dual_gap(with_constant(stored), signs, solution.C, np.append(w, b))
+        assert gap <= 1e-3 + 1e-9  # the definition cancels to 1e-9 of P at the largest scales
+        assert primal == pytest.approx(found, rel=1e-9)  # float64 sums in another order
 
 
 def test_a_gram_matrix_over_processes_is_refused():
