@@ -42,7 +42,7 @@ class ProgressView:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how far a piece of work is."""
-        images = what.startswith(("features", "batch-norm", "training"))
+        images = what.startswith(("features", "batch-norm", "training", "packing"))
         key = (what if images else "svm", total)
         if key not in self._tasks:
             # A continued run starts where it stopped, so that its speed counts new work only.

@@ -1,4 +1,4 @@
-"""``dcgan-eval data list|check``."""
+"""``dcgan-eval data list|check|pack``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import click
 from rich.table import Table
 
 from ..data.catalog import DATASETS, check_data, default_data_dir, find
-from .console import err, out
+from ..data.pack import pack
+from .console import err, out, progress_view
 from .options import data_dir_option, example, json_option
 
 
@@ -48,3 +49,32 @@ def check(name: str, data_dir: Path | None, as_json: bool) -> None:
     out.print_json(data=report)
     for problem in report["problems"]:
         err.print(f"Note: {problem}", highlight=False)
+
+
+@data.command("pack", epilog=example("dcgan-eval data pack ~/imagenet/train --size 32 --out imagenet32.h5"))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--size", default=32, show_default=True, help="Shorter side, and square cut from the centre, in pixels.")
+@click.option(
+    "--out", "out_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HDF5 to write."
+)
+@click.option("--processes", type=click.IntRange(1), help="Processes that decode; one for each core by default.")
+@json_option
+def pack_data(source: Path, size: int, out_file: Path, processes: int | None, as_json: bool) -> None:
+    """Shrink a folder, tar archive or Parquet files of images to one file for training.
+
+    SOURCE is a folder of images (classes by folder), ILSVRC2012's archive of archives, tar shards or Parquet files of
+    one split. After an interruption the same command goes on. Damaged, CMYK and one-pixel-high images are left out and
+    listed.
+    """
+    with progress_view() as progress:
+        packed = pack(source, out_file, size, num_processes=processes, on_progress=progress)
+    summary = {"path": str(packed.path), "num_images": packed.num_images, "num_classes": len(packed.class_names)}
+    summary |= {"fingerprint": packed.fingerprint, "skipped": dict(packed.skipped)}
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    out.print(f"{packed.path}: {packed.num_images:,} images, {len(packed.class_names)} classes", highlight=False)
+    for name, why in packed.skipped[:20]:
+        err.print(f"Skipped {name}: {why}", highlight=False)
+    if len(packed.skipped) > 20:
+        err.print(f"... and {len(packed.skipped) - 20} more, all listed in the file under 'skipped'", highlight=False)

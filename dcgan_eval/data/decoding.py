@@ -25,7 +25,7 @@ Namer = Callable[[int], str]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # tried in this order; Pillow's long tail of formats would make every WebP slower to recognise and files from strangers
 # riskier to open
-_FORMATS = ("WEBP", "PNG", "JPEG", "BMP", "GIF", "TIFF")
+FORMATS = ("WEBP", "PNG", "JPEG", "BMP", "GIF", "TIFF")
 _GREY_MODES = ("1", "L", "LA", "La")
 _DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip rather than scale
 _MAX_THREADS = 4
@@ -53,7 +53,7 @@ def decode(item: bytes | Path, where: str) -> Pixels:
         If it is damaged, no image, or has more than 8 bits a channel.
     """
     try:
-        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=FORMATS) as image:
             mode = image.mode
             pixels = None if mode.startswith(_DEEP_MODES) else _to_array(image)
     # Pillow's plugins raise almost anything on damaged files: SyntaxError, struct.error, EOFError, OSError

@@ -83,14 +83,12 @@ class ImageSet:
     @cached_property
     def pixel_hashes(self) -> npt.NDArray[np.bytes_]:
         """SHA-256 of each image's pixel bytes in (H, W, C) order, as 64 hexadecimal digits: (N,), dtype ``S64``."""
-        # hexadecimal because NumPy's byte strings drop trailing zero bytes, which raw digests can have
-        rows = (hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in self.images)
-        return np.fromiter(rows, dtype="S64", count=self.num_images)
+        return hash_pixels(self.images)
 
     @cached_property
     def canonical_order(self) -> npt.NDArray[np.int64]:
         """Rows sorted by (label, pixel hash): (N,) int64; rows that tie are identical and interchangeable."""
-        return np.lexsort((self.pixel_hashes, self._sort_labels)).astype(np.int64)
+        return _canonical_order(self._sort_labels, self.pixel_hashes)
 
     @cached_property
     def canonical_rank(self) -> npt.NDArray[np.int64]:
@@ -105,11 +103,7 @@ class ImageSet:
 
         The order of the images, their file format, the class names and the name of the set do not enter.
         """
-        pairs = np.empty(self.num_images, dtype=[("label", "<i8"), ("hash", "S64")])
-        pairs["label"] = self._sort_labels[self.canonical_order]
-        pairs["hash"] = self.pixel_hashes[self.canonical_order]
-        header = "x".join(str(size) for size in self.image_shape)
-        return hashlib.sha256(header.encode() + b"\n" + pairs.tobytes()).hexdigest()
+        return fingerprint_of(self.image_shape, self._sort_labels, self.pixel_hashes)
 
     def take(self, rows: npt.ArrayLike, split: str | None = None) -> ImageSet:
         """Return the images at ``rows``, in that order.
@@ -182,6 +176,29 @@ class ImageSet:
                 expected=f"0 to {self.num_classes - 1}, one number for each of {self.num_classes} class names",
                 remedy="number the classes from 0 (SVHN's own files write the digit 0 as label 10: map 10 to 0)",
             )
+
+
+def hash_pixels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.bytes_]:
+    """Return the SHA-256 of each image's pixel bytes as 64 hexadecimal digits: (N, H, W, C) to (N,), dtype ``S64``."""
+    # hexadecimal because NumPy's byte strings drop trailing zero bytes, which raw digests can have
+    rows = (hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images)
+    return np.fromiter(rows, dtype="S64", count=len(images))
+
+
+def fingerprint_of(
+    image_shape: tuple[int, int, int], labels: npt.NDArray[np.int64], hashes: npt.NDArray[np.bytes_]
+) -> str:
+    """Return what :attr:`ImageSet.fingerprint` is, from labels (-1 for none) and pixel hashes, in any order."""
+    order = _canonical_order(labels, hashes)
+    pairs = np.empty(len(labels), dtype=[("label", "<i8"), ("hash", "S64")])
+    pairs["label"], pairs["hash"] = labels[order], hashes[order]
+    header = "x".join(str(size) for size in image_shape)
+    return hashlib.sha256(header.encode() + b"\n" + pairs.tobytes()).hexdigest()
+
+
+def _canonical_order(labels: npt.NDArray[np.int64], hashes: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """Sort rows by (label, pixel hash)."""
+    return np.lexsort((hashes, labels)).astype(np.int64)
 
 
 def _check_images(images: Any, title: str) -> None:

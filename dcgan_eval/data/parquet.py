@@ -135,6 +135,41 @@ def check_shards(files: Sequence[Path]) -> None:
         )
 
 
+def layout_of(path: Path) -> tuple[list[int], tuple[str, ...] | None]:
+    """Return the number of rows in each row group of a file, and its class names, if it states them.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or has no column of images.
+    """
+    with _reading(path), pq.ParquetFile(path) as file:
+        _, label_column = _columns(file.schema_arrow, path)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        return sizes, _class_names(file.schema_arrow, label_column)
+
+
+def read_encoded(path: Path, group: int) -> tuple[list[bytes | None], npt.NDArray[np.int64] | None]:
+    """Read one row group without decoding its images.
+
+    Returns
+    -------
+    tuple
+        The encoded images, None where a row holds none, and the labels, None if the file has no such column.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    with _reading(path), pq.ParquetFile(path) as file:
+        image_column, label_column = _columns(file.schema_arrow, path)
+        table = file.read_row_group(group, [column for column in (image_column, label_column) if column])
+        images = table.column(image_column).combine_chunks()
+        labels = _label_values(table.column(label_column), label_column, path) if label_column else None
+        return _encoded(images), labels
+
+
 def _read_shard(path: Path) -> tuple[list[Pixels], npt.NDArray[np.int64] | None, tuple[str, ...] | None]:
     """Read the images, labels and class names of one file."""
     images: list[Pixels] = []

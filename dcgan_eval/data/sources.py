@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dcgan_eval.data import official, parquet
+from dcgan_eval.data import official, pack, parquet
 from dcgan_eval.data.decoding import IMAGE_SUFFIXES, decode_many, stack
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DataError
@@ -52,8 +52,8 @@ class Source:
     Parameters
     ----------
     form : str
-        ``"CIFAR10"``, ``"SVHN"``, ``"MNIST"`` (torchvision's layouts), ``"parquet"``, ``"folders"``, ``"npz"`` or
-        ``"bundled"`` (scikit-learn's digits).
+        ``"CIFAR10"``, ``"SVHN"``, ``"MNIST"`` (torchvision's layouts), ``"parquet"``, ``"folders"``, ``"npz"``,
+        ``"pack"`` or ``"bundled"`` (scikit-learn's digits).
     path : Path, optional
         Folder or file; None for bundled data.
     splits : tuple of str
@@ -180,8 +180,9 @@ def detect(path: Path) -> Source | None:
     Parameters
     ----------
     path : Path
-        A ``.npz`` or ``.parquet`` file, or a folder. In a folder the first of these counts: torchvision's layouts,
-        Parquet (down to two levels below), class folders, an ``.npz`` file if there is exactly one.
+        A ``.npz`` or ``.parquet`` file, a pack (``.h5``), or a folder. In a folder the first of these counts:
+        torchvision's layouts, Parquet (down to two levels below), class folders, an ``.npz`` file if there is exactly
+        one.
 
     Returns
     -------
@@ -195,6 +196,8 @@ def detect(path: Path) -> Source | None:
     """
     if path.suffix == ".npz":
         return find_npz(path)
+    if path.suffix == ".h5" and path.is_file():
+        return Source("pack", path, (WHOLE,))
     if path.is_file():
         return Source("parquet", path, (parquet.split_of(path) or WHOLE,)) if path.suffix == ".parquet" else None
     if path.name == official.CIFAR_FOLDER:
@@ -237,6 +240,8 @@ def read(source: Source, split: str, name: str, class_names: tuple[str, ...] | N
     if source.form == "parquet":
         files = [source.path] if source.path.is_file() else parquet.split_files(source.path)[split]
         return parquet.read_parquet(files, name=name, split=split, class_names=class_names)
+    if source.form == "pack":
+        return pack.read_pack(source.path, name=name)
     if source.form in ("folders", "npz"):
         reader = read_folders if source.form == "folders" else read_npz
         return reader(source.path, split, name=name, class_names=class_names)
