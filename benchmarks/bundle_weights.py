@@ -12,17 +12,13 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
-from dcgan_eval.models.dcgan import build, sample_prior
+from dcgan_eval.models.dcgan import build, draw_samples
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import file_sha256, save_network
 from dcgan_eval.records import Record, load_record
-from dcgan_eval.report.figures import image_grid
-from dcgan_eval.seeding import torch_generator
+from dcgan_eval.report.figures import write_image_grid
 from dcgan_eval.training.checkpoint import find_checkpoints, load_checkpoint
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
@@ -80,17 +76,9 @@ def _write_networks(arguments: argparse.Namespace) -> dict:
     if not arguments.card_only:
         save_network(D, PRETRAINED / f"{arguments.name}.discriminator.safetensors", card=facts, half=True)
         save_network(G, PRETRAINED / f"{arguments.name}.generator.safetensors", card=facts, half=True)
-        _draw_samples(G, PRETRAINED / f"{arguments.name}.samples.png")
+        write_image_grid(draw_samples(G, 128), 16, PRETRAINED / f"{arguments.name}.samples.png")
     _draw_losses(state["log"], PRETRAINED / f"{arguments.name}.losses.png")
     return facts
-
-
-@torch.no_grad()
-def _draw_samples(G: torch.nn.Module, path: Path) -> None:
-    """Draw 8 x 16 samples from fixed z with minibatch statistics, as the release does."""
-    z_NZ = sample_prior(G.ladder, 128, torch_generator(0, "sample grid"))
-    images = ((G.train()(z_NZ) + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
-    Image.fromarray(image_grid(images, columns=16)).resize((16 * 64, 8 * 64), Image.Resampling.NEAREST).save(path)
 
 
 def _draw_losses(log: list[dict], path: Path) -> None:

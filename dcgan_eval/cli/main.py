@@ -19,6 +19,7 @@ _COMMANDS = {
     "data": "dcgan_eval.cli.data",
     "features": "dcgan_eval.cli.features",
     "quickstart": "dcgan_eval.cli.quickstart",
+    "samples": "dcgan_eval.cli.samples",
     "show": "dcgan_eval.cli.show",
     "svm": "dcgan_eval.cli.svm",
     "train-imagenet": "dcgan_eval.cli.train",

@@ -1,21 +1,28 @@
-"""``dcgan-eval weights list|show``."""
+"""``dcgan-eval weights list|show|import``."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
-from ..models.weights import file_sha256, read_card, read_manifest, resolve
+from ..models.dcgan import Discriminator
+from ..models.release import RELEASE_CARD, import_release
+from ..models.weights import file_sha256, read_card, read_manifest, resolve, save_network
 from .console import out
 from .options import example, json_option
+
+network_option = click.option(
+    "--network", type=click.Choice(["discriminator", "generator"]), default="discriminator", show_default=True
+)
 
 
 @click.group(epilog=example("dcgan-eval weights list"))
 def weights() -> None:
-    """Look at the bundled weights, or at a weights file."""
+    """Look at the bundled weights or at a weights file, or import released ones."""
 
 
 @weights.command("list", epilog=example("dcgan-eval weights list"))
@@ -38,9 +45,7 @@ def list_weights(as_json: bool) -> None:
 
 @weights.command("show", epilog=example("dcgan-eval weights show --json"))
 @click.argument("name", required=False)
-@click.option(
-    "--network", type=click.Choice(["discriminator", "generator"]), default="discriminator", show_default=True
-)
+@network_option
 @json_option
 def show_weights(name: str | None, network: str, as_json: bool) -> None:
     """Show the card of bundled weights or of a weights file [default: the bundled default]."""
@@ -53,6 +58,26 @@ def show_weights(name: str | None, network: str, as_json: bool) -> None:
     for key, value in _flatten(card):
         table.add_row(key, value)
     out.print(table)
+
+
+@weights.command(
+    "import", epilog=example("dcgan-eval weights import dcgan-code svhn/200_discrim_params.jl --out svhn.safetensors")
+)
+@click.argument("form", type=click.Choice(["dcgan-code"]))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="The safetensors file to write.")
+@click.option("--preset", metavar="svhn32|imagenet32", help="What it must be [default: inferred from the shapes].")
+@network_option
+@click.option("--allow-partial", is_flag=True, help="Keep the leading layers of an incomplete discriminator.")
+def import_weights(form: str, path: Path, target: Path, preset: str | None, network: str, allow_partial: bool) -> None:
+    """Import what the paper's authors released in 2016 (FORM dcgan-code); PATH is the .jl file or its folder.
+
+    Only the plain .npy arrays beside the .jl file are read; nothing is unpickled.
+    """
+    module = import_release(path, network, preset=preset, allow_partial=allow_partial)
+    save_network(module, target, card=RELEASE_CARD)
+    layers = f", layers {', '.join(module.layer_names)}" if isinstance(module, Discriminator) else ""
+    out.print(f"{target}: {module.ladder.name} {network}{layers}", highlight=False)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

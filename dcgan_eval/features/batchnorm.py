@@ -8,19 +8,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..models.dcgan import ConvRung
+from ..errors import WeightsError
+from ..models.dcgan import ConvRung, lacks_running_statistics, norm_layers
 
 CALIBRATION_BATCH = 128  # minibatch of the 2016 release
 
 Statistics = dict[str, Tensor]  # "<module name>.mean" and "<module name>.var", float32
-
-
-def norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
-    """Return the batch-norm layers of a module by name."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
 
 
 def dataset_statistics(module: nn.Module, batches: Iterable[Tensor]) -> Statistics:
@@ -95,14 +90,24 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
     -------
     nn.Module
         In evaluation mode, same layer names and outputs (folding changes them by float32 rounding only).
+
+    Raises
+    ------
+    WeightsError
+        Running averages are asked for that the weights do not have.
     """
+    if statistics is None and lacks_running_statistics(module):
+        raise WeightsError(
+            "These weights hold no running batch-norm statistics (the 2016 release kept none)",
+            got="--batch-norm running",
+            expected="statistics of the target's training images",
+            remedy="use --batch-norm dataset, the default",
+        )
     module = copy.deepcopy(module).eval()
     for name, norm in norm_layers(module).items():
         if statistics is not None:
-            assert norm.running_mean is not None, "batch norm keeps no statistics"
-            assert norm.running_var is not None, "batch norm keeps no statistics"
-            norm.running_mean.copy_(statistics[f"{name}.mean"])
-            norm.running_var.copy_(statistics[f"{name}.var"])
+            norm.running_mean = statistics[f"{name}.mean"].clone()
+            norm.running_var = statistics[f"{name}.var"].clone()
     for block in module.modules():
         if isinstance(block, ConvRung) and block.norm is not None:
             block.conv = fuse_conv_bn_eval(block.conv, block.norm)

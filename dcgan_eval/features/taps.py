@@ -134,7 +134,7 @@ def load_encoder(weights: str | Path | None = None) -> Encoder:
 def discriminator_encoder(D: Discriminator, name: str) -> Encoder:
     """Return a discriminator as an encoder that taps every convolutional layer."""
     size = D.ladder.image_size
-    return Encoder(D, D.ladder.layer_names, image_shape=(size, size, D.ladder.image_channels), name=name)
+    return Encoder(D, D.layer_names, image_shape=(size, size, D.ladder.image_channels), name=name)
 
 
 def _untrained(text: str) -> tuple[Discriminator, str]:

@@ -5,9 +5,14 @@ Source: Radford, Metz & Chintala, arXiv:1511.06434, section 3, and the parameter
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..seeding import torch_generator
 from .presets import GRID, Ladder
 
 BATCH_NORM_EPS = 1e-8  # 2016 release
@@ -65,26 +70,34 @@ class Discriminator(nn.Module):
     ----------
     ladder : Ladder
         Row of the preset table. The layers are the attributes ``conv1``, ``conv2``, ...
+    num_layers : int or None
+        Build only this many leading convolutions and no linear unit: what is left of an incomplete model. It has
+        features but no logit. None builds all.
     """
 
-    def __init__(self, ladder: Ladder):
+    def __init__(self, ladder: Ladder, num_layers: int | None = None):
         super().__init__()
         self.ladder = ladder
-        for i, rung in enumerate(ladder.rungs):
+        self.layer_names = ladder.layer_names[:num_layers]
+        for i, name in enumerate(self.layer_names):
+            rung = ladder.rungs[i]
             block = ConvRung(ladder.input_channels[i], rung.channels, rung.stride, ladder.kernel, normalise=i > 0)
-            self.add_module(f"conv{i + 1}", block)
-        self.linear = nn.Linear(ladder.rungs[-1].channels * GRID * GRID, 1, bias=False)
+            self.add_module(name, block)
+        width = ladder.rungs[-1].channels * GRID * GRID
+        self.linear = nn.Linear(width, 1, bias=False) if num_layers is None else None
         self.apply(initialise)
 
     def blocks(self) -> list[ConvRung]:
         """Return the convolutional layers in order."""
-        return [self.get_submodule(name) for name in self.ladder.layer_names]  # type: ignore[misc]
+        return [self.get_submodule(name) for name in self.layer_names]  # type: ignore[misc]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the logit of "real", (N,), for images (N, C, H, W) scaled to [-1, 1]."""
+        """Return the logit of "real", (N,), for images (N, C, H, W) scaled to [-1, 1]; without a linear unit, maps."""
         h_NCHW = x_NCHW
         for block in self.blocks():
             h_NCHW = block(h_NCHW)
+        if self.linear is None:
+            return h_NCHW
         return self.linear(h_NCHW.flatten(1)).squeeze(1)  # (N, channels * 16) -> (N,)
 
 
@@ -148,12 +161,51 @@ def build(ladder: Ladder, seed: int) -> tuple[Discriminator, Generator]:
         return Discriminator(ladder), Generator(ladder)
 
 
+def norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the batch-norm layers of a module by name."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
+
+
+def drop_running_statistics(module: nn.Module) -> None:
+    """Leave every batch norm without running statistics, so that it always normalises by its minibatch."""
+    for norm in norm_layers(module).values():
+        norm.running_mean = norm.running_var = None
+
+
+def lacks_running_statistics(module: nn.Module) -> bool:
+    """Tell whether some batch norm of a module has no running statistics to freeze."""
+    return any(norm.running_mean is None for norm in norm_layers(module).values())
+
+
 def sample_prior(ladder: Ladder, count: int, generator: torch.Generator) -> Tensor:
     """Draw latent vectors (count, z_dim), float32, on the generator's device from the ladder's prior."""
     shape = (count, ladder.z_dim)
     if ladder.prior == "gaussian":
         return torch.randn(shape, generator=generator, device=generator.device)
     return torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
+
+
+@torch.no_grad()
+def draw_samples(G: Generator, count: int, seed: int = 0) -> np.ndarray:
+    """Draw images from fixed z with the statistics of their own minibatch, as the 2016 release does.
+
+    Parameters
+    ----------
+    G : Generator
+        Left as it is.
+    count : int
+        Images, all in one minibatch.
+    seed : int
+        Root seed of z.
+
+    Returns
+    -------
+    ndarray
+        uint8 (count, H, W, C).
+    """
+    G = copy.deepcopy(G).train()  # a copy, because training mode moves the running averages
+    x_NCHW = G(sample_prior(G.ladder, count, torch_generator(seed, "sample grid")))
+    return ((x_NCHW + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
 
 
 def to_unit_range(images_NHWC: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import WeightsError, unknown_name
-from .dcgan import Discriminator, Generator
-from .presets import get_preset
+from .dcgan import Discriminator, Generator, drop_running_statistics, lacks_running_statistics
+from .presets import Ladder, get_preset
 
 FORMAT = "dcgan-eval-weights-1"
 _NETWORKS: dict[str, type[Discriminator] | type[Generator]] = {
@@ -106,7 +106,7 @@ def save_network(
     path : Path
         Target; replaced only when the new file is complete.
     card : dict, optional
-        Model card, JSON-able, kept in the header.
+        Model card, JSON-able, kept in the header, which also says when layers or running statistics are missing.
     half : bool
         Store kernels and matrices in float16 (batch-norm vectors stay in float32).
 
@@ -117,6 +117,10 @@ def save_network(
     """
     kind = next(kind for kind, cls in _NETWORKS.items() if isinstance(network, cls))
     header = {"format": FORMAT, "preset": network.ladder.name, "network": kind, "card": json.dumps(card or {})}
+    if isinstance(network, Discriminator) and network.linear is None:
+        header["num_layers"] = str(len(network.layer_names))
+    if lacks_running_statistics(network):
+        header["running_statistics"] = "none"
     tensors = {key: _stored(value, half) for key, value in network.state_dict().items() if value.dim() > 0}
     save_tensors(tensors, path, header)
 
@@ -216,12 +220,35 @@ def load_network(path: Path, network: str = "discriminator") -> Discriminator | 
             expected=f"format {FORMAT!r}, network {network!r}",
             remedy="see `dcgan-eval weights list`, or train one with `dcgan-eval train-imagenet`",
         )
-    with torch.random.fork_rng(devices=[]):
-        module = _NETWORKS[network](get_preset(header.get("preset", "")))
+    num_layers = int(header["num_layers"]) if "num_layers" in header else None
+    statistics = header.get("running_statistics") != "none"
+    module = blank_network(get_preset(header.get("preset", "")), network, num_layers, running_statistics=statistics)
     _check_tensors(tensors, module, path)
     module.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
-    module.eval()
     return module
+
+
+def blank_network(
+    ladder: Ladder, network: str, num_layers: int | None = None, *, running_statistics: bool = True
+) -> Discriminator | Generator:
+    """Build a network whose weights are to be replaced, in evaluation mode; torch's random state stays as it was.
+
+    Parameters
+    ----------
+    ladder : Ladder
+        Row of the preset table.
+    network : str
+        ``"discriminator"`` or ``"generator"``.
+    num_layers : int or None
+        Leading layers of an incomplete discriminator.
+    running_statistics : bool
+        Whether its batch norms keep any.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = Discriminator(ladder, num_layers) if network == "discriminator" else Generator(ladder)
+    if not running_statistics:
+        drop_running_statistics(module)
+    return module.eval()
 
 
 def _check_tensors(tensors: dict[str, Tensor], module: nn.Module, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +38,7 @@ def comparison_figure(records: Sequence[Record], images_NHWC: np.ndarray, path: 
     _draw_images(axes[0], images_NHWC)
     _draw_scores(axes[1], records)
     _draw_curves(axes[2], records)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise RecordError(
-            "The figure cannot be written", got=f"{path}: {error}", remedy="give another --out"
-        ) from error
+    _save(lambda: figure.savefig(path, dpi=120), path)
     return path
 
 
@@ -54,6 +48,43 @@ def image_grid(images_NHWC: np.ndarray, columns: int) -> np.ndarray:
     _, height, width, channels = images_NHWC.shape
     grid = images_NHWC[: num_rows * columns].reshape(num_rows, columns, height, width, channels)
     return grid.swapaxes(1, 2).reshape(num_rows * height, columns * width, channels)
+
+
+def write_image_grid(images_NHWC: np.ndarray, columns: int, path: Path, enlarge: int = 2) -> Path:
+    """Write images as one PNG, row by row.
+
+    Parameters
+    ----------
+    images_NHWC : ndarray
+        uint8, C is 1 or 3.
+    columns : int
+        Images in a row.
+    path : Path
+        PNG to write.
+    enlarge : int
+        Screen pixels along a side of each pixel.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be written.
+    """
+    from PIL import Image
+
+    grid = image_grid(images_NHWC, columns).repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    _save(lambda: Image.fromarray(grid.squeeze()).save(path, "PNG"), path)
+    return path
+
+
+def _save(write: Callable[[], object], path: Path) -> None:
+    """Make the folder and write a picture into it, or say why not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        raise RecordError(
+            "The figure cannot be written", got=f"{path}: {error}", remedy="give another --out"
+        ) from error
 
 
 def _draw_images(axes, images_NHWC: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dcgan_eval.cli.main import main
@@ -97,6 +98,13 @@ def test_weights_commands(run) -> None:  # type: ignore[no-untyped-def]
     assert card["preset"] == "imagenet32"
     assert manifest["default"] in run("weights", "list").output
     assert "seen_images" in run("weights", "show").output
+
+
+def test_samples(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run("samples", "--out", "grid.png", "--rows", 1, "--columns", 3)
+    assert result.exit_code == 0, result.output
+    assert Image.open("grid.png").size == (3 * 64, 64)
+    says(run("samples", "--weights", "imagenet"), "no bundled weights")
 
 
 def test_data_commands(run) -> None:  # type: ignore[no-untyped-def]
