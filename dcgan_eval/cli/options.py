@@ -23,7 +23,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("DCGAN_EVAL_CACHE") or base / "dcgan-eval" / "features")
 
 
-def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Apply decorators so that options are listed in the order given."""
 
     def apply(function: F) -> F:
@@ -58,7 +58,7 @@ layer_option = click.option(
     metavar="NAME",
     help="Layer to use, repeated or comma-separated [default: all].",
 )
-making_options = _stack(
+making_options = stack(
     click.option(
         "--batch-norm",
         default="dataset",
@@ -81,7 +81,7 @@ making_options = _stack(
     ),
     cache_dir_option,
 )
-run_options = _stack(
+run_options = stack(
     data_dir_option,
     download_option,
     click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws."),

@@ -1,8 +1,10 @@
-"""``dcgan-eval train-imagenet``."""
+"""``dcgan-eval train`` and ``dcgan-eval train-imagenet``."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,95 +12,243 @@ import click
 import torch
 
 from ..data.catalog import load_data
+from ..data.imageset import ImageSet
 from ..features.extract import ExtractOptions
-from ..training.config import TrainingConfig
-from ..training.loop import Trainer, train
+from ..models.dcgan import draw_samples
+from ..models.presets import PRESETS
+from ..protocols.training_probe import TrainingProbe
+from ..report.figures import training_figure, write_image_grid
+from ..training import loop
+from ..training.config import TrainingConfig, paper_recipe
+from ..training.estimate import estimate
+from ..training.loop import RunOptions
+from ..training.neighbours import neighbour_score
+from ..training.parallel import Team, joined
+from ..training.trainer import Trainer
+from ..training.watch import Measurement, Row, read_table
 from .console import err, out, progress_view
-from .options import data_dir_option, example, json_option
+from .options import data_dir_option, example, json_option, stack
 
-_DEFAULTS = TrainingConfig()
+_IMAGENET = paper_recipe("imagenet32")
+_PRINT_EVERY_S = 30.0
+_GRID = (8, 16)
+
+_recipe_options = stack(
+    click.option("--recipe", type=click.Choice(["paper"]), default="paper", show_default=True, help="Starting point."),
+    click.option("--images", "total_images", type=int, help="Images to see, D's and G's together [default: recipe]."),
+    click.option("--decay-images", type=int, help="Decay the learning rate over the last N images [default: 0]."),
+    click.option("--batch-size", type=int, help="Images of a minibatch, over all processes [default: recipe]."),
+    click.option("--learning-rate", type=float, help="Adam's step size [default: recipe]."),
+    click.option("--weight-decay", type=float, help="L2 penalty [default: recipe]."),
+    click.option("--flip", is_flag=True, help="Mirror half of the real images (not in the recipe)."),
+    click.option("--shift", type=int, help="Move real images by up to N pixels (not in the recipe)."),
+    click.option("--rotation", type=float, help="Weight of a loss that tells quarter turns (not in the recipe)."),
+    click.option("--held-out", type=int, help="Images never trained on, for --neighbours [default: 0]."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Root seed."),
+    click.option("--compute", default="auto", show_default=True, metavar="auto|float32|bfloat16", help="Arithmetic."),
+)
+_run_options = stack(
+    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to train."),
+    click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile [default: on a GPU]."),
+    click.option("--sync-batch-norm", is_flag=True, help="Under torchrun: normalise over all processes."),
+    click.option("--max-minutes", type=float, help="Stop cleanly after this time."),
+    click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints."),
+    click.option("--part-mb", type=click.IntRange(1), help="Cut checkpoints into files of this size [default: one]."),
+    click.option("--resume", is_flag=True, help="Continue the run in --out."),
+    click.option("--allow-changes", is_flag=True, help="Continue although the configuration has changed."),
+    click.option("--probe", metavar="digits|cifar10-small", help="Measure features on validation rows as it goes."),
+    click.option("--probe-every", type=click.IntRange(1), default=250_000, show_default=True, help="Images between."),
+    click.option("--samples-every", type=click.IntRange(1), default=250_000, show_default=True, help="Images between."),
+    click.option("--neighbours", is_flag=True, help="Log the distance from held-out images to the nearest samples."),
+    click.option("--dry-run", is_flag=True, help="Print configuration, size and expected time, and stop."),
+    data_dir_option,
+    json_option,
+)
+
+
+def _data_option(**settings: Any) -> Callable[..., Any]:
+    """Return the option that names the images."""
+    what = "Images: a data set, or a pack, folder, .npz or Parquet of your own."
+    return click.option("--data", "data_name", metavar="NAME|PATH", help=what, show_default=True, **settings)
+
+
+def _out_option(default: str | None) -> Callable[..., Any]:
+    """Return the option that names the run's folder."""
+    kind = click.Path(path_type=Path, file_okay=False)
+    what = "Folder of the run: checkpoints, log, samples, networks" + ("." if default else " [default: runs/PRESET].")
+    return click.option("--out", "folder", type=kind, default=default, show_default=bool(default), help=what)
 
 
 @click.command(
     "train-imagenet",
-    epilog=example("dcgan-eval train-imagenet --data tiny-imagenet --out runs/imagenet32 --max-minutes 60"),
+    epilog=example("dcgan-eval train-imagenet --data imagenet32.h5 --out runs/imagenet32 --max-minutes 60"),
 )
-@click.option(
-    "--data",
-    "data_name",
-    default="tiny-imagenet",
-    show_default=True,
-    metavar="NAME|PATH",
-    help="Images at 32x32: a data set, or a folder, .npz or Parquet of your own.",
-)
-@data_dir_option
-@click.option(
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs/imagenet32"),
-    show_default=True,
-    help="Folder of the run: checkpoints, log, networks.",
-)
-@click.option("--images", "total_images", default=_DEFAULTS.total_images, show_default=True, help="Images to see.")
-@click.option("--decay-images", default=0, show_default=True, help="Decay the learning rate over the last N images.")
-@click.option("--batch-size", default=_DEFAULTS.batch_size, show_default=True, help="Images per minibatch.")
-@click.option("--learning-rate", default=_DEFAULTS.learning_rate, show_default=True, help="Adam's step size.")
-@click.option("--flip", is_flag=True, help="Mirror half of the images (not in the paper's recipe).")
-@click.option("--seed", default=0, show_default=True, help="Root seed.")
-@click.option("--compute", default="auto", show_default=True, metavar="auto|float32|bfloat16", help="Arithmetic.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to train.")
-@click.option("--max-minutes", type=float, help="Stop cleanly after this time.")
-@click.option("--resume", is_flag=True, help="Continue the run in --out.")
-@click.option("--dry-run", is_flag=True, help="Print the configuration and stop.")
-@json_option
-def train_imagenet(
+@_data_option(default="tiny-imagenet")
+@_out_option("runs/imagenet32")
+@_recipe_options
+@_run_options
+def train_imagenet(**options: Any) -> None:
+    """Train the DCGAN on ImageNet images at 32x32 by the paper's recipe; resumable, also under torchrun."""
+    _train("imagenet32", **options)
+
+
+@click.command("train", epilog=example("dcgan-eval train svhn32 --data svhn --probe digits --max-minutes 60"))
+@click.argument("preset", metavar="|".join(PRESETS))
+@_data_option(required=True)
+@_out_option(None)
+@_recipe_options
+@_run_options
+def train(preset: str, **options: Any) -> None:
+    """Train a DCGAN of the family by the paper's recipe; resumable, also under torchrun."""
+    _train(preset, **options)
+
+
+def _train(
+    preset: str,
+    *,
     data_name: str,
     data_dir: Path | None,
-    folder: Path,
+    folder: Path | None,
+    recipe: str,
     compute: str,
     device: str,
-    max_minutes: float | None,
-    resume: bool,
+    compiled: bool | None,
+    sync_batch_norm: bool,
+    probe: str | None,
     dry_run: bool,
     as_json: bool,
-    **recipe: Any,
+    **options: Any,
 ) -> None:
-    """Train the DCGAN on ImageNet images at 32x32 by the paper's recipe."""
-    options = ExtractOptions(compute=compute, device=device)
-    config = TrainingConfig(preset="imagenet32", compute=options.compute_name, **recipe)
-    if dry_run:
-        click.echo(json.dumps({**config.as_dict(), "device": str(options.torch_device)}, indent=1))
-        return
-    trainer = Trainer(config, load_data(data_name, "train", data_dir).images, str(options.torch_device))
-    result = _run(trainer, folder, resume=resume, max_minutes=max_minutes)
-    result["device"] = torch.cuda.get_device_name() if options.torch_device.type == "cuda" else "cpu"
-    _report(result, as_json)
+    """Train, or say what it would cost."""
+    assert recipe == "paper", "click checks the choice"
+    place = ExtractOptions(compute=compute, device=device)
+    run, wanted, every = _split(options)
+    config = paper_recipe(preset, compute=place.compute_name, **wanted)
+    images = load_data(data_name, "train", data_dir)
+    measuring = TrainingProbe(probe, data_dir, place) if probe else None
+    with joined(place.torch_device) as team:
+        on_gpu = place.torch_device.type == "cuda"
+        trainer = Trainer(
+            config,
+            images.images,
+            str(place.torch_device),
+            team=team,
+            sync_batch_norm=sync_batch_norm,
+            compiled=on_gpu if compiled is None else compiled,
+        )
+        if dry_run:
+            _report_dry_run(trainer, as_json)
+            return
+        folder = folder or Path("runs") / preset
+        measurements = _measurements(folder, measuring, every)
+        about = {"data": _describe(images), "device": torch.cuda.get_device_name() if on_gpu else "cpu"}
+        result = _run(trainer, folder, run, measurements, about)
+        if team.leads:
+            _report(result, folder, as_json)
 
 
-def _run(trainer: Trainer, folder: Path, *, resume: bool, max_minutes: float | None) -> dict[str, Any]:
-    """Train with a progress bar that counts images and shows the losses."""
+def _split(options: dict[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, int]]:
+    """Divide the options into those of the run, of the recipe, and the intervals of measurements."""
+    names = ("resume", "allow_changes", "max_minutes", "checkpoint_minutes")
+    part_mb = options.pop("part_mb")
+    run = RunOptions(**{name: options.pop(name) for name in names}, part_bytes=part_mb and part_mb << 20)
+    every = {name: options.pop(name) for name in ("probe_every", "samples_every")}
+    neighbours = options.pop("neighbours")
+    if neighbours and not options["held_out"]:
+        options["held_out"] = 1_000
+    return run, options, every | ({"neighbours_every": every["samples_every"]} if neighbours else {})
+
+
+def _describe(images: ImageSet) -> dict[str, Any]:
+    """Describe the training images for the card."""
+    return {"name": images.name, "num_images": images.num_images, "fingerprint": images.without_labels().fingerprint}
+
+
+def _measurements(folder: Path, probe: TrainingProbe | None, every: dict[str, int]) -> list[Measurement]:
+    """Return what is measured on the way."""
+
+    def grid(trainer: Trainer) -> Row:
+        images = draw_samples(trainer.networks()[1], _GRID[0] * _GRID[1])
+        write_image_grid(images, _GRID[1], folder / "samples" / f"{trainer.seen_images:012d}.png")
+        return {}
+
+    measurements = [Measurement("samples", every["samples_every"], grid)]
+    if "neighbours_every" in every:
+        measurements.append(Measurement("neighbours", every["neighbours_every"], neighbour_score))
+    if probe:
+        measurements.append(Measurement("probe", every["probe_every"], lambda trainer: probe(trainer.networks()[0])))
+    return measurements
+
+
+def _run(
+    trainer: Trainer, folder: Path, options: RunOptions, measurements: list[Measurement], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Train with a progress bar that counts images, and print the losses now and then."""
+    printed = 0.0
     with progress_view() as progress:
 
-        def on_log(row: dict[str, float]) -> None:
+        def on_log(row: Row) -> None:
+            nonlocal printed
             progress("training", int(row["seen_images"]), trainer.config.total_images)
-            if row["round"] % 200 == 0:
-                err.print(
-                    f"{int(row['seen_images']):>12,} images  D {row['d_loss']:.3f}  G {row['g_loss']:.3f}  "
-                    f"D(x) {row['d_real']:.3f}  D(G(z)) {row['d_fake']:.3f}",
-                    highlight=False,
-                )
+            if time.monotonic() - printed > _PRINT_EVERY_S:
+                printed = time.monotonic()
+                err.print(_log_line(row), highlight=False)
 
-        return train(trainer, folder, resume=resume, max_minutes=max_minutes, on_log=on_log)
+        def on_event(text: str) -> None:
+            err.print(text, highlight=False)
+
+        return loop.train(
+            trainer, folder, options, measurements=measurements, about=about, on_log=on_log, on_event=on_event
+        )
 
 
-def _report(result: dict[str, Any], as_json: bool) -> None:
-    """Say how far the run is and where the networks are."""
-    summary = {key: value for key, value in result.items() if key != "log"}
+def _log_line(row: Row) -> str:
+    """Show a row of the log."""
+    line = f"{int(row['seen_images']):>12,} images  D {row['d_loss']:.3f}  G {row['g_loss']:.3f}  "
+    line += f"D(x) {row['d_real']:.3f}  D(G(z)) {row['d_fake']:.3f}"
+    return line + (f"  turns {row['rotation_accuracy']:.3f}" if "rotation_accuracy" in row else "")
+
+
+def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
+    """Say how far the run is and where everything is; draw its curves."""
+    tables = {name: read_table(folder / f"{name}.csv") for name in ("log", "probe")}
+    if tables["log"]:
+        result["figure"] = str(training_figure(tables["log"], tables["probe"], folder / "curves.png"))
     if as_json:
-        click.echo(json.dumps(summary, indent=1))
+        click.echo(json.dumps(result, indent=1))
         return
-    out.print(f"{summary['status']}: {summary['seen_images']:,} images seen", highlight=False)
-    out.print(f"{summary['discriminator']}\n{summary['generator']}", highlight=False)
-    if summary["status"] != "finished":
+    seen, speed = f"{result['seen_images']:,} images seen", f"{result['images_per_s']:,.0f} images/s"
+    out.print(f"{result['status']}: {seen}, {speed}", highlight=False)
+    for key in ("discriminator", "generator", "figure"):
+        if key in result:
+            out.print(result[key], highlight=False)
+    if result["status"] != "finished":
         out.print("Continue with the same command and --resume.", highlight=False)
+
+
+def _report_dry_run(trainer: Trainer, as_json: bool) -> None:
+    """Print what a run would be and cost."""
+    config: TrainingConfig = trainer.config
+    cost = estimate(trainer)
+    if as_json:
+        facts = {"config": config.as_dict(), "departures": config.departures(), "device": str(trainer.device), **cost}
+        click.echo(json.dumps(facts, indent=1))
+        return
+    for name, value in config.as_dict().items():
+        mark = "  (departs from the paper's recipe)" if name in config.departures() else ""
+        out.print(f"{name:>16}  {value}{mark}", highlight=False)
+    out.print(f"\n{_cost_text(cost, trainer.team)}", highlight=False)
+
+
+def _cost_text(cost: dict[str, Any], team: Team) -> str:
+    """Say what a run costs."""
+    D, G = (cost["parameters"][name] / 1e6 for name in "DG")
+    lines = [
+        f"parameters       D {D:.2f} million, G {G:.2f} million",
+        f"arithmetic       {cost['flops_per_image'] / 1e9:.2f} GFLOP per image",
+        f"memory           {cost['state_bytes'] / 1e6:.0f} MB of state, {cost['data_bytes'] / 1e6:.0f} MB of images",
+        f"speed            {cost['images_per_s']:,.0f} images/s ({cost['flops_per_s'] / 1e12:.2f} TFLOP/s), "
+        f"{team.size} process{'es' if team.size > 1 else ''}",
+        f"expected time    {cost['expected_hours']:.1f} hours",
+    ]
+    return "\n".join(lines)

@@ -153,8 +153,8 @@ def read_pack(path: Path, *, name: str = "images", stream_bytes: int = STREAM_BY
 
 
 def _mapped(path: Path, images: h5py.Dataset) -> Pixels:
-    """Map the images of a pack."""
-    return np.memmap(path, np.uint8, "r", images.id.get_offset(), images.shape)
+    """Map the images of a pack, copying on write, so that nothing can change the file."""
+    return np.memmap(path, np.uint8, "c", images.id.get_offset(), images.shape)
 
 
 def _verified(images: Pixels, expected: np.ndarray, path: Path) -> Pixels:

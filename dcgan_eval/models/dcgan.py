@@ -91,11 +91,16 @@ class Discriminator(nn.Module):
         """Return the convolutional layers in order."""
         return [self.get_submodule(name) for name in self.layer_names]  # type: ignore[misc]
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the logit of "real", (N,), for images (N, C, H, W) scaled to [-1, 1]; without a linear unit, maps."""
+    def trunk(self, x_NCHW: Tensor) -> Tensor:
+        """Return the maps of the last convolutional layer for images (N, C, H, W) scaled to [-1, 1]."""
         h_NCHW = x_NCHW
         for block in self.blocks():
             h_NCHW = block(h_NCHW)
+        return h_NCHW
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the logit of "real", (N,), for images (N, C, H, W) scaled to [-1, 1]; without a linear unit, maps."""
+        h_NCHW = self.trunk(x_NCHW)
         if self.linear is None:
             return h_NCHW
         return self.linear(h_NCHW.flatten(1)).squeeze(1)  # (N, channels * 16) -> (N,)
@@ -204,8 +209,13 @@ def draw_samples(G: Generator, count: int, seed: int = 0) -> np.ndarray:
         uint8 (count, H, W, C).
     """
     G = copy.deepcopy(G).train()  # a copy, because training mode moves the running averages
-    x_NCHW = G(sample_prior(G.ladder, count, torch_generator(seed, "sample grid")))
-    return ((x_NCHW + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    z_NZ = sample_prior(G.ladder, count, torch_generator(seed, "sample grid"))
+    return to_uint8(G(z_NZ.to(G.project.weight.device)))
+
+
+def to_uint8(x_NCHW: Tensor) -> np.ndarray:
+    """Return images (N, C, H, W) in [-1, 1] as uint8 (N, H, W, C) on the host."""
+    return ((x_NCHW + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
 
 
 def to_unit_range(images_NHWC: Tensor) -> Tensor:

@@ -87,6 +87,40 @@ def _save(write: Callable[[], object], path: Path) -> None:
         ) from error
 
 
+def training_figure(log: Sequence[dict[str, float]], probe: Sequence[dict[str, float]], path: Path) -> Path:
+    """Draw the curves of a training run against the images seen: losses, D's outputs, gradient norms, probe.
+
+    Parameters
+    ----------
+    log, probe : sequence of dict
+        Rows of ``log.csv`` and ``probe.csv``; the second may be empty.
+    path : Path
+        PNG to write.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [("loss", "log", ("d_loss", "g_loss", "rotation_loss")), ("output", "linear", ("d_real", "d_fake"))]
+    panels.append(("gradient norm", "log", ("d_grad_norm", "g_grad_norm")))
+    figure = Figure(figsize=(5 * (len(panels) + bool(probe)), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels) + bool(probe))
+    for axis, (label, scale, keys) in zip(axes, panels, strict=False):
+        for key in keys:
+            if key in log[0]:
+                axis.plot([row["seen_images"] for row in log], [row[key] for row in log], linewidth=0.8, label=key)
+        axis.set(xlabel="images seen", ylabel=label, yscale=scale)
+        axis.legend()
+    if probe:
+        axes[-1].plot([row["seen_images"] for row in probe], [100 * row["score"] for row in probe], ".-")
+        axes[-1].set(xlabel="images seen", ylabel="probe: validation accuracy %")
+    _save(lambda: figure.savefig(path, dpi=100), path)
+    return path
+
+
 def _draw_images(axes, images_NHWC: np.ndarray) -> None:
     """Show a grid of images."""
     axes.imshow(image_grid(images_NHWC, columns=8))

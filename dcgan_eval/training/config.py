@@ -1,14 +1,23 @@
-"""What a training run is: one frozen, validated, printable configuration."""
+"""What a training run is: one frozen, validated, printable configuration, and the paper's recipe for each preset."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import TrainingError
 from ..models.presets import get_preset
 
 IMAGENET_EPOCH = 1_281_167  # training images of ILSVRC2012
+
+# fmt: off
+_RECIPES: dict[str, dict[str, Any]] = {
+    # arXiv:1511.06434, section 4 (ImageNet, faces), and the parameters and scripts of the 2016 release (SVHN)
+    "imagenet32": {"total_images": 30 * IMAGENET_EPOCH},
+    "svhn32":     {"total_images": 200 * 73_257, "batch_size": 64, "learning_rate": 5e-4},
+    "dcgan64":    {"total_images": 25 * 350_000, "weight_decay": 1e-5},
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -24,17 +33,26 @@ class TrainingConfig:
     decay_images : int
         Length of the linear decay of the learning rate to 0 at the end of the run; 0 keeps it constant.
     batch_size : int
-        Images per minibatch.
+        Images per minibatch, over all processes.
     learning_rate, beta1, beta2 : float
         Adam's parameters.
+    weight_decay : float
+        L2 penalty, added to the gradient.
     flip : bool
         Mirror half of the real images. Not in the paper's recipe.
+    shift : int
+        Move real images by up to this many pixels, edges reflected. Not in the paper's recipe.
+    rotation : float
+        Weight of a self-supervised loss: which quarter turn a real image was given, told from D's last convolutional
+        layer. 0 leaves it out, as the paper does. Source: Chen et al., arXiv:1811.11212.
+    held_out : int
+        Images of the data set that are never trained on, for the nearest-neighbour score.
     seed : int
-        Root seed: weights, order of the data, latent vectors, flips.
+        Root seed: weights, order of the data, latent vectors, flips and shifts.
     compute : str
         ``"float32"`` or ``"bfloat16"`` (autocast; parameters and Adam stay in float32).
 
-    Source: section 4 and 4.3 of arXiv:1511.06434 and the 2016 release.
+    Source: sections 4 and 4.3 of arXiv:1511.06434 and the 2016 release.
     """
 
     preset: str = "imagenet32"
@@ -44,16 +62,24 @@ class TrainingConfig:
     learning_rate: float = 2e-4
     beta1: float = 0.5
     beta2: float = 0.999
+    weight_decay: float = 0.0
     flip: bool = False
+    shift: int = 0
+    rotation: float = 0.0
+    held_out: int = 0
     seed: int = 0
     compute: str = "float32"
 
     def __post_init__(self) -> None:
-        get_preset(self.preset)
+        size = get_preset(self.preset).image_size
         _require(self.batch_size >= 2, "--batch-size", self.batch_size, "at least 2 (batch norm needs two images)")
         _require(self.total_images >= 2 * self.batch_size, "--images", self.total_images, "at least two minibatches")
         _require(0 <= self.decay_images <= self.total_images, "--decay-images", self.decay_images, "0 to --images")
         _require(self.learning_rate > 0, "--learning-rate", self.learning_rate, "a positive number")
+        _require(self.weight_decay >= 0, "--weight-decay", self.weight_decay, "0 or more")
+        _require(0 <= self.shift < size // 2, "--shift", self.shift, f"0 to {size // 2 - 1} pixels")
+        _require(self.rotation >= 0, "--rotation", self.rotation, "0 or more")
+        _require(self.held_out >= 0, "--held-out", self.held_out, "0 or more")
         _require(self.compute in ("float32", "bfloat16"), "--compute", self.compute, "float32 or bfloat16")
 
     @property
@@ -68,9 +94,40 @@ class TrainingConfig:
             return self.learning_rate
         return self.learning_rate * left / self.decay_images
 
+    def departures(self) -> dict[str, Any]:
+        """Return the fields that differ from the paper's recipe for the preset; the seed is none."""
+        recipe = paper_recipe(self.preset)
+        names = [field.name for field in fields(self) if field.name != "seed"]
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(recipe, name)}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values, for JSON."""
         return asdict(self)
+
+
+def paper_recipe(preset: str, **departures: Any) -> TrainingConfig:
+    """Return the paper's recipe for a preset, with some fields changed.
+
+    Parameters
+    ----------
+    preset : str
+        Row of the preset table.
+    **departures
+        Fields of :class:`TrainingConfig`; None leaves a field as the recipe has it.
+
+    Raises
+    ------
+    TrainingError
+        A value that cannot be used, with its flag.
+    WeightsError
+        No such preset.
+
+    Source: PROTOCOLS section 2. Deviations: epochs are counted in images of the set that the authors used; for SVHN
+    that is taken to be its train split, for faces the paper's 350,000 boxes.
+    """
+    get_preset(preset)
+    changed = {name: value for name, value in departures.items() if value is not None}
+    return TrainingConfig(**{"preset": preset, **_RECIPES.get(preset, {}), **changed})
 
 
 def _require(holds: bool, flag: str, got: object, expected: str) -> None:

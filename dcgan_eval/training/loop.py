@@ -1,132 +1,64 @@
-"""The training loop: rounds of one D and one G update, each on its own minibatch; resumable at any round."""
+"""The training loop: rounds, log, measurements and checkpoints, until the end, a time limit or a signal."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..models.dcgan import build, sample_prior, to_unit_range
-from ..models.presets import get_preset
 from ..models.weights import save_network
-from ..seeding import derive, rng, torch_generator
-from .checkpoint import Parts, find_checkpoints, load_checkpoint, read_state, save_checkpoint
-from .config import TrainingConfig
-from .phases import step_discriminator, step_generator
+from .checkpoint import find_checkpoints, newest_checkpoint, read_state
+from .trainer import Trainer
+from .watch import Board, Health, Measurement, Row, Table
 
 LOG_EVERY_ROUNDS = 20
-CHECKPOINT_EVERY_S = 300.0
+FIXED = ("preset", "batch_size", "held_out", "rotation", "seed")
+"""Fields that cannot change within a run: they decide what its state and its position mean."""
 
 
-class Trainer:
-    """A pair in training.
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes on, apart from what it computes.
 
-    Every random number derives from (seed, round), so a resumed run equals an uninterrupted one: bit for bit on a CPU
-    with the same number of threads.
-
-    Parameters
+    Attributes
     ----------
-    config : TrainingConfig
-        What to do.
-    images_NHWC : ndarray
-        Real images, uint8, (N, H, W, C), of the preset's size.
-    device : str
-        Where to train.
-
-    Raises
-    ------
-    TrainingError
-        The images do not fit the preset.
+    resume : bool
+        Continue from the newest good checkpoint in the folder.
+    allow_changes : bool
+        Continue although the configuration differs; the change is kept in the checkpoints.
+    max_minutes : float or None
+        Stop cleanly after this time.
+    checkpoint_minutes : float
+        Time between checkpoints.
+    part_bytes : int or None
+        Size at which a checkpoint is cut into files.
     """
 
-    def __init__(self, config: TrainingConfig, images_NHWC: np.ndarray, device: str = "cpu"):
-        self.config, self.device = config, torch.device(device)
-        self.ladder = get_preset(config.preset)
-        wanted = (self.ladder.image_size, self.ladder.image_size, self.ladder.image_channels)
-        if images_NHWC.shape[1:] != wanted or len(images_NHWC) < config.batch_size:
-            raise TrainingError(
-                f"The images do not fit the preset {config.preset!r}",
-                got=f"{len(images_NHWC)} images of shape {images_NHWC.shape[1:]}",
-                expected=f"at least {config.batch_size} images of shape {wanted}",
-                remedy="choose another preset or resize the images",
-            )
-        self.images_NHWC = torch.from_numpy(images_NHWC).to(self.device)
-        D, G = build(self.ladder, derive(config.seed, "weights"))
-        self.D = D.to(self.device).to(memory_format=torch.channels_last)
-        self.G = G.to(self.device).to(memory_format=torch.channels_last)
-        self.adam_D, self.adam_G = (
-            torch.optim.Adam(net.parameters(), config.learning_rate, (config.beta1, config.beta2), fused=True)
-            for net in (self.D, self.G)
-        )
-        self.parts: Parts = {"D": self.D, "G": self.G, "adam_D": self.adam_D, "adam_G": self.adam_G}
-        self.rounds_done = 0
-        self._order = (-1, torch.empty(0, dtype=torch.long))
-
-    @property
-    def seen_images(self) -> int:
-        """Real images seen so far, D's and G's minibatches together."""
-        return 2 * self.config.batch_size * self.rounds_done
-
-    def step(self) -> dict[str, Tensor]:
-        """Do one round; return the losses as tensors on the device (no synchronisation)."""
-        latent = torch_generator(self.config.seed, "latent", device=self.device, round=self.rounds_done)
-        z_D = sample_prior(self.ladder, self.config.batch_size, latent)
-        z_G = sample_prior(self.ladder, self.config.batch_size, latent)
-        for optimiser in (self.adam_D, self.adam_G):
-            optimiser.param_groups[0]["lr"] = self.config.learning_rate_at(self.seen_images)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
-            losses = step_discriminator(self.D, self.G, self.adam_D, self._minibatch(), z_D)
-            losses |= step_generator(self.D, self.G, self.adam_G, z_G)
-        self.rounds_done += 1
-        return losses
-
-    def _minibatch(self) -> Tensor:
-        """Return D's minibatch of the round; G's own follows it in the order and is only counted."""
-        size, num_images = self.config.batch_size, len(self.images_NHWC)
-        per_epoch = num_images // size
-        epoch, position = divmod(2 * self.rounds_done, per_epoch)
-        if self._order[0] != epoch:
-            order = rng(self.config.seed, "order", epoch=epoch).permutation(num_images)
-            self._order = (epoch, torch.from_numpy(order).to(self.device))
-        rows = self._order[1][position * size : (position + 1) * size]
-        x_NCHW = to_unit_range(self.images_NHWC[rows])
-        return self._flipped(x_NCHW) if self.config.flip else x_NCHW
-
-    def _flipped(self, x_NCHW: Tensor) -> Tensor:
-        """Mirror a random half of a minibatch."""
-        coin = torch_generator(self.config.seed, "flip", device=self.device, round=self.rounds_done)
-        mirrored = torch.rand(len(x_NCHW), 1, 1, 1, generator=coin, device=self.device) < 0.5
-        return torch.where(mirrored, x_NCHW.flip(3), x_NCHW).contiguous(memory_format=torch.channels_last)
-
-    def save(self, folder: Path, log: list[dict[str, float]]) -> Path:
-        """Write a checkpoint of this moment."""
-        return save_checkpoint(folder, self.rounds_done, self.parts, {"config": self.config.as_dict(), "log": log})
-
-    def load(self, path: Path) -> list[dict[str, float]]:
-        """Continue from a checkpoint; return its log."""
-        state = load_checkpoint(path, self.parts)
-        self.rounds_done = state["rounds_done"]
-        return state["log"]
+    resume: bool = False
+    allow_changes: bool = False
+    max_minutes: float | None = None
+    checkpoint_minutes: float = 5.0
+    part_bytes: int | None = None
 
 
 def train(
     trainer: Trainer,
     folder: Path,
+    options: RunOptions = RunOptions(),
     *,
-    resume: bool = False,
-    max_minutes: float | None = None,
-    on_log: Callable[[dict[str, float]], None] = lambda row: None,
+    measurements: Sequence[Measurement] = (),
+    about: dict[str, Any] | None = None,
+    on_log: Callable[[Row], None] = lambda row: None,
+    on_event: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Train until the configuration's number of images, a time limit, or SIGINT/SIGTERM; then save.
 
@@ -135,98 +67,182 @@ def train(
     trainer : Trainer
         The pair.
     folder : Path
-        Gets ``round-*.safetensors``, ``log.csv``, ``config.json`` and the two exported networks.
-    resume : bool
-        Continue from the newest checkpoint in ``folder``.
-    max_minutes : float or None
-        Stop cleanly after this time.
-    on_log : callable
-        Called with each row of the log.
+        Gets ``round-*/`` (checkpoints), ``log.csv`` and a table for each measurement, ``config.json``,
+        ``discriminator.safetensors`` and ``generator.safetensors``, and in ``best/`` those with the best score.
+    options : RunOptions
+        Resuming, time limit, checkpoints.
+    measurements : sequence of Measurement
+        What to measure on the way.
+    about : dict, optional
+        JSON-able facts for the model card, such as the data.
+    on_log, on_event : callable
+        Called with each row of the log, and with sentences about what happens.
 
     Returns
     -------
     dict
-        ``status`` (``"finished"``, ``"time limit"`` or ``"interrupted"``), ``rounds_done``, ``seen_images``, the
-        paths ``discriminator`` and ``generator``, and the ``log``.
+        ``status`` (``"finished"``, ``"time limit"`` or ``"interrupted"``), ``rounds_done``, ``seen_images``,
+        ``images_per_s`` of this call, and the paths ``discriminator`` and ``generator``.
 
     Raises
     ------
     TrainingError
-        The folder holds a run and ``resume`` is false, the configuration differs, or the losses are not finite.
+        The folder holds a run and ``resume`` is false, the configuration differs, training diverged or collapsed, or a
+        file cannot be written.
     """
-    log = _begin(trainer, folder, resume)
-    started = saved = time.monotonic()
-    deadline = math.inf if max_minutes is None else started + 60 * max_minutes
-    status = "finished"
-    with _stop_requests() as stop:
-        while trainer.rounds_done < trainer.config.total_rounds:
-            losses = trainer.step()
-            if trainer.rounds_done % LOG_EVERY_ROUNDS == 0:
-                log.append(_log_row(trainer, losses))
-                on_log(log[-1])
-            if stop or time.monotonic() > deadline:
-                status = "interrupted" if stop else "time limit"
-                break
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-                trainer.save(folder, log)
-                saved = time.monotonic()
-    return _end(trainer, folder, log, status)
+    return _Run(trainer, folder, options, measurements, about or {}, on_log, on_event).go()
 
 
-def _begin(trainer: Trainer, folder: Path, resume: bool) -> list[dict[str, float]]:
-    """Prepare the folder, or continue the run that it holds; return the log so far."""
-    checkpoints = find_checkpoints(folder)
-    if checkpoints and not resume:
-        raise TrainingError(
-            "The folder already holds a run", got=str(folder), remedy="continue with --resume or choose another --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not checkpoints:
-        (folder / "config.json").write_text(json.dumps(trainer.config.as_dict(), indent=2) + "\n")
-        return []
-    saved = read_state(checkpoints[-1])["config"]
-    changed = {k: (saved.get(k), v) for k, v in trainer.config.as_dict().items() if saved.get(k) != v}
-    if changed:
-        raise TrainingError(
-            "The run was started with another configuration",
-            got=", ".join(f"{k}={new}" for k, (_, new) in changed.items()),
-            expected=", ".join(f"{k}={old}" for k, (old, _) in changed.items()),
-            remedy="resume with the same flags or start a new run with another --out",
-        )
-    return trainer.load(checkpoints[-1])
+class _Run:
+    """One call of :func:`train`."""
 
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: Path,
+        options: RunOptions,
+        measurements: Sequence[Measurement],
+        about: dict[str, Any],
+        on_log: Callable[[Row], None],
+        on_event: Callable[[str], None],
+    ):
+        self.trainer, self.folder, self.options, self.about = trainer, folder, options, about
+        self.measurements, self.on_log, self.on_event = measurements, on_log, on_event
+        self.leads, self.health, self.history = trainer.team.leads, Health(), list[dict[str, Any]]()
+        self._begin()
+        self.first_round, self.started = trainer.rounds_done, time.monotonic()
+        self.saved = self.started
 
-def _log_row(trainer: Trainer, losses: dict[str, Tensor]) -> dict[str, float]:
-    """Read the losses; stop when they are not numbers."""
-    values = {key: float(value) for key, value in losses.items()}
-    if not all(map(math.isfinite, values.values())):
-        raise TrainingError(
-            f"Training diverged: a loss is not finite after {trainer.seen_images} images",
-            got=str(values),
-            remedy="resume from the last checkpoint with a lower --learning-rate",
-        )
-    return {"round": trainer.rounds_done, "seen_images": trainer.seen_images, "unix_time_s": time.time(), **values}
+    def go(self) -> dict[str, Any]:
+        """Train; return how it ended."""
+        status, check_every = "finished", 1 if self.trainer.team.size == 1 else LOG_EVERY_ROUNDS
+        with _stop_requests() as stop:
+            while self.trainer.rounds_done < self.trainer.config.total_rounds:
+                self._round()
+                if self.trainer.rounds_done % check_every == 0 and (reason := self._must_stop(bool(stop))):
+                    status = reason
+                    break
+        return self._end(status)
 
+    def _round(self) -> None:
+        """Do one round and what is due after it."""
+        before = self.trainer.seen_images
+        losses = self.trainer.step()
+        if not self.leads:
+            return
+        if self.trainer.rounds_done % LOG_EVERY_ROUNDS == 0:
+            self._log(losses)
+        for measurement in self.measurements:
+            if measurement.is_due(before, self.trainer.seen_images):
+                self._measure(measurement)
+        if time.monotonic() - self.saved >= 60 * self.options.checkpoint_minutes and not self.health.bad_rows:
+            self._save()
 
-def _end(trainer: Trainer, folder: Path, log: list[dict[str, float]], status: str) -> dict[str, Any]:
-    """Save everything and say where it is."""
-    trainer.save(folder, log)
-    if log:
-        with open(folder / "log.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(log[0]))
-            writer.writeheader()
-            writer.writerows(log)
-    card = {"config": trainer.config.as_dict(), "seen_images": trainer.seen_images, "last_log": log[-1] if log else {}}
-    paths = {"discriminator": folder / "discriminator.safetensors", "generator": folder / "generator.safetensors"}
-    save_network(trainer.D, paths["discriminator"], card=card)
-    save_network(trainer.G, paths["generator"], card=card)
-    return {
-        "status": status,
-        "rounds_done": trainer.rounds_done,
-        "seen_images": trainer.seen_images,
-        "log": log,
-        **{key: str(path) for key, path in paths.items()},
-    }
+    def _must_stop(self, requested: bool) -> str | None:
+        """Tell why all processes must stop, if they must."""
+        limit = self.options.max_minutes
+        late = limit is not None and time.monotonic() - self.started >= 60 * limit
+        code = self.trainer.team.agree(2 if requested else int(late), self.trainer.device)
+        return (None, "time limit", "interrupted")[code]
+
+    def _begin(self) -> None:
+        """Prepare the folder, or continue the run that it holds."""
+        if find_checkpoints(self.folder) and not self.options.resume:
+            raise TrainingError(
+                "The folder already holds a run",
+                got=str(self.folder),
+                remedy="continue with --resume or choose another --out",
+            )
+        newest = newest_checkpoint(self.folder)
+        if newest:
+            self._continue(newest)
+        if not self.leads:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(json.dumps(self.trainer.config.as_dict(), indent=2) + "\n")
+        names = ("log", *(measurement.name for measurement in self.measurements))
+        self.tables = {name: Table(self.folder / f"{name}.csv", self.trainer.rounds_done) for name in names}
+        self.board = Board(self.folder)
+
+    def _continue(self, path: Path) -> None:
+        """Take up a checkpoint, if its configuration allows."""
+        state = read_state(path)
+        self.history = state.get("history", [])
+        config = self.trainer.config.as_dict()
+        changed = {key: [state["config"].get(key), value] for key, value in config.items()}
+        changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+        fixed = [key for key in changed if key in FIXED]
+        if changed and (fixed or not self.options.allow_changes):
+            raise TrainingError(
+                "The run was started with another configuration",
+                got=", ".join(f"{key}={new}" for key, (_, new) in changed.items()),
+                expected=", ".join(f"{key}={old}" for key, (old, _) in changed.items()),
+                remedy="start a new run with another --out: " + ", ".join(fixed) + " cannot change within one"
+                if fixed
+                else "resume with the same flags, or with --allow-changes, or start a new run with another --out",
+            )
+        if changed:
+            self.history.append({"rounds_done": state["rounds_done"], "changed": changed})
+        self.trainer.load(path)
+        if path != find_checkpoints(self.folder)[-1]:
+            self.on_event(f"The newest checkpoint is damaged; continuing from {path.name}")
+
+    def _log(self, losses: dict[str, Tensor]) -> None:
+        """Tabulate the losses; stop when training has failed."""
+        row = self._position() | {key: float(value) for key, value in losses.items()}
+        self.health.check(row, next(iter(find_checkpoints(self.folder)[::-1]), None))
+        self.tables["log"].append(row)
+        self.board.add("training", row)
+        self.on_log(row)
+
+    def _measure(self, measurement: Measurement) -> None:
+        """Tabulate a measurement; keep the networks if their score is the best so far."""
+        row = self._position() | measurement.measure(self.trainer)
+        table = self.tables[measurement.name]
+        if "score" in row and row["score"] > max((old["score"] for old in table.rows), default=-math.inf):
+            self._export(self.folder / "best", {measurement.name: row})
+        table.append(row)
+        self.board.add(measurement.name, row)
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in self._position())
+        self.on_event(f"{self.trainer.seen_images:>12,} images  {measurement.name}" + (f": {shown}" if shown else ""))
+
+    def _position(self) -> Row:
+        """Return the columns that every table begins with."""
+        trainer = self.trainer
+        return {"round": trainer.rounds_done, "seen_images": trainer.seen_images, "unix_time_s": time.time()}
+
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        self.trainer.save(self.folder, {"history": self.history, "about": self.about}, self.options.part_bytes)
+        self.saved = time.monotonic()
+
+    def _export(self, folder: Path, facts: dict[str, Any]) -> dict[str, str]:
+        """Write both networks with their card; return their paths."""
+        trainer = self.trainer
+        rows = self.tables["log"].rows
+        card: dict[str, Any] = {"config": trainer.config.as_dict(), "departures": trainer.config.departures()}
+        card |= {"seen_images": trainer.seen_images, "last_log": rows[-1] if rows else {}, "history": self.history}
+        card |= self.about | facts
+        D, G = trainer.networks()
+        save_network(D, folder / "discriminator.safetensors", card=card)
+        save_network(G, folder / "generator.safetensors", card=card)
+        return {name: str(folder / f"{name}.safetensors") for name in ("discriminator", "generator")}
+
+    def _end(self, status: str) -> dict[str, Any]:
+        """Save everything and say where it is."""
+        trained_s = time.monotonic() - self.started
+        trained = self.trainer.rounds_done - self.first_round
+        paths: dict[str, str] = {}
+        if self.leads:
+            self._save()
+            paths = self._export(self.folder, {})
+        return {
+            "status": status,
+            "rounds_done": self.trainer.rounds_done,
+            "seen_images": self.trainer.seen_images,
+            "images_per_s": 2 * self.trainer.config.batch_size * trained / trained_s,
+            **paths,
+        }
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""The quality of a representation while it is being learned: features and SVM on training and validation rows only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..data.splits import stratified_split
+from ..features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
+from ..features.taps import discriminator_encoder
+from ..models.dcgan import Discriminator
+from ..svm.path import fit_path
+from .catalog import get_protocol, load_protocol_data
+
+_SEED = 0
+_TOL = 1e-3
+
+
+class TrainingProbe:
+    """Validation accuracy of a discriminator's features in a protocol, whose test set is never opened.
+
+    Parameters
+    ----------
+    protocol : str
+        Name on the command line, of a protocol that uses all of its labels: ``"digits"``, ``"cifar10-small"``.
+    data_dir : Path or None
+        Where data sets lie.
+    options : ExtractOptions
+        How features are made.
+
+    Raises
+    ------
+    DcganEvalError
+        No such protocol, or its data are not there.
+    """
+
+    def __init__(self, protocol: str, data_dir: Path | None = None, options: ExtractOptions | None = None):
+        self.protocol, self.options = get_protocol(protocol), options or ExtractOptions()
+        train, _ = load_protocol_data(self.protocol, data_dir)
+        assert train.labels is not None, "a protocol's training images are labelled"
+        self.labels, self.images = train.labels, train.without_labels()
+        self.kept, self.validation = stratified_split(train, self.protocol.num_validation, _SEED, "validation")
+
+    def __call__(self, D: Discriminator) -> dict[str, float]:
+        """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""
+        X = self._features(D)
+        best, since_best = {"score": 0.0, "C": 0.0}, 0
+        for solution in fit_path(X[self.kept], self.labels[self.kept], self.protocol.Cs, tol=_TOL):
+            score = float(np.mean(solution.predict(X[self.validation]) == self.labels[self.validation]))
+            best, since_best = (
+                ({"score": score, "C": solution.C}, 0) if score > best["score"] else (best, since_best + 1)
+            )
+            if since_best >= self.protocol.patience:
+                break
+        return best
+
+    def _features(self, D: Discriminator) -> np.ndarray:
+        """Return the features of the training images, (N, D), float32; nothing is cached."""
+        encoder = discriminator_encoder(D, "probe")
+        statistics = compute_statistics(encoder, self.images, self.options)
+        identity = store_identity(encoder, self.images, self.images, self.options, encoder.layers)
+        extractor = Extractor(encoder, identity, statistics, self.options.torch_device)
+        blocks = [extractor(block) for block in np.array_split(self.images.images, max(1, len(self.labels) // 256))]
+        return np.concatenate([np.concatenate(list(block.values()), axis=1) for block in blocks]).astype(np.float32)

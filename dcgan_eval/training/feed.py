@@ -1,0 +1,140 @@
+"""From a set of images to the minibatches of each round: order, residence, flips and shifts, all by seed and round."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..errors import TrainingError
+from ..models.dcgan import to_unit_range
+from ..models.presets import get_preset
+from ..seeding import rng, torch_generator
+from .config import TrainingConfig
+
+_RESIDENT_SHARE = 0.5  # of a GPU's free memory that the images may take
+
+
+class Feed:
+    """Real images for training.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Batch size, seed, flips and shifts.
+    images_NHWC : ndarray
+        uint8, (N, H, W, C), of the preset's size; a memory map will do. On a GPU they are copied to it once if they
+        take no more than half of its free memory, and streamed otherwise.
+    device : torch.device
+        Where to train.
+
+    Attributes
+    ----------
+    held_out_NHWC : Tensor
+        uint8 images that are never trained on.
+
+    Raises
+    ------
+    TrainingError
+        The images do not fit the preset, or are too few.
+    """
+
+    def __init__(self, config: TrainingConfig, images_NHWC: np.ndarray, device: torch.device):
+        _check(config, images_NHWC)
+        self.config, self.device = config, device
+        shuffled = rng(config.seed, "held-out images").permutation(len(images_NHWC)) if config.held_out else None
+        self._rows = torch.arange(len(images_NHWC)) if shuffled is None else torch.from_numpy(shuffled)
+        self._held_out, self._rows = self._rows[: config.held_out], self._rows[config.held_out :].sort().values
+        self._images = _resident(images_NHWC, device)
+        self._order = (-1, torch.empty(0, dtype=torch.long))
+
+    @property
+    def num_images(self) -> int:
+        """Images that are trained on."""
+        return len(self._rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images."""
+        return self._images.numel()
+
+    @property
+    def held_out_NHWC(self) -> Tensor:
+        """The images that are never trained on, on the device."""
+        return self._images[self._held_out.to(self._images.device)].to(self.device)
+
+    def rows(self, rounds_done: int) -> Tensor:
+        """Return D's rows in a round, (batch_size,) int64: even minibatches of the epoch's order; odd ones are G's.
+
+        G's own minibatch is only counted, as G sees no real image.
+        """
+        size = self.config.batch_size
+        epoch, position = divmod(2 * rounds_done, self.num_images // size)
+        if self._order[0] != epoch:
+            order = rng(self.config.seed, "order", epoch=epoch).permutation(self.num_images)
+            self._order = (epoch, self._rows[torch.from_numpy(order)].to(self._images.device))
+        return self._order[1][position * size : (position + 1) * size]
+
+    def minibatch(self, rounds_done: int) -> Tensor:
+        """Return D's minibatch in a round: (batch_size, C, H, W) in [-1, 1], channels-last, flipped and shifted."""
+        images = self._images[self.rows(rounds_done)]
+        if images.device != self.device:
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        x_NCHW = to_unit_range(images)
+        if self.config.flip or self.config.shift:
+            coins = torch_generator(self.config.seed, "augmentation", device=self.device, round=rounds_done)
+            x_NCHW = augmented(x_NCHW, coins, flip=self.config.flip, shift=self.config.shift)
+        return x_NCHW
+
+
+def augmented(x_NCHW: Tensor, coins: torch.Generator, *, flip: bool, shift: int) -> Tensor:
+    """Mirror a random half of a minibatch, and move each image by up to ``shift`` pixels, edges reflected.
+
+    Parameters
+    ----------
+    x_NCHW : Tensor
+        Images (N, C, H, W).
+    coins : torch.Generator
+        On the images' device.
+    flip : bool
+        Whether to mirror.
+    shift : int
+        Pixels, at most, in each direction.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape, channels-last.
+    """
+    count, _, height, width = x_NCHW.shape
+    device = x_NCHW.device
+    mirrored = torch.rand(count, 1, generator=coins, device=device) < (0.5 if flip else 0.0)
+    offsets_2N = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=coins, device=device)
+    rows_NH = torch.arange(height, device=device) + offsets_2N[0]
+    columns_NW = torch.arange(width, device=device) + offsets_2N[1]
+    columns_NW = torch.where(mirrored, columns_NW.flip(1), columns_NW)
+    padded_NHWC = pad(x_NCHW, (shift,) * 4, mode="reflect").permute(0, 2, 3, 1)
+    images = torch.arange(count, device=device)[:, None, None]
+    return padded_NHWC[images, rows_NH[:, :, None], columns_NW[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _check(config: TrainingConfig, images_NHWC: np.ndarray) -> None:
+    """Raise unless the images fit."""
+    ladder = get_preset(config.preset)
+    wanted = (ladder.image_size, ladder.image_size, ladder.image_channels)
+    enough = config.held_out + config.batch_size
+    if images_NHWC.shape[1:] != wanted or len(images_NHWC) < enough:
+        raise TrainingError(
+            f"The images do not fit the preset {config.preset!r}",
+            got=f"{len(images_NHWC)} images of shape {images_NHWC.shape[1:]}",
+            expected=f"at least {enough} images of shape {wanted}",
+            remedy=f"choose another preset, or resize the images with data pack --size {ladder.image_size}",
+        )
+
+
+def _resident(images_NHWC: np.ndarray, device: torch.device) -> Tensor:
+    """Return the images on the device if they fit there, in the host's memory or on disk otherwise."""
+    images = torch.from_numpy(images_NHWC)
+    fits = device.type == "cuda" and images.numel() <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return images.to(device) if fits else images
