@@ -12,14 +12,12 @@ import argparse
 import json
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from dcgan_eval.models.dcgan import build, draw_samples
-from dcgan_eval.models.presets import get_preset
-from dcgan_eval.models.weights import file_sha256, save_network
+from dcgan_eval.models.dcgan import Generator, draw_samples
+from dcgan_eval.models.weights import file_sha256, load_network, read_card, save_network
 from dcgan_eval.records import Record, load_record
-from dcgan_eval.report.figures import write_image_grid
-from dcgan_eval.training.checkpoint import find_checkpoints, load_checkpoint
+from dcgan_eval.report.figures import training_figure, write_image_grid
+from dcgan_eval.training.config import TrainingConfig
+from dcgan_eval.training.watch import read_table
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 CARD = """# {name}
@@ -57,6 +55,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="what it was trained on, in words")
     parser.add_argument("--device", required=True, help="what it was trained on, the machine")
     parser.add_argument("--default", action="store_true", help="make these the default weights")
+    parser.add_argument("--best", action="store_true", help="take the networks with the best probe")
     parser.add_argument("--card-only", action="store_true")
     parser.add_argument("--record", type=Path, action="append", default=[])
     arguments = parser.parse_args()
@@ -66,30 +65,21 @@ def main() -> None:
 
 
 def _write_networks(arguments: argparse.Namespace) -> dict:
-    """Export D and G of the newest checkpoint and a sample grid; return the card's facts."""
-    config = json.loads((arguments.run / "config.json").read_text())
-    D, G = build(get_preset(config["preset"]), 0)
-    state = load_checkpoint(find_checkpoints(arguments.run)[-1], {"D": D, "G": G})
-    seen_images = 2 * config["batch_size"] * state["rounds_done"]
-    facts = {"config": config, "seen_images": seen_images, "last_log": state["log"][-1]}
+    """Write D and G in float16 with their sample grid and curves; return the card's facts."""
+    files = {kind: PRETRAINED / f"{arguments.name}.{kind}.safetensors" for kind in ("discriminator", "generator")}
+    if arguments.card_only:
+        return read_card(files["discriminator"])["card"]
+    networks = arguments.run / "best" if arguments.best else arguments.run
+    facts = read_card(networks / "discriminator.safetensors")["card"]
     facts |= {"data": arguments.data, "device": arguments.device}
-    if not arguments.card_only:
-        save_network(D, PRETRAINED / f"{arguments.name}.discriminator.safetensors", card=facts, half=True)
-        save_network(G, PRETRAINED / f"{arguments.name}.generator.safetensors", card=facts, half=True)
-        write_image_grid(draw_samples(G, 128), 16, PRETRAINED / f"{arguments.name}.samples.png")
-    _draw_losses(state["log"], PRETRAINED / f"{arguments.name}.losses.png")
+    for kind, file in files.items():
+        network = load_network(networks / f"{kind}.safetensors", kind)
+        save_network(network, file, card=facts, half=True)
+        if isinstance(network, Generator):
+            write_image_grid(draw_samples(network, 128), 16, PRETRAINED / f"{arguments.name}.samples.png")
+    tables = (read_table(arguments.run / f"{name}.csv") for name in ("log", "probe"))
+    training_figure(*tables, PRETRAINED / f"{arguments.name}.losses.png")
     return facts
-
-
-def _draw_losses(log: list[dict], path: Path) -> None:
-    """Draw both losses against the images seen."""
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    for key, label in (("d_loss", "D"), ("g_loss", "G")):
-        axes.plot([row["seen_images"] for row in log], [row[key] for row in log], label=label)
-    axes.set(xlabel="images seen", ylabel="loss", yscale="log")
-    axes.legend()
-    figure.savefig(path, dpi=100)
 
 
 def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
@@ -98,9 +88,7 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     rows = [f"| `{r.protocol}` | {100 * r.score:.2f} | {_spread(r)} | {path.name} |" for path, r in records]
     header = ["| protocol | accuracy % | 95 % interval | record (benchmarks/results) |", "|---|---:|---:|---|"]
     config = facts["config"]
-    departures = [word for word, differs in (("flips", config["flip"]), ("decay", config["decay_images"])) if differs]
-    if config["compute"] != "float32":
-        departures.append(f"{config['compute']} autocast")
+    departures = [f"{key} {value}" for key, value in TrainingConfig(**config).departures().items()]
     text = CARD.format(
         name=arguments.name,
         results="\n".join(header + rows) if rows else "Nothing yet.",

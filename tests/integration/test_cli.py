@@ -126,8 +126,28 @@ def test_training_in_slices(run, tmp_path: Path) -> None:  # type: ignore[no-unt
     assert json.loads(second.stdout)["seen_images"] == 8
     used = run("features", "--data", "train.npz", "--weights", "run/discriminator.safetensors", "--json")
     assert json.loads(used.stdout)["num_features"] == 28_672
-    plan = json.loads(run("train-imagenet", "--dry-run").stdout)
-    assert plan["learning_rate"] == 2e-4
+
+
+def test_a_pack_is_trained_on_and_the_curves_are_drawn(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    packed = run("data", "pack", "photos", "--out", "photos.h5", "--processes", 1, "--json")
+    assert json.loads(packed.stdout)["num_images"] == 10
+    common = ("--data", "photos.h5", "--batch-size", 2, "--flip", "--compute", "float32", "--json")
+    plan = json.loads(run("train", "svhn32", *common, "--dry-run").stdout)
+    assert plan["config"]["learning_rate"] == 5e-4
+    assert plan["departures"] == {"batch_size": 2, "flip": True}
+    assert plan["parameters"]["D"] == 3 * 64 * 25 + 64 * 128 * 25 + 128 * 256 * 25 + 2 * (128 + 256) + 4096
+    assert plan["expected_hours"] > 0
+    trained = run("train", "svhn32", *common, "--out", "run", "--images", 88, "--samples-every", 40)
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["figure"] == "run/curves.png"
+    assert sorted(path.stem for path in Path("run/samples").glob("*.png")) == ["000000000040", "000000000080"]
+    drawn = run("samples", "--weights", "run/generator.safetensors", "--rows", 2, "--columns", 3, "--out", "grid.png")
+    assert drawn.exit_code == 0, drawn.output
+    assert Image.open("grid.png").size == (3 * 64, 2 * 64)
 
 
 def says(result: Result, *words: str) -> None:

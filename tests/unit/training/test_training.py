@@ -7,26 +7,41 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import softplus
 
-from dcgan_eval.errors import TrainingError, WeightsError
+from dcgan_eval.errors import TrainingError
 from dcgan_eval.models.dcgan import build, sample_prior, to_unit_range
 from dcgan_eval.models.presets import get_preset
-from dcgan_eval.models.weights import load_network
-from dcgan_eval.training import loop
+from dcgan_eval.models.weights import load_network, read_card
+from dcgan_eval.seeding import rng
+from dcgan_eval.training import checkpoint, loop, watch
 from dcgan_eval.training.checkpoint import find_checkpoints, read_state
-from dcgan_eval.training.config import TrainingConfig
-from dcgan_eval.training.loop import Trainer, train
-from dcgan_eval.training.phases import discriminator_loss, step_discriminator, step_generator, untracked_statistics
+from dcgan_eval.training.config import TrainingConfig, paper_recipe
+from dcgan_eval.training.estimate import flops_per_round
+from dcgan_eval.training.feed import Feed, augmented
+from dcgan_eval.training.loop import RunOptions, train
+from dcgan_eval.training.neighbours import nearest_distances, neighbour_score
+from dcgan_eval.training.phases import (
+    discriminator_loss,
+    rotation_loss,
+    step_discriminator,
+    step_generator,
+    untracked_statistics,
+)
+from dcgan_eval.training.trainer import Trainer
+from dcgan_eval.training.watch import Measurement, read_table
 
-CONFIG = TrainingConfig(preset="svhn32", total_images=16 * 6, batch_size=8, seed=1)
+CONFIG = TrainingConfig(preset="svhn32", total_images=16 * 6, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)
+EVERY_ROUND = RunOptions(checkpoint_minutes=0.0)
+RESUME = RunOptions(resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +50,7 @@ def images() -> np.ndarray:
 
 
 def final_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(find_checkpoints(folder)[-1])
+    return safetensors.torch.load(checkpoint._read(find_checkpoints(folder)[-1]))
 
 
 def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -66,75 +81,94 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     trainer.step = step  # type: ignore[method-assign]
     result = train(trainer, tmp_path)
     assert (result["status"], result["rounds_done"]) == ("interrupted", rounds)
-    resumed = train(Trainer(CONFIG, images), tmp_path, resume=True)
+    resumed = train(Trainer(CONFIG, images), tmp_path, RESUME)
     assert (resumed["status"], resumed["seen_images"]) == ("finished", CONFIG.total_images)
     assert_same_bits(final_tensors(tmp_path), final_tensors(uninterrupted))
 
 
+# Kills itself in the middle of a round, or in the middle of writing a checkpoint's nth file.
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from dcgan_eval.training import loop
+from dcgan_eval.training import checkpoint, loop, trainer
 from dcgan_eval.training.config import TrainingConfig
 
-loop.CHECKPOINT_EVERY_S = 0.0  # a checkpoint after every round
+folder, where, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+calls = 0
+
+def dying(function):
+    def call(*arguments, **named):
+        global calls
+        calls += 1
+        if calls == at:
+            if where == "write":
+                arguments[0].write_bytes(arguments[1][: len(arguments[1]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+    return call
+
+if where == "write":
+    checkpoint._write = dying(checkpoint._write)
+else:
+    trainer.step_generator = dying(trainer.step_generator)
 images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-trainer = loop.Trainer(TrainingConfig(preset="svhn32", total_images=96, batch_size=8, seed=1), images)
-step = trainer.step
-
-def step_or_die():
-    if trainer.rounds_done == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step()
-
-trainer.step = step_or_die
-loop.train(trainer, Path(sys.argv[1]))
+config = TrainingConfig(preset="svhn32", total_images=96, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)
+loop.train(trainer.Trainer(config, images), folder, loop.RunOptions(checkpoint_minutes=0.0, part_bytes=8 << 20))
 """
 
 
+@pytest.mark.parametrize(("where", "last"), [("round", 6), ("write", 18)])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    images: np.ndarray, uninterrupted: Path, tmp_path: Path
+    images: np.ndarray, uninterrupted: Path, tmp_path: Path, where: str, last: int
 ) -> None:
-    at_round = int(np.random.default_rng(7).integers(2, 6))
+    at = int(np.random.default_rng(7).integers(2, last))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    arguments = [sys.executable, "-c", _KILLED, str(tmp_path), str(at_round)]
+    arguments = [sys.executable, "-c", _KILLED, str(tmp_path), where, str(at)]
     killed = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = train(Trainer(CONFIG, images), tmp_path, resume=True)
+    resumed = train(Trainer(CONFIG, images), tmp_path, RESUME)
     assert resumed["status"] == "finished"
     assert_same_bits(final_tensors(tmp_path), final_tensors(uninterrupted))
-    assert list(tmp_path.glob("*.partial")) == []
 
 
-def test_a_time_limit_stops_cleanly_and_two_checkpoints_are_kept(
-    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+def test_a_time_limit_stops_cleanly_and_two_checkpoints_are_kept(images: np.ndarray, tmp_path: Path) -> None:
     for expected in (1, 2, 3):
-        result = train(Trainer(CONFIG, images), tmp_path, resume=True, max_minutes=0.0)
+        result = train(Trainer(CONFIG, images), tmp_path, RunOptions(resume=True, max_minutes=0.0))
         assert (result["status"], result["rounds_done"]) == ("time limit", expected)
     assert [read_state(p)["rounds_done"] for p in find_checkpoints(tmp_path)] == [2, 3]
 
 
-def test_export_is_what_was_trained(uninterrupted: Path) -> None:
+def test_export_is_what_was_trained_and_its_card_says_how(uninterrupted: Path) -> None:
     tensors = final_tensors(uninterrupted)
     D = load_network(uninterrupted / "discriminator.safetensors")
     G = load_network(uninterrupted / "generator.safetensors", "generator")
     assert torch.equal(D.conv3.conv.weight, tensors["D.conv3.conv.weight"])
     assert torch.equal(G.project.weight, tensors["G.project.weight"])
     assert json.loads((uninterrupted / "config.json").read_text()) == CONFIG.as_dict()
+    card = read_card(uninterrupted / "discriminator.safetensors")["card"]
+    assert card["seen_images"] == 96
+    assert {"flip", "shift", "rotation", "batch_size"} <= card["departures"].keys()
 
 
-def test_the_log_is_written(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_and_measurements_grow_and_survive_a_kill(
+    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY_ROUNDS", 2)
-    seen: list[dict[str, float]] = []
-    result = train(Trainer(CONFIG, images), tmp_path, on_log=seen.append)
-    assert [row["seen_images"] for row in seen] == [32, 64, 96]
-    assert result["log"] == seen
-    lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert lines[0].split(",") == list(seen[0])
-    assert len(lines) == 4
+    scores = iter([0.3, 0.5, 0.4, 0.9])
+    probe = Measurement("probe", 32, lambda trainer: {"score": next(scores)})
+    train(Trainer(replace(CONFIG, total_images=96), images), tmp_path, measurements=[probe])
+    log = read_table(tmp_path / "log.csv")
+    assert [row["seen_images"] for row in log] == [32, 64, 96]
+    assert log[0]["d_grad_norm"] > 0
+    assert [row["score"] for row in read_table(tmp_path / "probe.csv")] == [0.3, 0.5, 0.4]
+    assert read_card(tmp_path / "best" / "discriminator.safetensors")["card"]["probe"]["score"] == 0.5
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write("8,128,1.0\n")  # cut short
+    assert read_table(tmp_path / "log.csv") == log
+    table = watch.Table(tmp_path / "log.csv", rounds_done=4)  # continued from an earlier checkpoint
+    assert [row["round"] for row in table.rows] == [2, 4]
+    assert read_table(tmp_path / "log.csv") == log[:2]
 
 
 def test_a_started_folder_is_not_overwritten(images: np.ndarray, uninterrupted: Path) -> None:
@@ -142,36 +176,153 @@ def test_a_started_folder_is_not_overwritten(images: np.ndarray, uninterrupted: 
         train(Trainer(CONFIG, images), uninterrupted)
 
 
-def test_a_changed_configuration_is_refused(images: np.ndarray, uninterrupted: Path) -> None:
-    with pytest.raises(TrainingError, match=r"another configuration. Got: learning_rate=0.1"):
-        train(Trainer(replace(CONFIG, learning_rate=0.1), images), uninterrupted, resume=True)
+def test_a_changed_configuration_is_refused_unless_told(images: np.ndarray, tmp_path: Path) -> None:
+    train(Trainer(CONFIG, images), tmp_path, RunOptions(max_minutes=0.0))
+    changed = replace(CONFIG, learning_rate=0.1)
+    with pytest.raises(TrainingError, match=r"another configuration. Got: learning_rate=0.1.*--allow-changes"):
+        train(Trainer(changed, images), tmp_path, RESUME)
+    with pytest.raises(TrainingError, match="seed cannot change"):
+        train(Trainer(replace(CONFIG, seed=2), images), tmp_path, RunOptions(resume=True, allow_changes=True))
+    train(Trainer(changed, images), tmp_path, RunOptions(resume=True, allow_changes=True, max_minutes=0.0))
+    history = read_state(find_checkpoints(tmp_path)[-1])["history"]
+    assert history == [{"rounds_done": 1, "changed": {"learning_rate": [CONFIG.learning_rate, 0.1]}}]
 
 
-def test_a_truncated_checkpoint_is_an_error(images: np.ndarray, tmp_path: Path) -> None:
-    train(Trainer(CONFIG, images), tmp_path, max_minutes=0.0)
-    (path,) = find_checkpoints(tmp_path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(WeightsError, match="no complete safetensors"):
-        train(Trainer(CONFIG, images), tmp_path, resume=True)
+def spoil(folder: Path) -> None:
+    part = next(folder.glob("state.*"))
+    data = bytearray(part.read_bytes())
+    data[-5] ^= 1
+    part.write_bytes(data)
 
 
-def test_divergence_is_said(images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_checkpoints_are_seen_and_the_one_before_is_taken(images: np.ndarray, tmp_path: Path) -> None:
+    for _ in range(2):
+        train(Trainer(CONFIG, images), tmp_path, RunOptions(resume=True, max_minutes=0.0, part_bytes=1 << 20))
+    older, newest = find_checkpoints(tmp_path)
+    assert len(list(newest.glob("state.safetensors.*"))) > 5
+    assert all(path.stat().st_size <= 1 << 20 for path in newest.iterdir())
+    spoil(newest)
+    said: list[str] = []
+    train(Trainer(CONFIG, images), tmp_path, RunOptions(resume=True, max_minutes=0.0), on_event=said.append)
+    assert said == [f"The newest checkpoint is damaged; continuing from {older.name}"]
+    for folder in find_checkpoints(tmp_path):
+        spoil(folder)
+    with pytest.raises(TrainingError, match="does not match its hash"):
+        train(Trainer(CONFIG, images), tmp_path, RESUME)
+
+
+def broken(trainer: Trainer, at: int, spoil_pair: Callable[[Trainer], None]) -> Trainer:
+    original = trainer.step
+
+    def step() -> dict[str, torch.Tensor]:
+        if trainer.rounds_done == at:
+            spoil_pair(trainer)
+        return original()
+
+    trainer.step = step  # type: ignore[method-assign]
+    return trainer
+
+
+@torch.no_grad()
+def fill_with_nan(trainer: Trainer) -> None:
+    trainer.D.linear.weight.fill_(float("nan"))
+
+
+def test_divergence_is_said_and_the_last_good_state_kept(
+    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY_ROUNDS", 1)
-    trainer = Trainer(CONFIG, images)
-    with torch.no_grad():
-        trainer.D.linear.weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="diverged"):
-        train(trainer, tmp_path)
+    with pytest.raises(TrainingError, match=r"diverged: a loss is not finite after 48 images.*round-00000002"):
+        train(broken(Trainer(CONFIG, images), 2, fill_with_nan), tmp_path, EVERY_ROUND)
+    assert torch.isfinite(final_tensors(tmp_path)["D.linear.weight"]).all()
+    monkeypatch.setattr(loop, "LOG_EVERY_ROUNDS", 100)  # a checkpoint is due before the log would see it
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        train(broken(Trainer(CONFIG, images), 2, fill_with_nan), tmp_path / "other", EVERY_ROUND)
+    assert read_state(find_checkpoints(tmp_path / "other")[-1])["rounds_done"] == 2
+
+
+def test_collapse_is_said_and_no_checkpoint_written_meanwhile(
+    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY_ROUNDS", 1)
+    monkeypatch.setattr(watch, "COLLAPSED_LOSS", 100.0)  # so that any pair counts as collapsed
+    monkeypatch.setattr(watch, "COLLAPSED_ROWS", 3)
+    with pytest.raises(TrainingError, match=r"collapsed.*D's loss"):
+        train(Trainer(CONFIG, images), tmp_path, EVERY_ROUND)
+    assert find_checkpoints(tmp_path) == []
 
 
 def test_both_phases_use_their_own_minibatches(images: np.ndarray) -> None:
     # 5 minibatches of 8: D gets numbers 0, 2, 4 of the first epoch, G's 1 and 3 are only counted
-    trainer = Trainer(replace(CONFIG, total_images=160), images)
-    epoch = np.random.default_rng(loop.derive(1, "order", epoch=0)).permutation(40)
-    for position in (0, 2, 4):
+    feed = Feed(replace(CONFIG, flip=False, shift=0), images, torch.device("cpu"))
+    epoch = rng(1, "order", epoch=0).permutation(40)
+    for round_number, position in enumerate((0, 2, 4)):
         expected = to_unit_range(torch.from_numpy(images[epoch[8 * position : 8 * position + 8]]))
-        assert torch.equal(trainer._minibatch(), expected)
-        trainer.rounds_done += 1
+        assert torch.equal(feed.minibatch(round_number), expected)
+
+
+def test_held_out_images_are_never_trained_on(images: np.ndarray) -> None:
+    feed = Feed(replace(CONFIG, held_out=8, flip=False, shift=0), images, torch.device("cpu"))
+    trained = torch.cat([feed.rows(number) for number in range(20)]).unique()
+    assert feed.num_images == 32
+    assert len(trained) == 32
+    kept = {images[row].tobytes() for row in trained.tolist()}
+    assert kept.isdisjoint(image.numpy().tobytes() for image in feed.held_out_NHWC)
+
+
+def test_shifts_and_flips_are_crops_of_the_reflected_image() -> None:
+    x_NCHW = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    moved = augmented(x_NCHW, torch.Generator().manual_seed(1), flip=True, shift=2)
+    padded = torch.nn.functional.pad(x_NCHW, (2, 2, 2, 2), mode="reflect")
+    crops = [padded[:, :, top : top + 16, left : left + 16] for top in range(5) for left in range(5)]
+    hits = torch.stack([(moved == crop).flatten(1).all(1) for crop in crops + [crop.flip(3) for crop in crops]])
+    assert (hits.sum(0) == 1).all()  # each is exactly one of the 50
+    assert len(hits.int().argmax(0).unique()) > 20  # and they differ
+    assert torch.equal(augmented(x_NCHW, torch.Generator().manual_seed(1), flip=False, shift=0), x_NCHW)
+
+
+def test_quarter_turns_are_told_apart_by_their_number() -> None:
+    # Each image has one bright quadrant, upper left; a network that sees only where it is now must be right.
+    class Quadrants(torch.nn.Module):
+        def trunk(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(x_NCHW[:, :1], 2)
+
+    head = torch.nn.Linear(4, 4, bias=False)
+    # counter-clockwise: upper left, lower left, lower right, upper right, as indices of the flattened quadrants
+    head.weight.data = 50 * torch.eye(4)[[0, 2, 3, 1]]
+    x_NCHW = torch.zeros(10, 3, 8, 8)
+    x_NCHW[:, :, :4, :4] = 1
+    found = rotation_loss(Quadrants(), head, x_NCHW)  # type: ignore[arg-type]
+    assert float(found["rotation_accuracy"]) == 1.0
+    assert float(found["rotation_loss"]) < 1e-6
+
+
+def test_nearest_distances_are_those_of_brute_force() -> None:
+    draws = torch.Generator().manual_seed(0)
+    held_out, samples = torch.randn(7, 5, generator=draws), torch.randn(11, 5, generator=draws)
+    expected = torch.stack([(samples - row).norm(dim=1).min() for row in held_out])
+    torch.testing.assert_close(nearest_distances(held_out, samples), expected)
+    first = nearest_distances(held_out, samples[:4])
+    torch.testing.assert_close(nearest_distances(held_out, samples[4:], first), expected)
+
+
+def test_the_neighbour_score_falls_with_more_samples_and_leaves_the_pair_alone(images: np.ndarray) -> None:
+    trainer = Trainer(replace(CONFIG, held_out=8), images)
+    before = {key: value.clone() for key, value in trainer.G.state_dict().items() if value.dim()}
+    scores = neighbour_score(trainer, counts=(20, 600))
+    assert scores["nearest_600"] < scores["nearest_20"]
+    assert_same_bits(before, {key: value for key, value in trainer.G.state_dict().items() if value.dim()})
+
+
+def test_operations_are_counted_by_hand() -> None:
+    # svhn32: multiply-adds per image of D and of G, each convolution at its output's size (input's for transposed ones)
+    conv = [(3, 64, 16), (64, 128, 8), (128, 256, 4)]
+    layers = [2 * 25 * a * b * size**2 for a, b, size in conv]
+    D, G = sum(layers) + 2 * 4096, sum(layers) + 2 * 100 * 4096
+    first = layers[0]
+    D_update = G + 2 * D + 2 * (2 * D - first)  # no gradient for the images
+    G_update = G + D + D + (2 * G - 2 * 100 * 4096)  # D's weights get none, nor does z
+    assert flops_per_round(TrainingConfig(preset="svhn32", batch_size=64)) == 64 * (D_update + G_update)
 
 
 def test_losses_follow_their_formulas() -> None:
@@ -221,6 +372,14 @@ def test_the_learning_rate_is_constant_and_then_falls_to_zero() -> None:
     assert TrainingConfig().learning_rate_at(30_000_000) == 2e-4
 
 
+def test_each_preset_has_the_papers_recipe() -> None:
+    assert paper_recipe("imagenet32") == TrainingConfig()
+    svhn = paper_recipe("svhn32", flip=True, shift=None)
+    assert (svhn.learning_rate, svhn.batch_size, svhn.total_images // 73_257) == (5e-4, 64, 200)
+    assert svhn.departures() == {"flip": True}
+    assert paper_recipe("dcgan64").weight_decay == 1e-5
+
+
 @pytest.mark.parametrize(
     ("field", "value", "flag"),
     [
@@ -229,6 +388,8 @@ def test_the_learning_rate_is_constant_and_then_falls_to_zero() -> None:
         ("learning_rate", 0.0, "--learning-rate"),
         ("decay_images", -1, "--decay-images"),
         ("compute", "int8", "--compute"),
+        ("shift", 16, "--shift"),
+        ("rotation", -1.0, "--rotation"),
     ],
 )
 def test_unusable_values_name_their_flag(field: str, value: object, flag: str) -> None:
