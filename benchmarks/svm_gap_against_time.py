@@ -128,6 +128,7 @@ def measure(n: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def draw(record: dict[str, Any], path: Path) -> None:
     """Draw the excess of each solver's objective over the best one against time."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     sizes = sorted({point["num_rows"] for point in record["points"]})
     figure = Figure(figsize=(5.2 * len(sizes), 4), layout="constrained")
@@ -139,8 +140,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
             if own:
                 axes.loglog(*zip(*own, strict=True), marker="o", markersize=4, label=name)
         axes.set(title=f"{n:,} rows", xlabel="time, s", ylabel="objective over the best, minus 1")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.1, 0.02))  # the smallest size has all solvers
     environment = record["environment"]
     where = f"{environment['cpu']}, {environment['num_threads']} threads"
     figure.suptitle(f"CIFAR-10 features, ten L2-SVMs, C = {record['C']:g}; {where}", fontsize=10)

@@ -49,7 +49,7 @@ _recipe_options = stack(
 )
 _run_options = stack(
     click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to train."),
-    click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile [default: on a GPU]."),
+    click.option("--compile", "compiled", is_flag=True, help="Compile the networks with torch.compile."),
     click.option("--sync-batch-norm", is_flag=True, help="Under torchrun: normalise over all processes."),
     click.option("--max-minutes", type=float, help="Stop cleanly after this time."),
     click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints."),
@@ -112,7 +112,7 @@ def _train(
     recipe: str,
     compute: str,
     device: str,
-    compiled: bool | None,
+    compiled: bool,
     sync_batch_norm: bool,
     probe: str | None,
     dry_run: bool,
@@ -127,21 +127,21 @@ def _train(
     images = load_data(data_name, "train", data_dir)
     measuring = TrainingProbe(probe, data_dir, place) if probe else None
     with joined(place.torch_device) as team:
-        on_gpu = place.torch_device.type == "cuda"
         trainer = Trainer(
             config,
             images.images,
             str(place.torch_device),
             team=team,
             sync_batch_norm=sync_batch_norm,
-            compiled=on_gpu if compiled is None else compiled,
+            compiled=compiled,
         )
         if dry_run:
             _report_dry_run(trainer, as_json)
             return
         folder = folder or Path("runs") / preset
         measurements = _measurements(folder, measuring, every)
-        about = {"data": _describe(images), "device": torch.cuda.get_device_name() if on_gpu else "cpu"}
+        device_name = torch.cuda.get_device_name() if place.torch_device.type == "cuda" else "cpu"
+        about = {"data": _describe(images), "device": device_name}
         result = _run(trainer, folder, run, measurements, about)
         if team.leads:
             _report(result, folder, as_json)
