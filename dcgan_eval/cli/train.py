@@ -24,6 +24,7 @@ from ..training.estimate import estimate
 from ..training.loop import RunOptions
 from ..training.neighbours import neighbour_score
 from ..training.parallel import Team, joined
+from ..training.start import load_start
 from ..training.trainer import Trainer
 from ..training.watch import Measurement, Row, read_table
 from .console import err, out, progress_view
@@ -43,6 +44,7 @@ _recipe_options = stack(
     click.option("--flip", is_flag=True, help="Mirror half of the real images (not in the recipe)."),
     click.option("--shift", type=int, help="Move real images by up to N pixels (not in the recipe)."),
     click.option("--rotation", type=float, help="Weight of a loss that tells quarter turns (not in the recipe)."),
+    click.option("--start", metavar="NAME|DIR", help="Start from bundled weights or a run's networks, not at random."),
     click.option("--held-out", type=int, help="Images never trained on, for --neighbours [default: 0]."),
     click.option("--seed", type=int, default=0, show_default=True, help="Root seed."),
     click.option("--compute", default="auto", show_default=True, metavar="auto|float32|bfloat16", help="Arithmetic."),
@@ -111,6 +113,7 @@ def _train(
     folder: Path | None,
     recipe: str,
     compute: str,
+    start: str | None,
     device: str,
     compiled: bool,
     sync_batch_norm: bool,
@@ -123,7 +126,8 @@ def _train(
     assert recipe == "paper", "click checks the choice"
     place = ExtractOptions(compute=compute, device=device)
     run, wanted, every = _split(options)
-    config = paper_recipe(preset, compute=place.compute_name, **wanted)
+    pair = load_start(start, preset) if start else None
+    config = paper_recipe(preset, compute=place.compute_name, start=pair and pair.sha256, **wanted)
     images = load_data(data_name, "train", data_dir)
     measuring = TrainingProbe(probe, data_dir, place) if probe else None
     with joined(place.torch_device) as team:
@@ -134,6 +138,7 @@ def _train(
             team=team,
             sync_batch_norm=sync_batch_norm,
             compiled=compiled,
+            start=pair,
         )
         if dry_run:
             _report_dry_run(trainer, as_json)
@@ -141,7 +146,7 @@ def _train(
         folder = folder or Path("runs") / preset
         measurements = _measurements(folder, measuring, every)
         device_name = torch.cuda.get_device_name() if place.torch_device.type == "cuda" else "cpu"
-        about = {"data": _describe(images), "device": device_name}
+        about = {"data": _describe(images), "device": device_name} | (pair.about if pair else {})
         result = _run(trainer, folder, run, measurements, about)
         if team.leads:
             _report(result, folder, as_json)

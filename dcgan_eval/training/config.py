@@ -47,6 +47,9 @@ class TrainingConfig:
         layer. 0 leaves it out, as the paper does. Source: Chen et al., arXiv:1811.11212.
     held_out : int
         Images of the data set that are never trained on, for the nearest-neighbour score.
+    start : str
+        SHA-256 of the networks to start from, as :func:`~dcgan_eval.training.start.load_start` gives it; empty for
+        random ones, as in the paper.
     seed : int
         Root seed: weights, order of the data, latent vectors, flips and shifts.
     compute : str
@@ -67,6 +70,7 @@ class TrainingConfig:
     shift: int = 0
     rotation: float = 0.0
     held_out: int = 0
+    start: str = ""
     seed: int = 0
     compute: str = "float32"
 

@@ -21,7 +21,7 @@ from .trainer import Trainer
 from .watch import Board, Health, Measurement, Row, Table
 
 LOG_EVERY_ROUNDS = 20
-FIXED = ("preset", "batch_size", "held_out", "rotation", "seed")
+FIXED = ("preset", "batch_size", "held_out", "rotation", "start", "seed")
 """Fields that cannot change within a run: they decide what its state and its position mean."""
 
 

@@ -18,6 +18,7 @@ from .config import TrainingConfig
 from .feed import Feed
 from .parallel import ALONE, Team, synchronise_batch_norm
 from .phases import TURNS, step_discriminator, step_generator
+from .start import Start
 
 
 class Trainer:
@@ -40,6 +41,8 @@ class Trainer:
         Normalise over the minibatches of all processes instead of each by its own.
     compiled : bool
         Compile both networks with ``torch.compile``.
+    start : Start or None
+        Networks to start from, named by ``config.start``; None starts from random ones.
 
     Raises
     ------
@@ -56,17 +59,19 @@ class Trainer:
         team: Team = ALONE,
         sync_batch_norm: bool = False,
         compiled: bool = False,
+        start: Start | None = None,
     ):
+        assert config.start == (start.sha256 if start else ""), "the configuration names what is started from"
         self.config, self.device, self.team = config, torch.device(device), team
         self.ladder = get_preset(config.preset)
         self.feed = Feed(config, images_NHWC, self.device)
         team.check_batch(config.batch_size)
-        D, G = build(self.ladder, derive(config.seed, "weights"))
+        D, G = (start.D, start.G) if start else build(self.ladder, derive(config.seed, "weights"))
         self.head = self._build_head() if config.rotation else None
         for network in (D, G):
             if sync_batch_norm and team.size > 1:
                 synchronise_batch_norm(network)
-            network.to(self.device).to(memory_format=torch.channels_last)
+            network.train().to(self.device).to(memory_format=torch.channels_last)
             if compiled:
                 network.compile()
         self.D, self.G = D, G
