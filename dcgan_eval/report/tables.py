@@ -18,6 +18,16 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
+def shown(record: Record, accuracy: float) -> float:
+    """Return an accuracy the way the record's protocol publishes it: itself, or the error."""
+    return 1 - accuracy if record.shown_as == "error" else accuracy
+
+
+def interval(record: Record, between: str = "–", digits: int = 1) -> str:
+    """Return the 95 % interval as the record's protocol publishes it, in percent."""
+    return between.join(percent(value, digits) for value in sorted(shown(record, v) for v in record.ci95))
+
+
 def result_panel(record: Record, title: str) -> Group:
     """Show one record: paper, ours, difference, certificate and the validation curve.
 
@@ -47,11 +57,11 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     yield "features", f"{record.features['name']}, {record.num_features:,} per image"
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
-        yield "the paper's DCGAN, accuracy %", percent(record.paper["value"]) + checked
-    yield "ours, accuracy %", percent(record.score)
+        yield f"the paper's DCGAN, {record.shown_as} %", percent(shown(record, record.paper["value"])) + checked
+    yield f"ours, {record.shown_as} %", percent(shown(record, record.score))
     if record.paper is not None:
-        yield "difference", f"{100 * (record.score - record.paper['value']):+.2f}"
-    yield "95 % interval", " to ".join(percent(v) for v in record.ci95)
+        yield "difference", f"{100 * (shown(record, record.score) - shown(record, record.paper['value'])):+.2f}"
+    yield "95 % interval", interval(record, " to ", 2)
     if record.spread is not None:
         yield f"spread of {record.num_draws} draws (1.96 s)", percent(record.spread)
     yield "chosen C", f"{record.C:g}"
@@ -64,14 +74,14 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
 def _curve_table(record: Record) -> Table:
     """Build the validation curve: one row per C with a bar."""
     table = Table(title="Choice of C on validation rows", title_justify="left")
-    for heading in ("C", "validation accuracy %", "", "gap"):
+    for heading in ("C", f"validation {record.shown_as} %", "", "gap"):
         table.add_column(heading, justify="left" if heading == "" else "right")
     low = min(row["score"] for row in record.selection)
     high = max(row["score"] for row in record.selection)
     for row in record.selection:
         bar = "█" * round(1 + 19 * (row["score"] - low) / max(high - low, 1e-9))
         chosen = " ◀ chosen" if row["C"] == record.C else ""
-        table.add_row(f"{row['C']:g}", percent(row["score"]), bar + chosen, f"{row['duality_gap']:.0e}")
+        table.add_row(f"{row['C']:g}", percent(shown(record, row["score"])), bar + chosen, f"{row['duality_gap']:.0e}")
     return table
 
 
