@@ -22,6 +22,7 @@ _COMMANDS = {
     "samples": "dcgan_eval.cli.samples",
     "show": "dcgan_eval.cli.show",
     "svm": "dcgan_eval.cli.svm",
+    "table": "dcgan_eval.cli.table",
     "train-imagenet": "dcgan_eval.cli.train",
     "weights": "dcgan_eval.cli.weights",
 }

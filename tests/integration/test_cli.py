@@ -107,6 +107,20 @@ def test_samples(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     says(run("samples", "--weights", "imagenet"), "no bundled weights")
 
 
+def test_table_takes_the_records_of_the_folder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    empty = json.loads(run("table", "cifar10", "--format", "json").stdout)["rows"]
+    assert all(row["ours"] is None for row in empty)
+    Path("records").mkdir()
+    committed = Path(__file__).parents[2] / "benchmarks" / "results"
+    Path("records/cifar10.json").write_text((committed / "cifar10.json").read_text())
+    Path("records/other.json").write_text("[]")
+    found = [row for row in json.loads(run("table", "cifar10", "--format", "json").stdout)["rows"] if row["ours"]]
+    assert [(row["record"], row["published"]) for row in found] == [("records/cifar10.json", 82.8)]
+    given = run("table", "cifar10", committed / "cifar10-small.json", "--format", "markdown")
+    assert "cifar10_small_l2svm v1" in given.stdout
+    says(run("table", "cifar10", "none.json"), "record cannot be read")
+
+
 def test_data_commands(run) -> None:  # type: ignore[no-untyped-def]
     assert "cifar10" in run("data", "list").output
     assert json.loads(run("data", "list", "--json").stdout)["cifar10"] is None
