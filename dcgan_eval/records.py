@@ -121,6 +121,13 @@ class Record:
         """Name for files and tables: protocol and features."""
         return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
 
+    @property
+    def class_accuracies(self) -> dict[str, float]:
+        """Share of each class's test images that were classified right, over all draws; NaN without images."""
+        counts = np.asarray(self.confusion, dtype=float)
+        totals = np.where(counts.sum(1) > 0, counts.sum(1), np.nan)
+        return dict(zip(self.class_names, (np.diag(counts) / totals).tolist(), strict=True))
+
     def to_json(self) -> str:
         """Return the record as indented JSON."""
         return json.dumps(asdict(self), indent=1)

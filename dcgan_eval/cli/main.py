@@ -15,6 +15,7 @@ from .options import example
 # Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
 _COMMANDS = {
     "baseline": "dcgan_eval.cli.svm",
+    "compare": "dcgan_eval.cli.compare",
     "completion": "dcgan_eval.cli.completion",
     "data": "dcgan_eval.cli.data",
     "features": "dcgan_eval.cli.features",

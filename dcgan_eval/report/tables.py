@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -94,6 +95,44 @@ def comparison_table(records: Sequence[Record], title: str) -> Table:
         interval = "–".join(percent(v, 1) for v in r.ci95)
         row = (percent(r.score), interval, f"{r.C:g}", f"{r.duality_gap:.0e}")
         table.add_row(r.features["name"], f"{r.num_features:,}", *row)
+    return table
+
+
+def class_table(records: Sequence[Record]) -> Table:
+    """Show the accuracies per class of records with the same classes."""
+    table = Table(title="Accuracy % per class", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("class")
+    for record in records:
+        table.add_column(record.features["name"], justify="right")
+    for name in records[0].class_names:
+        table.add_row(name, *[percent(record.class_accuracies[name], 1) for record in records])
+    return table
+
+
+def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Table:
+    """Show two records and what :func:`dcgan_eval.protocols.compare.compare` found between them.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        A and B.
+    comparison : mapping
+        The fields of a ``Comparison``.
+    """
+    table = Table(title="A - B on the same test images", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for letter, r in zip("AB", records, strict=True):
+        table.add_row(f"{letter}, accuracy %", f"{r.protocol}, {r.features['name']}: {percent(r.score)}")
+    low, high = comparison["ci95"]
+    table.add_row("difference, points", f"{100 * comparison['difference']:+.2f}")
+    table.add_row("95 % interval (paired bootstrap)", f"{100 * low:+.2f} to {100 * high:+.2f}")
+    table.add_row("test images", f"{comparison['num_images']:,}")
+    if comparison["mcnemar_p"] is None:
+        table.add_row("McNemar", "not defined for several draws")
+    else:
+        table.add_row("right in A alone / B alone", f"{comparison['only_a']:,} / {comparison['only_b']:,}")
+        table.add_row("p (exact McNemar)", f"{comparison['mcnemar_p']:.2g}")
     return table
 
 

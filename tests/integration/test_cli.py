@@ -63,12 +63,20 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     assert "chosen" in shown.output
     assert f"{100 * values['score']:.2f}" in shown.output
     again = run(
-        "svm", "digits", "--weights", small_weights, "--layer", "conv3", "--solver", "primal", "--explain", "--json"
+        *("svm", "digits", "--weights", small_weights, "--layer", "conv3", "--solver", "primal", "--explain", "--json"),
+        *("--record", "conv3.json"),
     )
     assert "solver primal (asked for)" in again.stderr
     values = json.loads(again.stdout)
     assert values["features"]["cached"] == [True, True]
     assert values["num_features"] == 4_096
+    compared = json.loads(run("compare", path, "conv3.json", "--json").stdout)
+    assert compared["difference"] == pytest.approx(load_record(path).score - values["score"])
+    assert compared["ci95"][0] <= compared["difference"] <= compared["ci95"][1]
+    assert 0 <= compared["mcnemar_p"] <= 1
+    assert "exact McNemar" in run("compare", path, "conv3.json").stdout
+    committed = Path(__file__).parents[2] / "benchmarks" / "results" / "cifar10-small.json"
+    says(run("compare", path, committed), "different test images")
 
 
 def test_features_are_cached_and_the_second_call_says_so(run, small_weights: Path, npz: Path) -> None:  # type: ignore[no-untyped-def]
