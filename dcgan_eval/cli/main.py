@@ -14,6 +14,7 @@ from .options import example
 
 # Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
 _COMMANDS = {
+    "ablate": "dcgan_eval.cli.ablate",
     "baseline": "dcgan_eval.cli.svm",
     "compare": "dcgan_eval.cli.compare",
     "completion": "dcgan_eval.cli.completion",

@@ -72,7 +72,15 @@ def get_protocol(name: str) -> Protocol:
 def load_protocol_data(
     protocol: Protocol, data_dir: Path | None = None, *, download: bool = False
 ) -> tuple[ImageSet, SealedTest]:
-    """Load a protocol's training images and its sealed test set, both in canonical order.
+    """Load a protocol's training images and its sealed test set (see :func:`load_protocol_images`)."""
+    train, test = load_protocol_images(protocol, data_dir, download=download)
+    return train, SealedTest(test)
+
+
+def load_protocol_images(
+    protocol: Protocol, data_dir: Path | None = None, *, download: bool = False
+) -> tuple[ImageSet, ImageSet]:
+    """Load a protocol's training and test images with their labels, both in canonical order.
 
     Parameters
     ----------
@@ -98,7 +106,7 @@ def load_protocol_data(
     if protocol.subset is not None:
         train = train.take(first_per_class(train, protocol.subset[0]), split="train-small")
         test = test.take(first_per_class(test, protocol.subset[1]), split="test-small")
-    return train.take(train.canonical_order), SealedTest(test.take(test.canonical_order))
+    return train.take(train.canonical_order), test.take(test.canonical_order)
 
 
 def _split_off_test(images: ImageSet, num_test: int) -> tuple[ImageSet, ImageSet]:

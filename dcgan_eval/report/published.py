@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..protocols.published import PAPER, PublishedRow, PublishedTable
 from ..records import Record
-from .tables import percent, shown
+from .tables import features_label, percent, shown
 
 NamedRecord = tuple[Path, Record]
 OTHER = "other protocols, beside no published number"
@@ -125,12 +125,6 @@ def _ours(section: str, path: Path, record: Record, rows: Iterable[PublishedRow]
         source=beside.source,
         difference=score - beside.percent,
     )
-
-
-def features_label(record: Record) -> str:
-    """Return the features' name, with the layers where they are not all."""
-    layers = "" if record.features.get("all_layers", True) else f" ({'+'.join(record.features['layers'])})"
-    return record.features["name"] + layers
 
 
 def _same_method(row: PublishedRow, record: Record) -> bool:

@@ -19,6 +19,12 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
+def features_label(record: Record) -> str:
+    """Return the features' name, with the layers where they are not all."""
+    layers = "" if record.features.get("all_layers", True) else f" ({'+'.join(record.features['layers'])})"
+    return record.features["name"] + layers
+
+
 def shown(record: Record, accuracy: float) -> float:
     """Return an accuracy the way the record's protocol publishes it: itself, or the error."""
     return 1 - accuracy if record.shown_as == "error" else accuracy
@@ -55,7 +61,7 @@ def _result_table(record: Record, title: str) -> Table:
 def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     """Yield the rows of the result table."""
     yield "protocol", f"{record.protocol} v{record.protocol_version}"
-    yield "features", f"{record.features['name']}, {record.num_features:,} per image"
+    yield "features", f"{features_label(record)}, {record.num_features:,} per image"
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
         yield f"the paper's DCGAN, {record.shown_as} %", percent(shown(record, record.paper["value"])) + checked
@@ -89,12 +95,13 @@ def _curve_table(record: Record) -> Table:
 def comparison_table(records: Sequence[Record], title: str) -> Table:
     """Show several records of one protocol beside each other."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("features", "width", "accuracy %", "interval", "C", "gap"):
-        table.add_column(heading, justify="left" if heading == "features" else "right", no_wrap=True)
+    table.add_column("features", overflow="fold")
+    scores = " or ".join(sorted({r.shown_as for r in records}))
+    for heading in ("width", f"{scores} %", "interval", "C", "gap"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for r in records:
-        interval = "–".join(percent(v, 1) for v in r.ci95)
-        row = (percent(r.score), interval, f"{r.C:g}", f"{r.duality_gap:.0e}")
-        table.add_row(r.features["name"], f"{r.num_features:,}", *row)
+        row = (percent(shown(r, r.score)), interval(r), f"{r.C:g}", f"{r.duality_gap:.0e}")
+        table.add_row(features_label(r), f"{r.num_features:,}", *row)
     return table
 
 
@@ -103,7 +110,7 @@ def class_table(records: Sequence[Record]) -> Table:
     table = Table(title="Accuracy % per class", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("class")
     for record in records:
-        table.add_column(record.features["name"], justify="right")
+        table.add_column(features_label(record), justify="right")
     for name in records[0].class_names:
         table.add_row(name, *[percent(record.class_accuracies[name], 1) for record in records])
     return table
@@ -123,7 +130,7 @@ def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Ta
     table.add_column(style="dim")
     table.add_column(justify="right")
     for letter, r in zip("AB", records, strict=True):
-        table.add_row(f"{letter}, accuracy %", f"{r.protocol}, {r.features['name']}: {percent(r.score)}")
+        table.add_row(f"{letter}, accuracy %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
     low, high = comparison["ci95"]
     table.add_row("difference, points", f"{100 * comparison['difference']:+.2f}")
     table.add_row("95 % interval (paired bootstrap)", f"{100 * low:+.2f} to {100 * high:+.2f}")
@@ -154,9 +161,9 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
-        interval = "–".join(percent(v, 1) for v in r.ci95)
+        accuracies = "–".join(percent(v, 1) for v in r.ci95)
         lines.append(
-            f"| `{r.protocol}` | {r.features['name']} | {percent(r.score)} | {interval} | {_draws_cell(r)} "
+            f"| `{r.protocol}` | {features_label(r)} | {percent(r.score)} | {accuracies} | {_draws_cell(r)} "
             f"| {_paper_cell(r)} | {r.C:g} | {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
         )
     return "\n".join(lines) + "\n"
