@@ -121,6 +121,7 @@ def run_protocol(
     script, C is chosen on 10,000 stratified training images.
     """
     started = time.perf_counter()
+    _check_same_kind(train, test.images)
     run = _start(protocol, train, seed, tol, solver, allow_unconverged, progress)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress)
@@ -137,6 +138,21 @@ def run_protocol(
         predictions = predict_all([fit.solution for fit in fits], X_test, allow_unconverged=allow_unconverged)
         confusions = test.score(predictions)
     return _record(run, train, test, source, fits, selection, confusions, time.perf_counter() - started)
+
+
+def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
+    """Refuse a training and a test set of different classes or sizes."""
+    if (train.class_names, train.image_shape) != (test.class_names, test.image_shape):
+        described = [
+            f"{s.name} {s.split}: {s.num_classes} classes ({', '.join(s.class_names[:3])}, ...), {s.image_shape}"
+            for s in (train, test)
+        ]
+        raise ProtocolError(
+            "The training and the test images are not of one data set",
+            got=" and ".join(described),
+            expected="the same class names in the same order, and images of one size",
+            remedy="take both splits from the same data set, with the same class folders in each",
+        )
 
 
 def _start(

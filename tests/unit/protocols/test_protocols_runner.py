@@ -182,6 +182,20 @@ def test_more_labels_than_a_class_has() -> None:
         run(replace(DRAWS, per_class=90))
 
 
+def test_more_validation_images_than_there_are() -> None:
+    with pytest.raises(DataError, match=r"Cannot hold 300 images out.*hold out fewer"):
+        run(replace(FULL, num_validation=300))
+
+
+def test_training_and_test_set_of_different_classes_or_sizes() -> None:
+    train, test = toy(300, 1), toy(150, 2)
+    renamed = ImageSet(test.images, test.labels, ("0", "1", "cat"))
+    fewer = ImageSet(test.images, test.labels % 2)
+    for other in (renamed, fewer, color(30, 2)):
+        with pytest.raises(ProtocolError, match="not of one data set"):
+            run_protocol(FULL, train, SealedTest(other), PixelFeatures())
+
+
 def test_missing_labels() -> None:
     with pytest.raises(ProtocolError, match="no labels"):
         SealedTest(toy(30, 2).without_labels())
