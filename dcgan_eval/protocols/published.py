@@ -62,10 +62,11 @@ class Section:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of the paper: its data set, whether it prints accuracies or errors, and its columns."""
+    """One table of the paper: its data set with the numbers of training and test images, what it prints, its columns."""
 
     title: str
     dataset: str
+    num_images: tuple[int, int]
     shown_as: str
     sections: tuple[Section, ...]
 
@@ -110,6 +111,7 @@ TABLES = {
     "cifar10": PublishedTable(
         "CIFAR-10",
         "cifar10",
+        (50_000, 10_000),
         "accuracy",
         (
             Section("table 1, all 50,000 labels", re.compile(r"cifar10_(?!small)\w+_full"), _FULL),
@@ -119,6 +121,7 @@ TABLES = {
     "svhn": PublishedTable(
         "SVHN",
         "svhn",
+        (73_257, 26_032),
         "error",
         (Section("table 2, 1,000 labels", re.compile(r"svhn_(?!small)\w+_1000"), _1000),),
     ),

@@ -11,12 +11,12 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from ..protocols.published import PAPER, PublishedRow, PublishedTable
+from ..protocols.published import PAPER, PublishedRow, PublishedTable, Section
 from ..records import Record
 from .tables import features_label, percent, shown
 
 NamedRecord = tuple[Path, Record]
-OTHER = "other protocols, beside no published number"
+OTHER = "other protocols or parts of the data, beside no published number"
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def table_rows(table: PublishedTable, records: Sequence[NamedRecord]) -> list[Ro
     table : PublishedTable
         One of the paper's.
     records : sequence of (Path, Record)
-        Any records; those of other data sets are left out, and those of other protocols on this one come last, beside
-        nothing.
+        Any records; those of other data sets are left out, and those of other protocols on this one, or of fewer
+        images than the official set has, come last, beside nothing.
 
     Returns
     -------
@@ -86,9 +86,15 @@ def table_rows(table: PublishedTable, records: Sequence[NamedRecord]) -> list[Ro
     rows: list[Row] = []
     for section in table.sections:
         rows += [_published(section.title, row) for row in section.rows]
-        rows += [_ours(section.title, p, r, section.rows) for p, r in ours if section.protocols.fullmatch(r.protocol)]
+        rows += [_ours(section.title, p, r, section.rows) for p, r in ours if _belongs(table, section, r)]
     placed = {row.record for row in rows}
     return rows + [_ours(OTHER, p, r, ()) for p, r in ours if p.as_posix() not in placed]
+
+
+def _belongs(table: PublishedTable, section: Section, record: Record) -> bool:
+    """Tell whether a record may stand in a published column: its protocol, on the whole data set."""
+    counts = tuple(record.data[part]["num_images"] for part in ("train", "test"))
+    return counts == table.num_images and section.protocols.fullmatch(record.protocol) is not None
 
 
 def _published(section: str, row: PublishedRow) -> Row:

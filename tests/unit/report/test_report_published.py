@@ -15,14 +15,15 @@ import pytest
 from dcgan_eval.protocols.catalog import PROTOCOLS
 from dcgan_eval.protocols.published import TABLES
 from dcgan_eval.records import Record, load_record
-from dcgan_eval.report.published import Row, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
+from dcgan_eval.report.published import OTHER, Row, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
 
 ROOT = Path(__file__).parents[3]
 CIFAR10 = load_record(ROOT / "benchmarks" / "results" / "cifar10.json")
 
 
 def record(protocol: str, name: str = "mine", dataset: str = "cifar10", **changes: Any) -> Record:
-    data = {part: {**CIFAR10.data[part], "name": dataset} for part in ("train", "test")}
+    counts = dict(zip(("train", "test"), TABLES[dataset].num_images, strict=True)) | changes.pop("counts", {})
+    data = {part: {**CIFAR10.data[part], "name": dataset, "num_images": counts[part]} for part in counts}
     features = {"name": name, "layers": ["conv1"], "all_layers": True, "preset": "svhn32"} | changes.pop("features", {})
     return replace(CIFAR10, protocol=protocol, features=features, data=data, schema=2, **changes)
 
@@ -48,6 +49,11 @@ def test_errors_are_shown_as_published() -> None:
     assert (row.published, row.difference, row.spread) == (22.48, pytest.approx(-0.48), pytest.approx(1))
 
 
+def test_part_of_a_data_set_stands_beside_nothing() -> None:
+    (row,) = ours(rows("svhn", record("svhn_l2svm_1000", dataset="svhn", counts={"test": 10_000})))
+    assert (row.section, row.published) == (OTHER, None)
+
+
 @pytest.mark.parametrize(
     ("protocol", "dataset"),
     [
@@ -61,7 +67,7 @@ def test_errors_are_shown_as_published() -> None:
 )
 def test_other_protocols_stand_beside_nothing(protocol: str, dataset: str) -> None:
     (row,) = ours(rows(dataset, record(protocol, dataset=dataset)))
-    assert row.section == "other protocols, beside no published number"
+    assert row.section == OTHER
     assert (row.published, row.difference) == (None, None)
 
 
