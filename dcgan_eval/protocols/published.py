@@ -62,7 +62,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of the paper: its data set with the numbers of training and test images, what it prints, its columns."""
+    """One table of the paper: its data set and numbers of training and test images, what it prints, its columns."""
 
     title: str
     dataset: str
