@@ -34,7 +34,10 @@ def svm(
     cache_dir: Path | None,
     **options: Any,
 ) -> None:
-    """Run a protocol end to end: features, choice of C, certified L2-SVM, record."""
+    """Run a protocol end to end: features, choice of C, certified L2-SVM, record.
+
+    Instead of a protocol, the path of own data that have a training and a test split.
+    """
     get_protocol(protocol)
     making = _take_making(options, layers)
     _run(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)

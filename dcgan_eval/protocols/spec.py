@@ -165,8 +165,9 @@ class SealedTest:
                     "The test labels were already used once in this run", remedy="start a new run; choose nothing by it"
                 )
             opened = True
+            confusions = [_confusion(labels, predicted, num_classes) for predicted in predictions]
             self.num_right = np.sum([predicted == labels for predicted in predictions], axis=0)[order]
-            return [_confusion(labels, predicted, num_classes) for predicted in predictions]
+            return confusions
 
         self._open_once = open_once
 
