@@ -6,7 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+from dcgan_eval.protocols.published import TABLES
 from dcgan_eval.records import load_record
+from dcgan_eval.report.published import table_rows, to_markdown
 from dcgan_eval.report.tables import markdown_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,14 +35,21 @@ def svm_table() -> str:
     return "\n".join([*lines, "", f"{note} ([record](benchmarks/results/svm/vs_liblinear.json)).", ""])
 
 
+def results() -> str:
+    """Return the paper's tables with our records, then the records on other data."""
+    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    records = [(path.relative_to(ROOT), load_record(path)) for path in paths]
+    tables = [to_markdown(table, table_rows(table, records)) for table in TABLES.values()]
+    others = [(path, record) for path, record in records if record.data["train"]["name"] not in TABLES]
+    return "\n".join([*tables, "**Other data**\n", markdown_results(others)])
+
+
 def updated(text: str) -> str:
     """Return the README with its tables made anew."""
     head, rest = text.split(SVM_BEGIN)
     text = head + SVM_BEGIN + svm_table() + SVM_END + rest.split(SVM_END)[1]
-    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    table = markdown_results([(path.relative_to(ROOT), load_record(path)) for path in paths])
     head, rest = text.split(BEGIN)
-    return head + BEGIN + table + END + rest.split(END)[1]
+    return head + BEGIN + results() + END + rest.split(END)[1]
 
 
 def main() -> int:

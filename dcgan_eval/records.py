@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import RecordError
 
-SCHEMA = 1
+SCHEMA = 2  # 2 adds shown_as, rows_sha256 and right
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class Record:
     peak_memory_bytes : int
         Largest resident memory of the process.
     environment, command, git, created : provenance
+    notes : list of str
+        What a reader of the score should know.
+    shown_as : str
+        ``"accuracy"`` or ``"error"``: how the protocol's scores are published and shown. The record has accuracies.
+    rows_sha256 : dict
+        Stream name -> digest of the pixel hashes of the rows in canonical order: of the validation split, and of each
+        draw. The rows follow from the seed, the stream's name and the images (see ``data/splits.py``).
+    right : str or None
+        In how many draws each test image was classified right, packed (:func:`unpack_counts`), in canonical order.
     """
 
     protocol: str
@@ -98,12 +111,22 @@ class Record:
     created: str
     git: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    shown_as: str = "accuracy"
+    rows_sha256: dict[str, list[str]] = field(default_factory=dict)
+    right: str | None = None
     schema: int = SCHEMA
 
     @property
     def name(self) -> str:
         """Name for files and tables: protocol and features."""
         return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
+
+    @property
+    def class_accuracies(self) -> dict[str, float]:
+        """Share of each class's test images that were classified right, over all draws; NaN without images."""
+        counts = np.asarray(self.confusion, dtype=float)
+        totals = np.where(counts.sum(1) > 0, counts.sum(1), np.nan)
+        return dict(zip(self.class_names, (np.diag(counts) / totals).tolist(), strict=True))
 
     def to_json(self) -> str:
         """Return the record as indented JSON."""
@@ -128,6 +151,18 @@ class Record:
                 "The record cannot be written", got=f"{path}: {error}", remedy="give another place with --record"
             ) from error
         return path
+
+
+def pack_counts(counts: Any) -> str | None:
+    """Pack an array of small counts into text: zlib and base64 of 16-bit integers; None stays None."""
+    if counts is None:
+        return None
+    return base64.b64encode(zlib.compress(np.asarray(counts, dtype="<u2").tobytes(), 9)).decode()
+
+
+def unpack_counts(text: str) -> np.ndarray:
+    """Return what :func:`pack_counts` packed, as int64 (N,)."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u2").astype(np.int64)
 
 
 def load_record(path: Path | str) -> Record:

@@ -14,7 +14,9 @@ from .options import example
 
 # Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
 _COMMANDS = {
+    "ablate": "dcgan_eval.cli.ablate",
     "baseline": "dcgan_eval.cli.svm",
+    "compare": "dcgan_eval.cli.compare",
     "completion": "dcgan_eval.cli.completion",
     "data": "dcgan_eval.cli.data",
     "features": "dcgan_eval.cli.features",
@@ -22,6 +24,7 @@ _COMMANDS = {
     "samples": "dcgan_eval.cli.samples",
     "show": "dcgan_eval.cli.show",
     "svm": "dcgan_eval.cli.svm",
+    "table": "dcgan_eval.cli.table",
     "train": "dcgan_eval.cli.train",
     "train-imagenet": "dcgan_eval.cli.train",
     "weights": "dcgan_eval.cli.weights",

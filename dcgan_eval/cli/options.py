@@ -84,6 +84,8 @@ making_options = stack(
 run_options = stack(
     data_dir_option,
     download_option,
+    click.option("--per-class", type=int, help="Labels per class of a draw, instead of the protocol's."),
+    click.option("--draws", "num_draws", type=int, help="Fresh draws on the test set, instead of the protocol's."),
     click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws."),
     click.option("--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."),
     click.option(

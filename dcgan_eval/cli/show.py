@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..records import load_record
-from ..report.tables import comparison_table, result_panel
+from ..report.tables import class_table, comparison_table, result_panel
 from .console import out
 from .options import example, json_option
 
@@ -23,6 +23,7 @@ def show(records: tuple[Path, ...], as_json: bool) -> None:
             click.echo(record.to_json())
     elif len(loaded) == 1:
         out.print(result_panel(loaded[0], loaded[0].name))
+        out.print(class_table(loaded))
         out.print(f"Made by: {loaded[0].command} ({loaded[0].created})", highlight=False)
     else:
         out.print(comparison_table(loaded, ", ".join(sorted({r.protocol for r in loaded}))))

@@ -34,7 +34,10 @@ def svm(
     cache_dir: Path | None,
     **options: Any,
 ) -> None:
-    """Run a protocol end to end: features, choice of C, certified L2-SVM, record."""
+    """Run a protocol end to end: features, choice of C, certified L2-SVM, record.
+
+    Instead of a protocol, the path of own data that have a training and a test split.
+    """
     get_protocol(protocol)
     making = _take_making(options, layers)
     _run(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
@@ -74,6 +77,8 @@ def _run(
     *,
     data_dir: Path | None,
     download: bool,
+    per_class: int | None,
+    num_draws: int | None,
     seed: int,
     tol: float,
     solver: Solver,
@@ -83,9 +88,10 @@ def _run(
     as_json: bool,
 ) -> None:
     """Run a protocol on a source of features, write the record and show it."""
+    protocol = get_protocol(name).with_draws(per_class, num_draws)
     with progress_view() as progress:
         result = evaluate(
-            name,
+            protocol,
             source,
             data_dir=data_dir,
             download=download,
@@ -99,7 +105,7 @@ def _run(
     if as_json:
         click.echo(result.to_json())
     else:
-        out.print(result_panel(result, get_protocol(name).title))
+        out.print(result_panel(result, protocol.title))
     if explain:
         for draw in result.draws:
             err.print(_explanation(draw), highlight=False)

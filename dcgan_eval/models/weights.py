@@ -220,7 +220,7 @@ def load_network(path: Path, network: str = "discriminator") -> Discriminator | 
             expected=f"format {FORMAT!r}, network {network!r}",
             remedy="see `dcgan-eval weights list`, or train one with `dcgan-eval train-imagenet`",
         )
-    num_layers = int(header["num_layers"]) if "num_layers" in header else None
+    num_layers = int(header["num_layers"]) if header.get("num_layers", "").isdigit() else None
     statistics = header.get("running_statistics") != "none"
     module = blank_network(get_preset(header.get("preset", "")), network, num_layers, running_statistics=statistics)
     _check_tensors(tensors, module, path)

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..data.catalog import load_data
 from ..data.imageset import ImageSet
 from ..data.splits import first_per_class, stratified_split
-from ..errors import ProtocolError, unknown_name
+from ..errors import DataError, ProtocolError, unknown_name
 from .spec import Protocol, Published, SealedTest
 
 _PAPER = "arXiv:1511.06434, table 1"
 _GRID = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_PAPER_2 = "arXiv:1511.06434, table 2"
+_SVHN: dict[str, Any] = {
+    "Cs": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2),
+    "patience": 7,  # every value is tried
+    "per_class": 100,
+    "selection_draws": 10,
+    "num_draws": 100,
+    "preset": "svhn32",
+    "shown_as": "error",
+}
+_SVHN_SMALL = (
+    "a9fc6cc8aa96bb954563576499e3bd2a97396f1ef32d7b051dca0a3c9dc79b9c",
+    "318392ab19bef6dea3a9a508b4a288e670d71ec68ecba0b366edcc4c35b1a00c",
+)
 _SPLIT_SEED = 0  # what belongs to a protocol, not to a run: small-suite and digits test sets
 
 # fmt: off
@@ -25,6 +42,10 @@ _TABLE = (
              num_validation=1_000, Cs=_GRID, subset=(400, 200)),
     Protocol("digits_l2svm", 1, "digits", "scikit-learn digits, 1,297 / 500 images", "digits",
              num_validation=300, Cs=_GRID, num_test=500),
+    Protocol("svhn_l2svm_1000", 1, "svhn", "SVHN, 1,000 labels", "svhn",
+             num_validation=10_000, **_SVHN, paper=Published(0.7752, None, True, _PAPER_2)),
+    Protocol("svhn_small_l2svm_1000", 1, "svhn-small", "SVHN small suite, 1,000 of 4,000 / 6,000 images", "svhn",
+             num_validation=1_000, **_SVHN, test_rows=(4_000, 10_000), fingerprints=_SVHN_SMALL),
 )
 # fmt: on
 
@@ -32,13 +53,17 @@ PROTOCOLS = {protocol.command: protocol for protocol in _TABLE}
 
 
 def get_protocol(name: str) -> Protocol:
-    """Return the protocol called ``name`` on the command line.
+    """Return the protocol called ``name`` on the command line, or one of our own for the user's data at a path.
+
+    Data at a path need a training and a test split; a fifth of the training images choose C.
 
     Raises
     ------
     ProtocolError
-        No such protocol; the closest names are given.
+        No such protocol, nor a path; the closest names are given.
     """
+    if name not in PROTOCOLS and Path(name).exists():
+        return Protocol("own_l2svm", 1, name, f"own data, {Path(name).name}", name, num_validation=None, Cs=_GRID)
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS, ProtocolError)
     return PROTOCOLS[name]
@@ -47,7 +72,15 @@ def get_protocol(name: str) -> Protocol:
 def load_protocol_data(
     protocol: Protocol, data_dir: Path | None = None, *, download: bool = False
 ) -> tuple[ImageSet, SealedTest]:
-    """Load a protocol's training images and its sealed test set, both in canonical order.
+    """Load a protocol's training images and its sealed test set (see :func:`load_protocol_images`)."""
+    train, test = load_protocol_images(protocol, data_dir, download=download)
+    return train, SealedTest(test)
+
+
+def load_protocol_images(
+    protocol: Protocol, data_dir: Path | None = None, *, download: bool = False
+) -> tuple[ImageSet, ImageSet]:
+    """Load a protocol's training and test images with their labels, both in canonical order.
 
     Parameters
     ----------
@@ -63,7 +96,9 @@ def load_protocol_data(
     DataError
         The data cannot be found or read.
     """
-    if protocol.num_test is not None:
+    if protocol.test_rows is not None:
+        train, test = _cut(load_data(protocol.dataset, "test", data_dir, download=download), protocol)
+    elif protocol.num_test is not None:
         train, test = _split_off_test(load_data(protocol.dataset, "all", data_dir), protocol.num_test)
     else:
         train = load_data(protocol.dataset, "train", data_dir, download=download)
@@ -71,10 +106,32 @@ def load_protocol_data(
     if protocol.subset is not None:
         train = train.take(first_per_class(train, protocol.subset[0]), split="train-small")
         test = test.take(first_per_class(test, protocol.subset[1]), split="test-small")
-    return train.take(train.canonical_order), SealedTest(test.take(test.canonical_order))
+    return train.take(train.canonical_order), test.take(test.canonical_order)
 
 
 def _split_off_test(images: ImageSet, num_test: int) -> tuple[ImageSet, ImageSet]:
     """Split a stratified test set off a data set without an official one."""
     kept, held_out = stratified_split(images, num_test, _SPLIT_SEED, "test")
     return images.take(kept, split="train"), images.take(held_out, split="test")
+
+
+def _cut(images: ImageSet, protocol: Protocol) -> tuple[ImageSet, ImageSet]:
+    """Cut a training and a test set out of the official test file, refusing another order of its rows."""
+    assert protocol.test_rows is not None, "only called for protocols that do this"
+    pool, end = protocol.test_rows
+    if images.num_images < end:
+        raise DataError(
+            f"{images.name} (test) has too few images for protocol {protocol.command}",
+            got=f"{images.num_images}",
+            expected=f"at least the first {end:,} of the official test file",
+            remedy="get the whole test file",
+        )
+    train, test = images.take(np.arange(pool), split="train-small"), images.take(np.arange(pool, end), "test-small")
+    if protocol.fingerprints not in (None, (train.fingerprint, test.fingerprint)):
+        raise DataError(
+            f"The first {end:,} images of {images.name} (test) are not those of the official file in its order",
+            got=f"fingerprints {train.fingerprint[:12]}, {test.fingerprint[:12]}",
+            expected=", ".join(fingerprint[:12] for fingerprint in protocol.fingerprints or ()),
+            remedy="use the official .mat file or its Parquet copy, not class folders or shuffled rows",
+        )
+    return train, test

@@ -11,10 +11,11 @@ from ..svm.path import Solver
 from .catalog import get_protocol, load_protocol_data
 from .runner import run_protocol
 from .sources import EncoderFeatures, FeatureSource
+from .spec import Protocol
 
 
 def evaluate(
-    protocol: str,
+    protocol: str | Protocol,
     features: Encoder | FeatureSource,
     *,
     data_dir: Path | None = None,
@@ -31,8 +32,9 @@ def evaluate(
 
     Parameters
     ----------
-    protocol : str
-        ``"cifar10"``, ``"cifar10-400"``, ``"cifar10-small"`` or ``"digits"``.
+    protocol : str or Protocol
+        A name of the catalogue (``"cifar10"``, ``"svhn-small"``), the path of data with a training and a test split, or
+        a protocol such as ``get_protocol("cifar10").with_draws(40, 10)``.
     features : Encoder or FeatureSource
         What to measure. An encoder's features are cached in ``cache_dir``, made as ``options`` say.
     data_dir : Path or None
@@ -51,7 +53,7 @@ def evaluate(
     """
     if isinstance(features, Encoder):
         features = EncoderFeatures(features, options or ExtractOptions(), Path(cache_dir))
-    spec = get_protocol(protocol)
+    spec = get_protocol(protocol) if isinstance(protocol, str) else protocol
     train, test = load_protocol_data(spec, data_dir, download=download)
     return run_protocol(
         spec,

@@ -16,7 +16,7 @@ from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, stratified_split
 from ..errors import ConvergenceError, ProtocolError
 from ..features.extract import Progress
-from ..records import Record
+from ..records import Record, pack_counts
 from ..svm.objective import Solution, Status, predict_all
 from ..svm.path import Solver, fit_ovr, fit_path
 from .sources import FeatureSource
@@ -38,6 +38,20 @@ class _Run:
     allow_unconverged: bool
     progress: Progress
     timings_s: dict[str, float] = field(default_factory=dict)
+    rows_sha256: dict[str, list[str]] = field(default_factory=dict)  # what each split and draw held, by stream
+
+    def draw(self, images: ImageSet, draw: int, stream: str) -> np.ndarray:
+        """Draw rows of ``images``, the kept ones of which come first, and note which."""
+        assert self.protocol.per_class is not None, "only called for protocols with draws"
+        rows = draw_per_class(images, np.arange(len(self.kept)), self.protocol.per_class, self.seed, draw, stream)
+        self.note_rows(images, rows, stream)
+        return rows
+
+    def note_rows(self, images: ImageSet, rows: np.ndarray, stream: str) -> None:
+        """Note the digest of the pixels of some rows, in canonical order."""
+        ordered = rows[np.argsort(images.canonical_rank[rows])]
+        digest = provenance.digest(*images.pixel_hashes[ordered].astype(str))
+        self.rows_sha256.setdefault(stream, []).append(digest)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -104,9 +118,10 @@ def run_protocol(
         The test set was used before.
 
     Source: arXiv:1511.06434, section 5, and the 2016 release. Deviations: for CIFAR-10, where the release has no
-    script, C is chosen on 10,000 stratified training images.
+    script, C is chosen on 10,000 stratified training images; for SVHN the same 10 draws serve every C.
     """
     started = time.perf_counter()
+    _check_same_kind(train, test.images)
     run = _start(protocol, train, seed, tol, solver, allow_unconverged, progress)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress)
@@ -125,6 +140,21 @@ def run_protocol(
     return _record(run, train, test, source, fits, selection, confusions, time.perf_counter() - started)
 
 
+def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
+    """Refuse a training and a test set of different classes or sizes."""
+    if (train.class_names, train.image_shape) != (test.class_names, test.image_shape):
+        described = [
+            f"{s.name} {s.split}: {s.num_classes} classes ({', '.join(s.class_names[:3])}, ...), {s.image_shape}"
+            for s in (train, test)
+        ]
+        raise ProtocolError(
+            "The training and the test images are not of one data set",
+            got=" and ".join(described),
+            expected="the same class names in the same order, and images of one size",
+            remedy="take both splits from the same data set, with the same class folders in each",
+        )
+
+
 def _start(
     protocol: Protocol,
     train: ImageSet,
@@ -137,8 +167,11 @@ def _start(
     """Split off the validation rows."""
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
-    kept, validation = stratified_split(train, protocol.num_validation, seed, "validation")
-    return _Run(protocol, train.labels, kept, validation, seed, tol, solver, allow_unconverged, progress)
+    num_validation = train.num_images // 5 if protocol.num_validation is None else protocol.num_validation
+    kept, validation = stratified_split(train, num_validation, seed, "validation")
+    run = _Run(protocol, train.labels, kept, validation, seed, tol, solver, allow_unconverged, progress)
+    run.note_rows(train, validation, "validation")
+    return run
 
 
 def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[_Fit], list[dict[str, Any]]]:
@@ -158,13 +191,11 @@ def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[_Fit], list[dict[str, Any]]
 def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[_Fit], list[dict[str, Any]]]:
     """Choose C by the mean validation score of some draws, then fit fresh draws."""
     protocol, num_kept = run.protocol, len(run.kept)
-    pool = np.arange(num_kept)
     X_val, y_val = X[num_kept:], run.labels[num_kept:]
-    assert protocol.per_class is not None, "only called for protocols with draws"
     curves = []
     with run.timed("select"):
         for draw in range(protocol.selection_draws):
-            rows = draw_per_class(images, pool, protocol.per_class, run.seed, draw, "selection")
+            rows = run.draw(images, draw, "selection")
             label = f"draw {draw + 1} of {protocol.selection_draws}, "
             curves.append(_validation_curve(run, X[rows], run.labels[rows], X_val, y_val, label))
         selection = _merge_curves(curves)
@@ -172,7 +203,7 @@ def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[_Fit], 
     fits = []
     with run.timed("fit"):
         for draw in range(protocol.num_draws):
-            rows = draw_per_class(images, pool, protocol.per_class, run.seed, draw, "test")
+            rows = run.draw(images, draw, "test")
             solution = fit_ovr(X[rows], run.labels[rows], C, tol=run.tol, solver=run.solver)
             fits.append(_Fit(_accepted(run, solution), len(rows)))
             run.progress(f"fits at C = {C:g}", draw + 1, protocol.num_draws)
@@ -277,7 +308,10 @@ def _record(
         command=provenance.command_line(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         git=provenance.git_state(),
-        notes=_notes(run, selection, solutions[0].C),
+        notes=_notes(run, selection, solutions[0].C) + _encoder_note(run.protocol, features),
+        shown_as=run.protocol.shown_as,
+        rows_sha256=run.rows_sha256,
+        right=pack_counts(test.num_right),
     )
 
 
@@ -311,3 +345,11 @@ def _notes(run: _Run, selection: list[dict[str, Any]], C: float) -> list[str]:
     if run.allow_unconverged:
         notes.append("unconverged fits were allowed")
     return notes
+
+
+def _encoder_note(protocol: Protocol, features: dict[str, Any]) -> list[str]:
+    """Say when the DCGAN that was measured is not the one that the paper uses for this protocol."""
+    preset = features.get("preset")
+    if preset in (None, protocol.preset):
+        return []
+    return [f"the paper's encoder for this protocol is {protocol.preset}; these features are from {preset}"]

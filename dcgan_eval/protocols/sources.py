@@ -81,6 +81,8 @@ class EncoderFeatures:
         return {
             "name": self.encoder.name,
             "layers": list(self.layers),
+            "all_layers": self.layers == self.encoder.layers,
+            "preset": getattr(getattr(self.encoder.module, "ladder", None), "name", None),
             "weights_sha256": identity.weights_sha256,
             "preprocessing": identity.preprocessing,
             "pooling": identity.pooling,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..data.imageset import ImageSet
 from ..errors import LeakError, ProtocolError
+
+LOW_SHOT_DRAWS, LOW_SHOT_SELECTION_DRAWS = 10, 3  # as cifar10-400
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Published:
     Attributes
     ----------
     value : float
-        As a fraction.
+        Accuracy, as a fraction, also where an error is printed.
     spread : float or None
         As printed beside it, as a fraction.
     checked : bool
@@ -47,8 +49,8 @@ class Protocol:
         One line for tables.
     dataset : str
         Name in the data catalogue.
-    num_validation : int
-        Training images held out, stratified, to choose C.
+    num_validation : int or None
+        Training images held out, stratified, to choose C; None holds a fifth of them out.
     Cs : tuple of float
         Candidates, ascending.
     patience : int
@@ -61,6 +63,15 @@ class Protocol:
         (train, test) images of each class taken in canonical order; None takes all.
     num_test : int or None
         Test images split off a data set that has no official test set.
+    test_rows : tuple of int or None
+        (pool, all): take these many rows of the official test file, in its order; the first ``pool`` of them stand in
+        for a training set that is not at hand.
+    fingerprints : tuple of str or None
+        Of the training and test set that ``test_rows`` must give.
+    preset : str
+        The encoder that the paper uses here; another one is noted in the record.
+    shown_as : str
+        ``"accuracy"`` or ``"error"``, as published. Scores in records are always accuracies.
     paper : Published or None
         What the score stands beside; None for protocols of our own.
     """
@@ -70,7 +81,7 @@ class Protocol:
     command: str
     title: str
     dataset: str
-    num_validation: int
+    num_validation: int | None
     Cs: tuple[float, ...]
     patience: int = 2
     per_class: int | None = None
@@ -78,7 +89,47 @@ class Protocol:
     num_draws: int = 1
     subset: tuple[int, int] | None = None
     num_test: int | None = None
+    test_rows: tuple[int, int] | None = None
+    fingerprints: tuple[str, str] | None = None
+    preset: str = "imagenet32"
+    shown_as: str = "accuracy"
     paper: Published | None = None
+
+    def with_draws(self, per_class: int | None, num_draws: int | None) -> Protocol:
+        """Return the protocol with other draws, under an id of its own and beside no published value.
+
+        Parameters
+        ----------
+        per_class : int or None
+            Labels per class of a draw; None keeps the protocol's.
+        num_draws : int or None
+            Fresh draws on the test set; None keeps the protocol's, 10 where it has none.
+
+        Raises
+        ------
+        ProtocolError
+            Fewer than one label or draw, or draws of a protocol that uses all labels.
+        """
+        if per_class is None and num_draws is None:
+            return self
+        labels = self.per_class if per_class is None else per_class
+        draws = num_draws if num_draws is not None else self.num_draws if self.per_class else LOW_SHOT_DRAWS
+        if labels is None or labels < 1 or draws < 1:
+            raise ProtocolError(
+                f"Protocol {self.command} cannot be run with these draws",
+                got=f"--per-class {per_class}, --draws {num_draws}",
+                expected="at least one label per class and at least one draw",
+                remedy="give --per-class, the labels of each class in a draw, with --draws",
+            )
+        return replace(
+            self,
+            id=f"{self.id}_{labels}_per_class_{draws}_draws",
+            title=f"{self.title}; {labels} labels per class, {draws} draws",
+            per_class=labels,
+            selection_draws=self.selection_draws if self.per_class else LOW_SHOT_SELECTION_DRAWS,
+            num_draws=draws,
+            paper=None,
+        )
 
 
 class SealedTest:
@@ -93,12 +144,17 @@ class SealedTest:
     ----------
     images : ImageSet
         The same images without labels: all that a run may look at.
+    num_right : ndarray or None
+        Once scored: in how many of the predictions each image was right, in canonical order.
     """
+
+    num_right: np.ndarray | None = None
 
     def __init__(self, images: ImageSet):
         if images.labels is None:
             raise ProtocolError("The test set has no labels", got=f"{images.name} {images.split}")
         labels, num_classes, opened = images.labels.copy(), images.num_classes, False
+        order = images.canonical_order
         self.images = images.without_labels()
         self.fingerprint = images.fingerprint
 
@@ -109,7 +165,9 @@ class SealedTest:
                     "The test labels were already used once in this run", remedy="start a new run; choose nothing by it"
                 )
             opened = True
-            return [_confusion(labels, predicted, num_classes) for predicted in predictions]
+            confusions = [_confusion(labels, predicted, num_classes) for predicted in predictions]
+            self.num_right = np.sum([predicted == labels for predicted in predictions], axis=0)[order]
+            return confusions
 
         self._open_once = open_once
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import RecordError
 from ..records import Record
+from .tables import shown
 
 
 def comparison_figure(records: Sequence[Record], images_NHWC: np.ndarray, path: Path, title: str) -> Path:
@@ -40,6 +41,54 @@ def comparison_figure(records: Sequence[Record], images_NHWC: np.ndarray, path: 
     _draw_curves(axes[2], records)
     _save(lambda: figure.savefig(path, dpi=120), path)
     return path
+
+
+def ablation_figure(records: Mapping[str, Record], layers: Sequence[str], path: Path, title: str) -> Path:
+    """Draw the score of each layer alone, of all up to each and of all but each, with 95 % intervals.
+
+    Parameters
+    ----------
+    records : mapping of str to Record
+        Of every subset of layers, in any order and under any name.
+    layers : sequence of str
+        The layers that were ablated, in the encoder's order.
+    path : Path
+        PNG to write.
+    title : str
+        Heading.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    by_layers = {tuple(record.features["layers"]): record for record in records.values()}
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    whole = by_layers[tuple(layers)]
+    axes.axhline(100 * shown(whole, whole.score), color="grey", linestyle=":", label="all layers")
+    for shift, label, subset in (
+        (-0.06, "alone", lambda i: (layers[i],)),
+        (0.0, "all up to it", lambda i: tuple(layers[: i + 1])),
+        (0.06, "all but it", lambda i: tuple(layers[:i]) + tuple(layers[i + 1 :])),
+    ):
+        _draw_series(axes, [by_layers.get(subset(i)) for i in range(len(layers))], label, shift)
+    axes.set(
+        title=title, xticks=range(len(layers)), xticklabels=layers, ylabel=f"test {whole.shown_as} %, 95 % interval"
+    )
+    axes.legend()
+    _save(lambda: figure.savefig(path, dpi=120), path)
+    return path
+
+
+def _draw_series(axes, records: Sequence[Record | None], label: str, shift: float) -> None:
+    """Draw one score for each layer where there is one, a little to the side so that intervals stay apart."""
+    points = [(i, r) for i, r in enumerate(records) if r is not None]
+    scores = np.array([100 * shown(r, r.score) for _, r in points])
+    errors = np.abs(100 * np.array([sorted(shown(r, v) for v in r.ci95) for _, r in points]).T - scores)
+    axes.errorbar([i + shift for i, _ in points], scores, yerr=errors, marker="o", capsize=3, label=label)
 
 
 def image_grid(images_NHWC: np.ndarray, columns: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -16,6 +17,22 @@ from ..records import Record
 def percent(value: float | None, digits: int = 2) -> str:
     """Return a fraction as percent, an en dash for None."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def features_label(record: Record) -> str:
+    """Return the features' name, with the layers where they are not all."""
+    layers = "" if record.features.get("all_layers", True) else f" ({'+'.join(record.features['layers'])})"
+    return record.features["name"] + layers
+
+
+def shown(record: Record, accuracy: float) -> float:
+    """Return an accuracy the way the record's protocol publishes it: itself, or the error."""
+    return 1 - accuracy if record.shown_as == "error" else accuracy
+
+
+def interval(record: Record, between: str = "–", digits: int = 1) -> str:
+    """Return the 95 % interval as the record's protocol publishes it, in percent."""
+    return between.join(percent(value, digits) for value in sorted(shown(record, v) for v in record.ci95))
 
 
 def result_panel(record: Record, title: str) -> Group:
@@ -44,14 +61,14 @@ def _result_table(record: Record, title: str) -> Table:
 def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     """Yield the rows of the result table."""
     yield "protocol", f"{record.protocol} v{record.protocol_version}"
-    yield "features", f"{record.features['name']}, {record.num_features:,} per image"
+    yield "features", f"{features_label(record)}, {record.num_features:,} per image"
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
-        yield "the paper's DCGAN, accuracy %", percent(record.paper["value"]) + checked
-    yield "ours, accuracy %", percent(record.score)
+        yield f"the paper's DCGAN, {record.shown_as} %", percent(shown(record, record.paper["value"])) + checked
+    yield f"ours, {record.shown_as} %", percent(shown(record, record.score))
     if record.paper is not None:
-        yield "difference", f"{100 * (record.score - record.paper['value']):+.2f}"
-    yield "95 % interval", " to ".join(percent(v) for v in record.ci95)
+        yield "difference", f"{100 * (shown(record, record.score) - shown(record, record.paper['value'])):+.2f}"
+    yield "95 % interval", interval(record, " to ", 2)
     if record.spread is not None:
         yield f"spread of {record.num_draws} draws (1.96 s)", percent(record.spread)
     yield "chosen C", f"{record.C:g}"
@@ -64,26 +81,65 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
 def _curve_table(record: Record) -> Table:
     """Build the validation curve: one row per C with a bar."""
     table = Table(title="Choice of C on validation rows", title_justify="left")
-    for heading in ("C", "validation accuracy %", "", "gap"):
+    for heading in ("C", f"validation {record.shown_as} %", "", "gap"):
         table.add_column(heading, justify="left" if heading == "" else "right")
     low = min(row["score"] for row in record.selection)
     high = max(row["score"] for row in record.selection)
     for row in record.selection:
         bar = "█" * round(1 + 19 * (row["score"] - low) / max(high - low, 1e-9))
         chosen = " ◀ chosen" if row["C"] == record.C else ""
-        table.add_row(f"{row['C']:g}", percent(row["score"]), bar + chosen, f"{row['duality_gap']:.0e}")
+        table.add_row(f"{row['C']:g}", percent(shown(record, row["score"])), bar + chosen, f"{row['duality_gap']:.0e}")
     return table
 
 
 def comparison_table(records: Sequence[Record], title: str) -> Table:
     """Show several records of one protocol beside each other."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("features", "width", "accuracy %", "interval", "C", "gap"):
-        table.add_column(heading, justify="left" if heading == "features" else "right", no_wrap=True)
+    table.add_column("features", overflow="fold")
+    scores = " or ".join(sorted({r.shown_as for r in records}))
+    for heading in ("width", f"{scores} %", "interval", "C", "gap"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for r in records:
-        interval = "–".join(percent(v, 1) for v in r.ci95)
-        row = (percent(r.score), interval, f"{r.C:g}", f"{r.duality_gap:.0e}")
-        table.add_row(r.features["name"], f"{r.num_features:,}", *row)
+        row = (percent(shown(r, r.score)), interval(r), f"{r.C:g}", f"{r.duality_gap:.0e}")
+        table.add_row(features_label(r), f"{r.num_features:,}", *row)
+    return table
+
+
+def class_table(records: Sequence[Record]) -> Table:
+    """Show the accuracies per class of records with the same classes."""
+    table = Table(title="Accuracy % per class", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("class")
+    for record in records:
+        table.add_column(features_label(record), justify="right")
+    for name in records[0].class_names:
+        table.add_row(name, *[percent(record.class_accuracies[name], 1) for record in records])
+    return table
+
+
+def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Table:
+    """Show two records and what :func:`dcgan_eval.protocols.compare.compare` found between them.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        A and B.
+    comparison : mapping
+        The fields of a ``Comparison``.
+    """
+    table = Table(title="A - B on the same test images", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for letter, r in zip("AB", records, strict=True):
+        table.add_row(f"{letter}, accuracy %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
+    low, high = comparison["ci95"]
+    table.add_row("difference, points", f"{100 * comparison['difference']:+.2f}")
+    table.add_row("95 % interval (paired bootstrap)", f"{100 * low:+.2f} to {100 * high:+.2f}")
+    table.add_row("test images", f"{comparison['num_images']:,}")
+    if comparison["mcnemar_p"] is None:
+        table.add_row("McNemar", "not defined for several draws")
+    else:
+        table.add_row("right in A alone / B alone", f"{comparison['only_a']:,} / {comparison['only_b']:,}")
+        table.add_row("p (exact McNemar)", f"{comparison['mcnemar_p']:.2g}")
     return table
 
 
@@ -105,9 +161,9 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
-        interval = "–".join(percent(v, 1) for v in r.ci95)
+        accuracies = "–".join(percent(v, 1) for v in r.ci95)
         lines.append(
-            f"| `{r.protocol}` | {r.features['name']} | {percent(r.score)} | {interval} | {_draws_cell(r)} "
+            f"| `{r.protocol}` | {features_label(r)} | {percent(r.score)} | {accuracies} | {_draws_cell(r)} "
             f"| {_paper_cell(r)} | {r.C:g} | {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
         )
     return "\n".join(lines) + "\n"

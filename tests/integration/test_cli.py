@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dcgan_eval.cli.main import main
+from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.release import released_parts
 from dcgan_eval.records import load_record
 
 
@@ -63,12 +65,20 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     assert "chosen" in shown.output
     assert f"{100 * values['score']:.2f}" in shown.output
     again = run(
-        "svm", "digits", "--weights", small_weights, "--layer", "conv3", "--solver", "primal", "--explain", "--json"
+        *("svm", "digits", "--weights", small_weights, "--layer", "conv3", "--solver", "primal", "--explain", "--json"),
+        *("--record", "conv3.json"),
     )
     assert "solver primal (asked for)" in again.stderr
     values = json.loads(again.stdout)
     assert values["features"]["cached"] == [True, True]
     assert values["num_features"] == 4_096
+    compared = json.loads(run("compare", path, "conv3.json", "--json").stdout)
+    assert compared["difference"] == pytest.approx(load_record(path).score - values["score"])
+    assert compared["ci95"][0] <= compared["difference"] <= compared["ci95"][1]
+    assert 0 <= compared["mcnemar_p"] <= 1
+    assert "exact McNemar" in run("compare", path, "conv3.json").stdout
+    committed = Path(__file__).parents[2] / "benchmarks" / "results" / "cifar10-small.json"
+    says(run("compare", path, committed), "different test images")
 
 
 def test_features_are_cached_and_the_second_call_says_so(run, small_weights: Path, npz: Path) -> None:  # type: ignore[no-untyped-def]
@@ -105,6 +115,72 @@ def test_samples(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert result.exit_code == 0, result.output
     assert Image.open("grid.png").size == (3 * 64, 64)
     says(run("samples", "--weights", "imagenet"), "no bundled weights")
+
+
+def test_table_takes_the_records_of_the_folder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    empty = json.loads(run("table", "cifar10", "--format", "json").stdout)["rows"]
+    assert all(row["ours"] is None for row in empty)
+    Path("records").mkdir()
+    committed = Path(__file__).parents[2] / "benchmarks" / "results"
+    Path("records/cifar10.json").write_text((committed / "cifar10.json").read_text())
+    Path("records/other.json").write_text("[]")
+    found = [row for row in json.loads(run("table", "cifar10", "--format", "json").stdout)["rows"] if row["ours"]]
+    assert [(row["record"], row["published"]) for row in found] == [("records/cifar10.json", 82.8)]
+    given = run("table", "cifar10", committed / "cifar10-small.json", "--format", "markdown")
+    assert "cifar10_small_l2svm v1" in given.stdout
+    says(run("table", "cifar10", "none.json"), "record cannot be read")
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """Two classes of noise around a grey level, as class folders with a training and a test split."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 8)):
+        for level, name in enumerate(("dark", "light")):
+            folder = tmp_path / "own" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(60 * level, 190 + 60 * level, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "own"
+
+
+def test_own_data_with_draws_of_any_size(run, own_data: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = ("svm", own_data, "--weights", small_weights, "--json")
+    whole = json.loads(run(*arguments).stdout)
+    assert (whole["protocol"], whole["num_draws"], whole["draws"][0]["num_rows"]) == ("own_l2svm", 1, 40)
+    low = json.loads(run(*arguments, "--per-class", 5, "--draws", 4).stdout)
+    assert (low["protocol"], low["num_draws"], low["paper"]) == ("own_l2svm_5_per_class_4_draws", 4, None)
+    assert [len(low["rows_sha256"][stream]) for stream in ("validation", "selection", "test")] == [1, 3, 4]
+    assert low["features"]["cached"] == [True, True]
+    says(run(*arguments, "--per-class", 17), "too few images", "'dark'")
+    says(run(*arguments, "--draws", 4), "--per-class")
+
+
+def test_ablate(run, own_data: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run("ablate", own_data, "--weights", small_weights, "--out", "ablation")
+    assert result.exit_code == 0, result.output
+    assert {path.stem for path in Path("ablation").glob("*.json")} >= {"all", "alone-conv2", "without-conv2"}
+    assert Path("ablation/ablation.png").is_file()
+    assert "(conv1+conv3)" in run("show", *sorted(Path("ablation").glob("*.json"))).stdout.replace("\n", "")
+
+
+def test_import_of_released_weights(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    draw = np.random.default_rng(0)
+    for number, part in enumerate(released_parts(get_preset("svhn32"), "discriminator"), start=1):
+        np.save(f"200_discrim_params.jl_{number:02d}.npy", draw.normal(0, 0.05, part.shape).astype(np.float32))
+    imported = ("weights", "import", "dcgan-code", "200_discrim_params.jl", "--out", "d.safetensors")
+    assert "svhn32 discriminator, layers conv1, conv2, conv3" in run(*imported).output
+    assert "MIT" in run("weights", "show", "d.safetensors").output
+    says(run("svm", "digits", "--weights", "d.safetensors", "--batch-norm", "running"), "--batch-norm dataset")
+    says(run(*imported, "--preset", "imagenet32"), "preset imagenet32", "--preset")
+    Path("200_discrim_params.jl_08.npy").unlink()
+    says(run(*imported), "incomplete", "conv1, conv2, conv3 can still be used", "--allow-partial")
+    assert "svhn32 discriminator, layers conv1" in run(*imported, "--allow-partial").output
+
+
+def test_weights_of_another_image_size(run, own_data: Path) -> None:  # type: ignore[no-untyped-def]
+    says(run("svm", own_data, "--weights", "untrained:dcgan64"), "do not fit the encoder", "(64, 64, 3)", "--weights")
 
 
 def test_data_commands(run) -> None:  # type: ignore[no-untyped-def]

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.data.splits import draw_per_class, stratified_split
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
-from dcgan_eval.features.extract import Progress
-from dcgan_eval.protocols import runner
+from dcgan_eval.features.extract import ExtractOptions, Progress
+from dcgan_eval.features.taps import load_encoder
+from dcgan_eval.protocols import catalog, runner
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.runner import best_C, run_protocol
-from dcgan_eval.protocols.sources import PixelFeatures
+from dcgan_eval.protocols.sources import EncoderFeatures, PixelFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
 from dcgan_eval.protocols.statistics import interval_of_mean, spread_of_draws
-from dcgan_eval.records import Record
+from dcgan_eval.provenance import digest
+from dcgan_eval.records import Record, unpack_counts
 
 FULL = Protocol("toy_full", 1, "toy", "toy", "toy", num_validation=60, Cs=(1e-4, 1e-3, 1e-2, 1e-1, 1.0))
 DRAWS = replace(FULL, id="toy_draws", per_class=20, selection_draws=2, num_draws=4)
@@ -31,6 +37,19 @@ def toy(count: int, seed: int, noise: float = 60.0) -> ImageSet:
     labels = np.arange(count) % 3
     pixels = np.clip(means[labels] + draw.normal(0, noise, (count, 4, 4, 3)), 0, 255).astype(np.uint8)
     return ImageSet(pixels, labels, name="toy", split=f"split{seed}")
+
+
+def color(count: int, seed: int) -> ImageSet:
+    """Three classes of 32x32 noise around a class's colour."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = draw.integers(0, 128, (count, 32, 32, 3)) + 60 * np.eye(3, dtype=int)[labels][:, None, None]
+    return ImageSet(pixels.astype(np.uint8), labels, name="colour", split=f"split{seed}")
+
+
+@pytest.fixture
+def encoder_features(tmp_path: Path) -> EncoderFeatures:
+    return EncoderFeatures(load_encoder("untrained:svhn32"), ExtractOptions(), tmp_path)
 
 
 def run(protocol: Protocol = FULL, test_labels: np.ndarray | None = None, **options: Any) -> Record:
@@ -163,6 +182,20 @@ def test_more_labels_than_a_class_has() -> None:
         run(replace(DRAWS, per_class=90))
 
 
+def test_more_validation_images_than_there_are() -> None:
+    with pytest.raises(DataError, match=r"Cannot hold 300 images out.*hold out fewer"):
+        run(replace(FULL, num_validation=300))
+
+
+def test_training_and_test_set_of_different_classes_or_sizes() -> None:
+    train, test = toy(300, 1), toy(150, 2)
+    renamed = ImageSet(test.images, test.labels, ("0", "1", "cat"))
+    fewer = ImageSet(test.images, test.labels % 2)
+    for other in (renamed, fewer, color(30, 2)):
+        with pytest.raises(ProtocolError, match="not of one data set"):
+            run_protocol(FULL, train, SealedTest(other), PixelFeatures())
+
+
 def test_missing_labels() -> None:
     with pytest.raises(ProtocolError, match="no labels"):
         SealedTest(toy(30, 2).without_labels())
@@ -190,8 +223,95 @@ def test_protocol_ids_are_pinned() -> None:
         "cifar10-400": ("cifar10_l2svm_400", 1),
         "cifar10-small": ("cifar10_small_l2svm", 1),
         "digits": ("digits_l2svm", 1),
+        "svhn": ("svhn_l2svm_1000", 1),
+        "svhn-small": ("svhn_small_l2svm_1000", 1),
     }
     assert PROTOCOLS["cifar10-small"].paper is None
+
+
+def test_the_svhn_protocol_is_the_releases() -> None:
+    protocol = PROTOCOLS["svhn"]
+    assert protocol.Cs == (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+    assert (protocol.num_validation, protocol.per_class) == (10_000, 100)
+    assert (protocol.selection_draws, protocol.num_draws) == (10, 100)
+    assert protocol.patience >= len(protocol.Cs)  # no value is left out
+    assert (protocol.shown_as, protocol.preset, protocol.paper.value) == ("error", "svhn32", pytest.approx(1 - 0.2248))
+    small = PROTOCOLS["svhn-small"]
+    assert (small.num_validation, small.test_rows, small.paper) == (1_000, (4_000, 10_000), None)
+    differing = {"id", "command", "title", "paper", "num_validation", "test_rows", "fingerprints"}
+    same = {f.name for f in fields(Protocol)} - differing
+    assert all(getattr(small, name) == getattr(protocol, name) for name in same)
+
+
+def test_the_small_svhn_suite_is_the_official_files_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    data_dir = Path(os.environ.get("DCGAN_EVAL_DATA") or Path(__file__).parents[4] / "shared" / "data")
+    if not (data_dir / "svhn").is_dir():
+        pytest.skip("no SVHN: set DCGAN_EVAL_DATA to the folder that holds svhn/")
+    train, test = load_protocol_data(PROTOCOLS["svhn-small"], data_dir)
+    assert (train.num_images, test.images.num_images) == (4_000, 6_000)
+    official = load_data("svhn", "test", data_dir)
+    assert sorted(train.pixel_hashes) == sorted(official.pixel_hashes[:4_000])
+    shuffled = official.take(np.random.default_rng(0).permutation(10_000))
+    monkeypatch.setattr(catalog, "load_data", lambda *_, **__: shuffled)
+    with pytest.raises(DataError, match="not those of the official file in its order"):
+        load_protocol_data(PROTOCOLS["svhn-small"], data_dir)
+    monkeypatch.setattr(catalog, "load_data", lambda *_, **__: official.take(np.arange(9_999)))
+    with pytest.raises(DataError, match="too few images"):
+        load_protocol_data(PROTOCOLS["svhn-small"], data_dir)
+
+
+def test_draws_given_by_hand_make_another_protocol() -> None:
+    low = PROTOCOLS["cifar10"].with_draws(40, None)
+    assert (low.id, low.paper) == ("cifar10_l2svm_full_40_per_class_10_draws", None)
+    assert (low.per_class, low.num_draws, low.selection_draws) == (40, 10, 3)
+    more = PROTOCOLS["cifar10-400"].with_draws(None, 50)
+    assert (more.id, more.per_class, more.paper) == ("cifar10_l2svm_400_400_per_class_50_draws", 400, None)
+    assert DRAWS.with_draws(None, None) is DRAWS
+    for arguments in ((0, None), (None, 5), (5, 0)):
+        with pytest.raises(ProtocolError, match="--per-class"):
+            FULL.with_draws(*arguments)
+    record = run(FULL.with_draws(5, 2))
+    assert [draw["num_rows"] for draw in record.draws] == [15, 15]
+
+
+def test_the_draws_are_in_the_record() -> None:
+    record, again, other = run(DRAWS), run(DRAWS), run(DRAWS, seed=1)
+    assert {stream: len(rows) for stream, rows in record.rows_sha256.items()} == {
+        "validation": 1,
+        "selection": 2,
+        "test": 4,
+    }
+    assert record.rows_sha256 == again.rows_sha256
+    assert all(not set(rows) & set(other.rows_sha256[stream]) for stream, rows in record.rows_sha256.items())
+    # the rows follow from seed, stream and images alone
+    train = toy(300, 1)
+    kept, _ = stratified_split(train, DRAWS.num_validation, 0, "validation")
+    rows = draw_per_class(train, kept, 20, 0, 3, "test")
+    assert record.rows_sha256["test"][3] == digest(*train.pixel_hashes[rows].astype(str))
+
+
+def test_the_record_says_which_test_images_were_right() -> None:
+    record = run(DRAWS)
+    right = unpack_counts(record.right)
+    assert right.shape == (150,)
+    assert right.sum() == np.trace(record.confusion)
+    images = toy(150, 2)
+    in_order = images.take(images.canonical_order)
+    reordered = run_protocol(DRAWS, toy(300, 1), SealedTest(in_order), PixelFeatures())
+    assert np.array_equal(unpack_counts(reordered.right), right)  # canonical, whatever the order of the test set
+    per_class = np.bincount(in_order.labels, right, minlength=3)
+    assert np.array_equal(per_class, np.diag(record.confusion))
+
+
+def test_another_encoder_than_the_papers_is_noted(encoder_features: EncoderFeatures) -> None:
+    train, test = color(90, 1), color(30, 2)
+    protocol = replace(FULL, num_validation=None)
+    record = run_protocol(protocol, train, SealedTest(test), encoder_features)
+    assert record.notes[-1] == "the paper's encoder for this protocol is imagenet32; these features are from svhn32"
+    assert record.features["all_layers"] is True
+    protocol = replace(protocol, preset="svhn32")
+    record = run_protocol(protocol, train, SealedTest(test), encoder_features)
+    assert not any("encoder" in note for note in record.notes)
 
 
 def test_the_digits_split_is_pinned() -> None:

@@ -1,0 +1,32 @@
+"""``dcgan-eval compare``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..protocols.compare import compare as compare_records
+from ..records import load_record
+from ..report.tables import class_table, paired_table
+from .console import out
+from .options import example, json_option
+
+
+@click.command(epilog=example("dcgan-eval compare quickstart/discriminator.json quickstart/untrained.json"))
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Root seed of the bootstrap.")
+@json_option
+def compare(a: Path, b: Path, seed: int, as_json: bool) -> None:
+    """Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class."""
+    records = [load_record(a), load_record(b)]
+    found = compare_records(*records, seed=seed)
+    if as_json:
+        classes = {name: [r.class_accuracies[name] for r in records] for name in records[0].class_names}
+        click.echo(json.dumps({**asdict(found), "class_accuracies": classes}, indent=1))
+        return
+    out.print(paired_table(records, asdict(found)))
+    out.print(class_table(records))
