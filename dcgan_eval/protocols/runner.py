@@ -167,8 +167,7 @@ def _start(
     """Split off the validation rows."""
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
-    num_validation = train.num_images // 5 if protocol.num_validation is None else protocol.num_validation
-    kept, validation = stratified_split(train, num_validation, seed, "validation")
+    kept, validation = stratified_split(train, protocol.num_held_out(train.num_images), seed, "validation")
     run = _Run(protocol, train.labels, kept, validation, seed, tol, solver, allow_unconverged, progress)
     run.note_rows(train, validation, "validation")
     return run

@@ -95,6 +95,10 @@ class Protocol:
     shown_as: str = "accuracy"
     paper: Published | None = None
 
+    def num_held_out(self, num_images: int) -> int:
+        """Return how many of so many training images choose C."""
+        return num_images // 5 if self.num_validation is None else self.num_validation
+
     def with_draws(self, per_class: int | None, num_draws: int | None) -> Protocol:
         """Return the protocol with other draws, under an id of its own and beside no published value.
 

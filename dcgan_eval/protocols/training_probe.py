@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.splits import stratified_split
+from ..errors import ProtocolError
 from ..features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
 from ..features.taps import discriminator_encoder
 from ..models.dcgan import Discriminator
@@ -37,10 +38,18 @@ class TrainingProbe:
 
     def __init__(self, protocol: str, data_dir: Path | None = None, options: ExtractOptions | None = None):
         self.protocol, self.options = get_protocol(protocol), options or ExtractOptions()
+        if self.protocol.per_class is not None:
+            raise ProtocolError(
+                "A probe uses all labels of its training images",
+                got=f"--probe {protocol}, a protocol of draws",
+                expected="digits, cifar10-small or cifar10",
+                remedy="choose another --probe",
+            )
         train, _ = load_protocol_data(self.protocol, data_dir)
         assert train.labels is not None, "a protocol's training images are labelled"
         self.labels, self.images = train.labels, train.without_labels()
-        self.kept, self.validation = stratified_split(train, self.protocol.num_validation, _SEED, "validation")
+        num_held_out = self.protocol.num_held_out(train.num_images)
+        self.kept, self.validation = stratified_split(train, num_held_out, _SEED, "validation")
 
     def __call__(self, D: Discriminator) -> dict[str, float]:
         """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""

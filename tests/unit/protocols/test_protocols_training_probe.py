@@ -1,0 +1,38 @@
+"""The probe during training: the validation score that the runner would find, without the test set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dcgan_eval.errors import ProtocolError
+from dcgan_eval.features.taps import load_encoder
+from dcgan_eval.models.dcgan import build
+from dcgan_eval.models.presets import get_preset
+from dcgan_eval.protocols import catalog
+from dcgan_eval.protocols.evaluate import evaluate
+from dcgan_eval.protocols.spec import SealedTest
+from dcgan_eval.protocols.training_probe import TrainingProbe
+
+
+def test_it_finds_the_runners_validation_score_and_leaves_the_seal(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    D, _ = build(get_preset("svhn32"), 0)
+    record = evaluate("digits", load_encoder("untrained:svhn32:0"), cache_dir=tmp_path)
+    seals: list[SealedTest] = []
+    original = catalog.SealedTest
+
+    def sealed(images) -> SealedTest:  # type: ignore[no-untyped-def]
+        seals.append(original(images))
+        return seals[-1]
+
+    monkeypatch.setattr(catalog, "SealedTest", sealed)
+    found = TrainingProbe("digits")(D)
+    # fits to a looser gap, features before rounding to the store's rows: one validation image of 300 may differ
+    assert found["score"] == pytest.approx(max(row["score"] for row in record.selection), abs=1.5 / 300)
+    assert len(seals) == 1
+    seals[0].score([np.zeros(500, np.int64)])  # still closed, or this would raise
+
+
+def test_protocols_of_draws_are_refused() -> None:
+    with pytest.raises(ProtocolError, match="--probe svhn"):
+        TrainingProbe("svhn")
