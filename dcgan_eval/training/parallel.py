@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from ..errors import TrainingError
 
@@ -97,6 +97,27 @@ def joined(device: torch.device) -> Iterator[Team]:
         dist.destroy_process_group()
 
 
+class _Mean(torch.autograd.Function):
+    """Mean over the processes; so is the gradient, as every process's loss counts for its share."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        """Average a value."""
+        return _averaged(value)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        """Average the gradients."""
+        return _averaged(gradient)
+
+
+def _averaged(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the processes."""
+    total = value.contiguous().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 class SyncedBatchNorm(nn.Module):
     """Batch norm over the minibatches of all processes; torch's own needs a GPU.
 
@@ -120,12 +141,11 @@ class SyncedBatchNorm(nn.Module):
         dims = [d for d in range(h.dim()) if d != 1]
         shape = [1, -1] + [1] * (h.dim() - 2)
         x = h.float()
-        world = dist.get_world_size()
-        mean = all_reduce(x.mean(dims)) / world
+        mean: Tensor = _Mean.apply(x.mean(dims))
         centred = x - mean.view(shape)
-        var = all_reduce(centred.square().mean(dims)) / world
+        var: Tensor = _Mean.apply(centred.square().mean(dims))
         with torch.no_grad():
-            count = world * x.numel() // x.shape[1]
+            count = dist.get_world_size() * x.numel() // x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / max(1, count - 1), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
