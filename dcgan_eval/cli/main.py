@@ -14,7 +14,7 @@ from .options import example
 
 # Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
 _COMMANDS = {
-    "baseline": "dcgan_eval.cli.svm",
+    "baseline": "dcgan_eval.cli.baseline",
     "completion": "dcgan_eval.cli.completion",
     "data": "dcgan_eval.cli.data",
     "features": "dcgan_eval.cli.features",

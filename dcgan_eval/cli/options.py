@@ -58,6 +58,9 @@ layer_option = click.option(
     metavar="NAME",
     help="Layer to use, repeated or comma-separated [default: all].",
 )
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
+)
 making_options = _stack(
     click.option(
         "--batch-norm",
@@ -76,9 +79,7 @@ making_options = _stack(
     click.option(
         "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
     ),
-    click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
-    ),
+    device_option,
     cache_dir_option,
 )
 run_options = _stack(

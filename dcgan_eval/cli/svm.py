@@ -1,4 +1,4 @@
-"""``dcgan-eval svm`` and ``dcgan-eval baseline``."""
+"""``dcgan-eval svm``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
 from ..protocols.evaluate import evaluate
-from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
+from ..protocols.sources import EncoderFeatures, FeatureSource
 from ..records import Record
 from ..report.tables import result_panel
 from ..svm.path import Solver
 from .console import err, out, progress_view
 from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
-
-_BASELINES = ("pixels", "random")
 
 
 @click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))
@@ -36,39 +34,17 @@ def svm(
 ) -> None:
     """Run a protocol end to end: features, choice of C, certified L2-SVM, record."""
     get_protocol(protocol)
-    making = _take_making(options, layers)
-    _run(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
+    making = take_making(options, layers)
+    run_and_show(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
 
 
-@click.command(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
-@click.argument("kind", type=click.Choice(_BASELINES))
-@click.argument("protocol", metavar="|".join(PROTOCOLS))
-@click.option("--preset", default="imagenet32", show_default=True, help="Architecture of the random baseline.")
-@making_options
-@run_options
-def baseline(
-    kind: str,
-    protocol: str,
-    preset: str,
-    cache_dir: Path | None,
-    **options: Any,
-) -> None:
-    """Run a baseline through a protocol: raw pixels, or the discriminator with random weights."""
-    get_protocol(protocol)
-    making = _take_making(options, ())
-    source: FeatureSource = PixelFeatures()
-    if kind == "random":
-        source = EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making, cache_dir or default_cache_dir())
-    _run(protocol, source, **options)
-
-
-def _take_making(options: dict[str, Any], layers: tuple[str, ...]) -> ExtractOptions:
+def take_making(options: dict[str, Any], layers: tuple[str, ...]) -> ExtractOptions:
     """Take the options that say how features are made out of a command's options."""
     names = ("batch_norm", "compute", "store_dtype", "device")
     return ExtractOptions(layers or None, **{name: options.pop(name) for name in names})
 
 
-def _run(
+def run_and_show(
     name: str,
     source: FeatureSource,
     *,

@@ -1,0 +1,71 @@
+"""``dcgan-eval baseline``: what a representation must beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..baselines.kmeans import KMeansFeatures, KMeansOptions
+from ..features.extract import ExtractOptions
+from ..features.taps import load_encoder
+from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.sources import EncoderFeatures, PixelFeatures
+from .options import cache_dir_option, default_cache_dir, device_option, example, making_options, run_options
+from .svm import run_and_show, take_making
+
+protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
+
+
+@click.group(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
+def baseline() -> None:
+    """Run a baseline through a protocol; each gives a record like any other."""
+
+
+@baseline.command(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
+@protocol_argument
+@run_options
+def pixels(protocol: str, **options: Any) -> None:
+    """Raw pixels and the L2-SVM."""
+    get_protocol(protocol)
+    run_and_show(protocol, PixelFeatures(), **options)
+
+
+@baseline.command(epilog=example("dcgan-eval baseline random cifar10-small --data-dir ~/data"))
+@protocol_argument
+@click.option("--preset", default="imagenet32", show_default=True, help="Architecture.")
+@making_options
+@run_options
+def random(protocol: str, preset: str, cache_dir: Path | None, **options: Any) -> None:
+    """The discriminator with random weights and the L2-SVM."""
+    get_protocol(protocol)
+    making = take_making(options, ())
+    source = EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making, cache_dir or default_cache_dir())
+    run_and_show(protocol, source, **options)
+
+
+@baseline.command(epilog=example("dcgan-eval baseline kmeans cifar10-small --data-dir ~/data"))
+@protocol_argument
+@click.option("--centroids", default=1600, show_default=True, help="Number of centroids K; an image has 4 K features.")
+@click.option("--hard", is_flag=True, help="One-hot assignment instead of the triangle activation.")
+@click.option("--patches", default=400_000, show_default=True, help="Patches to learn from.")
+@click.option("--iterations", default=50, show_default=True, help="Iterations of K-means.")
+@device_option
+@cache_dir_option
+@run_options
+def kmeans(
+    protocol: str,
+    centroids: int,
+    hard: bool,
+    patches: int,
+    iterations: int,
+    device: str,
+    cache_dir: Path | None,
+    **options: Any,
+) -> None:
+    """K-means features of whitened patches (Coates, Ng & Lee 2011) and the L2-SVM."""
+    get_protocol(protocol)
+    learning = KMeansOptions(centroids, hard, num_patches=patches, iterations=iterations, seed=options["seed"])
+    where = ExtractOptions(device=device).torch_device
+    run_and_show(protocol, KMeansFeatures(learning, cache_dir or default_cache_dir(), where), **options)
