@@ -12,6 +12,7 @@ from typing import Any
 from .errors import RecordError
 
 SCHEMA = 1
+CERTIFIED = ("converged", "exact")  # statuses of fits that may be scored without being asked for
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Record:
         95 % confidence interval: of the mean over draws (t), or of a single run's proportion (Wilson).
     num_draws : int
         Number of test scores behind ``score``.
-    C : float
-        The chosen penalty.
+    C : float or None
+        The chosen penalty; None for a classifier without one.
     status : str
-        ``"converged"`` when every fit behind the score is; otherwise the worst status.
-    duality_gap : float
-        Largest relative duality gap of the fits behind the score.
+        ``"converged"`` when every fit behind the score is, ``"exact"`` where nothing has to; else the worst status.
+    duality_gap : float or None
+        Largest relative duality gap of the fits behind the score; None where nothing is minimised.
     num_features : int
         Length of the feature vector.
     seed : int
@@ -51,7 +52,7 @@ class Record:
     data : dict
         Train and test set: name, split, count, fingerprint.
     selection : list of dict
-        The validation curve: C, mean score, scores of the draws, largest gap.
+        The validation curve: C (or what else is chosen), mean score, scores of the draws, largest gap.
     draws : list of dict
         Every fit behind the score: test score, C, status, gap, iterations, number of training rows.
     confusion : list of list of int
@@ -67,6 +68,8 @@ class Record:
     peak_memory_bytes : int
         Largest resident memory of the process.
     environment, command, git, created : provenance
+    classifier : dict
+        ``name``, the ``parameter`` that was chosen and its ``value``, and what else decided the predictions.
     """
 
     protocol: str
@@ -76,9 +79,9 @@ class Record:
     spread: float | None
     ci95: list[float]
     num_draws: int
-    C: float
+    C: float | None
     status: str
-    duality_gap: float
+    duality_gap: float | None
     num_features: int
     seed: int
     features: dict[str, Any]
@@ -98,12 +101,18 @@ class Record:
     created: str
     git: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    classifier: dict[str, Any] = field(default_factory=lambda: {"name": "l2svm", "parameter": "C"})
     schema: int = SCHEMA
 
     @property
     def name(self) -> str:
         """Name for files and tables: protocol and features."""
         return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
+
+    @property
+    def chosen(self) -> tuple[str, Any]:
+        """Name and value of what was chosen on validation rows."""
+        return self.classifier["parameter"], self.classifier.get("value", self.C)
 
     def to_json(self) -> str:
         """Return the record as indented JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,6 +79,11 @@ class Protocol:
     subset: tuple[int, int] | None = None
     num_test: int | None = None
     paper: Published | None = None
+
+    def with_classifier(self, name: str) -> Protocol:
+        """Return the protocol with another classifier: the same data, splits and draws under an id of its own."""
+        id_ = self.id.replace("l2svm", name) if "l2svm" in self.id else f"{self.id}_{name}"
+        return replace(self, id=id_, paper=None)
 
 
 class SealedTest:

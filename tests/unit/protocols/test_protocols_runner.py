@@ -12,9 +12,9 @@ from scipy import stats
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
 from dcgan_eval.features.extract import Progress
-from dcgan_eval.protocols import runner
+from dcgan_eval.protocols import classifiers
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
-from dcgan_eval.protocols.runner import best_C, run_protocol
+from dcgan_eval.protocols.runner import best_value, run_protocol
 from dcgan_eval.protocols.sources import PixelFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
 from dcgan_eval.protocols.statistics import interval_of_mean, spread_of_draws
@@ -51,7 +51,7 @@ def test_the_record_of_a_full_run() -> None:
     assert np.sum(record.confusion) == 150
     assert record.score == pytest.approx(np.trace(record.confusion) / 150)
     assert record.draws[0]["num_rows"] == 300
-    assert best_C(record.selection) == record.C
+    assert best_value(record.selection, "C") == record.C
     assert all(row["duality_gap"] <= 1e-4 for row in record.selection)
 
 
@@ -100,8 +100,8 @@ def test_feature_sources_see_no_labels_and_the_seal_has_none_to_give() -> None:
 def test_scoring_comes_after_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     for name in ("fit_ovr", "fit_path"):
-        original = getattr(runner, name)
-        monkeypatch.setattr(runner, name, lambda *a, _f=original, **k: events.append("fit") or _f(*a, **k))
+        original = getattr(classifiers, name)
+        monkeypatch.setattr(classifiers, name, lambda *a, _f=original, **k: events.append("fit") or _f(*a, **k))
     sealed = SealedTest(toy(150, 2))
     score = sealed.score
     sealed.score = lambda predictions: events.append("score") or score(predictions)  # type: ignore[method-assign]
@@ -150,11 +150,11 @@ def test_the_path_ends_when_patience_does() -> None:
 
 
 def test_the_smallest_of_equally_good_C_is_chosen() -> None:
-    assert best_C([{"C": 1.0, "score": 0.5}, {"C": 0.1, "score": 0.7}, {"C": 0.2, "score": 0.7}]) == 0.1
+    assert best_value([{"C": 1.0, "score": 0.5}, {"C": 0.1, "score": 0.7}, {"C": 0.2, "score": 0.7}], "C") == 0.1
 
 
 def test_an_edge_of_the_grid_is_noted() -> None:
-    record = run(replace(FULL, Cs=(1e-6,)))
+    record = run(replace(FULL, Cs=(1e-7, 1e-6)))
     assert record.notes == ["the chosen C = 1e-06 is at the edge of the protocol's grid"]
 
 
