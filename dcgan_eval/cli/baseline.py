@@ -7,12 +7,22 @@ from typing import Any
 
 import click
 
-from ..baselines.kmeans import KMeansFeatures, KMeansOptions
+from ..baselines.kmeans import PUBLISHED_C, KMeansFeatures, KMeansOptions
+from ..baselines.knn import KnnClassifier
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.classifiers import SvmClassifier
 from ..protocols.sources import EncoderFeatures, PixelFeatures
-from .options import cache_dir_option, default_cache_dir, device_option, example, making_options, run_options
+from .options import (
+    cache_dir_option,
+    default_cache_dir,
+    device_option,
+    example,
+    making_options,
+    probe_options,
+    run_options,
+)
 from .svm import run_and_show, take_making
 
 protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
@@ -51,6 +61,9 @@ def random(protocol: str, preset: str, cache_dir: Path | None, **options: Any) -
 @click.option("--hard", is_flag=True, help="One-hot assignment instead of the triangle activation.")
 @click.option("--patches", default=400_000, show_default=True, help="Patches to learn from.")
 @click.option("--iterations", default=50, show_default=True, help="Iterations of K-means.")
+@click.option(
+    "--published-c", is_flag=True, help="Fix C at the authors' 100 (of the mean loss) instead of choosing it."
+)
 @device_option
 @cache_dir_option
 @run_options
@@ -60,6 +73,7 @@ def kmeans(
     hard: bool,
     patches: int,
     iterations: int,
+    published_c: bool,
     device: str,
     cache_dir: Path | None,
     **options: Any,
@@ -67,5 +81,18 @@ def kmeans(
     """K-means features of whitened patches (Coates, Ng & Lee 2011) and the L2-SVM."""
     get_protocol(protocol)
     learning = KMeansOptions(centroids, hard, num_patches=patches, iterations=iterations, seed=options["seed"])
-    where = ExtractOptions(device=device).torch_device
-    run_and_show(protocol, KMeansFeatures(learning, cache_dir or default_cache_dir(), where), **options)
+    source = KMeansFeatures(learning, cache_dir or default_cache_dir(), ExtractOptions(device=device).torch_device)
+    if published_c:
+        options["classifier"] = SvmClassifier(
+            (PUBLISHED_C,), tol=options["tol"], solver=options["solver"], mean_loss=True
+        )
+    run_and_show(protocol, source, **options)
+
+
+@baseline.command(epilog=example("dcgan-eval baseline knn cifar10-small --data-dir ~/data"))
+@protocol_argument
+@probe_options
+def knn(protocol: str, **options: Any) -> None:
+    """k nearest neighbours on raw pixels; k is chosen on validation rows."""
+    get_protocol(protocol)
+    run_and_show(protocol, PixelFeatures(), classifier=KnnClassifier(), **options)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "completion": "dcgan_eval.cli.completion",
     "data": "dcgan_eval.cli.data",
     "features": "dcgan_eval.cli.features",
+    "probe": "dcgan_eval.cli.probe",
     "quickstart": "dcgan_eval.cli.quickstart",
     "show": "dcgan_eval.cli.show",
     "svm": "dcgan_eval.cli.svm",

@@ -82,11 +82,21 @@ making_options = _stack(
     device_option,
     cache_dir_option,
 )
+seed_option = click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws.")
+tol_option = click.option(
+    "--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."
+)
+record_option = click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    help="Where the record goes [default: a new file under records/].",
+)
+probe_options = _stack(data_dir_option, download_option, seed_option, record_option, json_option)
 run_options = _stack(
     data_dir_option,
     download_option,
-    click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws."),
-    click.option("--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."),
+    seed_option,
+    tol_option,
     click.option(
         "--solver",
         type=click.Choice(("auto", "primal", "gram")),
@@ -96,10 +106,6 @@ run_options = _stack(
     ),
     click.option("--explain", is_flag=True, help="Say which solver ran, why, and what it took."),
     click.option("--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."),
-    click.option(
-        "--record",
-        type=click.Path(path_type=Path),
-        help="Where the record goes [default: a new file under records/].",
-    ),
+    record_option,
     json_option,
 )

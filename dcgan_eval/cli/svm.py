@@ -10,6 +10,7 @@ import click
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.classifiers import Classifier
 from ..protocols.evaluate import evaluate
 from ..protocols.sources import EncoderFeatures, FeatureSource
 from ..records import Record
@@ -51,12 +52,13 @@ def run_and_show(
     data_dir: Path | None,
     download: bool,
     seed: int,
-    tol: float,
-    solver: Solver,
-    explain: bool,
-    allow_unconverged: bool,
     record: Path | None,
     as_json: bool,
+    classifier: Classifier | None = None,
+    tol: float = 1e-4,
+    solver: Solver = "auto",
+    explain: bool = False,
+    allow_unconverged: bool = False,
 ) -> None:
     """Run a protocol on a source of features, write the record and show it."""
     with progress_view() as progress:
@@ -65,6 +67,7 @@ def run_and_show(
             source,
             data_dir=data_dir,
             download=download,
+            classifier=classifier,
             seed=seed,
             tol=tol,
             solver=solver,
