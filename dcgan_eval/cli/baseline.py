@@ -9,11 +9,14 @@ import click
 
 from ..baselines.kmeans import PUBLISHED_C, KMeansFeatures, KMeansOptions
 from ..baselines.knn import KnnClassifier
+from ..baselines.supervised import SearchOptions, SupervisedSearch
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
-from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 from ..protocols.classifiers import SvmClassifier
+from ..protocols.search import run_search
 from ..protocols.sources import EncoderFeatures, PixelFeatures
+from .console import progress_view
 from .options import (
     cache_dir_option,
     default_cache_dir,
@@ -23,7 +26,7 @@ from .options import (
     probe_options,
     run_options,
 )
-from .svm import run_and_show, take_making
+from .svm import run_and_show, show_and_keep, take_making
 
 protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
 
@@ -96,3 +99,36 @@ def knn(protocol: str, **options: Any) -> None:
     """k nearest neighbours on raw pixels; k is chosen on validation rows."""
     get_protocol(protocol)
     run_and_show(protocol, PixelFeatures(), classifier=KnnClassifier(), **options)
+
+
+@baseline.command(epilog=example("dcgan-eval baseline supervised cifar10-small --trials 4 --data-dir ~/data"))
+@protocol_argument
+@click.option("--preset", default="imagenet32", show_default=True, help="Architecture.")
+@click.option("--trials", default=64, show_default=True, help="Trials of the random search.")
+@click.option("--epochs", default=20, show_default=True, help="Epochs of each trial.")
+@click.option("--max-minutes", type=float, help="Stop after this time; the same command goes on.")
+@device_option
+@cache_dir_option
+@probe_options
+def supervised(
+    protocol: str,
+    preset: str,
+    trials: int,
+    epochs: int,
+    max_minutes: float | None,
+    device: str,
+    cache_dir: Path | None,
+    data_dir: Path | None,
+    download: bool,
+    seed: int,
+    record: Path | None,
+    as_json: bool,
+) -> None:
+    """The discriminator's architecture trained with labels, by random search: validation accuracy, no test score."""
+    spec, options = get_protocol(protocol), SearchOptions(preset, trials, epochs, seed=seed)
+    where = ExtractOptions(device=device).torch_device
+    search = SupervisedSearch(options, cache_dir or default_cache_dir(), where, max_minutes)
+    train, _ = load_protocol_data(spec, data_dir, download=download)
+    with progress_view() as progress:
+        result = run_search(spec, train, search, seed=seed, progress=progress)
+    show_and_keep(result, spec.title, record, as_json)

@@ -74,14 +74,19 @@ def run_and_show(
             allow_unconverged=allow_unconverged,
             progress=progress,
         )
-    path = result.write(record or default_record_path(result))
-    if as_json:
-        click.echo(result.to_json())
-    else:
-        out.print(result_panel(result, get_protocol(name).title))
+    show_and_keep(result, get_protocol(name).title, record, as_json)
     if explain:
         for draw in result.draws:
             err.print(_explanation(draw), highlight=False)
+
+
+def show_and_keep(result: Record, title: str, path: Path | None, as_json: bool) -> None:
+    """Write a record and show it."""
+    path = result.write(path or default_record_path(result))
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        out.print(result_panel(result, title))
     err.print(f"Record: {path}", highlight=False)
 
 
