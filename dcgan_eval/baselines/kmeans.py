@@ -69,7 +69,10 @@ class KMeansOptions:
         ):
             if value < least:
                 raise DcganEvalError(
-                    f"The value of {flag} cannot be used", got=str(value), expected=f"at least {least}"
+                    f"The value of {flag} cannot be used",
+                    got=str(value),
+                    expected=f"at least {least}",
+                    remedy=f"raise {flag}",
                 )
 
 

@@ -60,7 +60,10 @@ class SearchOptions:
         for flag, value, least in (("--trials", self.trials, 1), ("--epochs", self.epochs, 1)):
             if value < least:
                 raise DcganEvalError(
-                    f"The value of {flag} cannot be used", got=str(value), expected=f"at least {least}"
+                    f"The value of {flag} cannot be used",
+                    got=str(value),
+                    expected=f"at least {least}",
+                    remedy=f"raise {flag}",
                 )
 
 

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dcgan_eval.baselines.knn import KnnClassifier
+from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
 from dcgan_eval.features.extract import Progress
 from dcgan_eval.protocols import classifiers
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
+from dcgan_eval.protocols.classifiers import SvmClassifier
 from dcgan_eval.protocols.runner import best_value, run_protocol
+from dcgan_eval.protocols.search import run_search
 from dcgan_eval.protocols.sources import PixelFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
 from dcgan_eval.protocols.statistics import interval_of_mean, spread_of_draws
-from dcgan_eval.records import Record
+from dcgan_eval.records import CERTIFIED, Record
 
 FULL = Protocol("toy_full", 1, "toy", "toy", "toy", num_validation=60, Cs=(1e-4, 1e-3, 1e-2, 1e-1, 1.0))
 DRAWS = replace(FULL, id="toy_draws", per_class=20, selection_draws=2, num_draws=4)
@@ -107,6 +111,85 @@ def test_scoring_comes_after_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     sealed.score = lambda predictions: events.append("score") or score(predictions)  # type: ignore[method-assign]
     run_protocol(DRAWS, toy(300, 1), sealed, PixelFeatures())
     assert events == ["fit"] * 6 + ["score"]
+
+
+CLASSIFIERS = {
+    "knn": lambda: KnnClassifier(),
+    "knn_cosine": lambda: KnnClassifier(cosine=True),
+    "logistic": lambda: LogisticClassifier(),
+    "l2svm_mean_loss": lambda: SvmClassifier((1.0, 100.0), mean_loss=True),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("protocol", [FULL, DRAWS], ids=lambda p: p.id)
+def test_any_classifier_opens_the_seal_once_after_everything_is_chosen(protocol: Protocol, name: str) -> None:
+    sealed, classifier = SealedTest(toy(150, 2)), CLASSIFIERS[name]()
+    opened: list[int] = []
+    score, classifier_fit = sealed.score, classifier.fit
+    sealed.score = lambda predictions: opened.append(len(predictions)) or score(predictions)  # type: ignore[method-assign]
+    classifier.fit = lambda *a: pytest.fail("a fit after the score") if opened else classifier_fit(*a)
+    record = run_protocol(protocol, toy(300, 1), sealed, PixelFeatures(), classifier=classifier)
+    assert opened == [protocol.num_draws]
+    assert record.protocol == f"{protocol.id}_{name}"
+    assert record.paper is None
+    assert record.chosen == (classifier.parameter, best_value(record.selection, classifier.parameter))
+    assert record.chosen[1] in classifier.values
+    assert record.status in CERTIFIED
+    assert record.score > 0.5
+    assert {draw["num_rows"] for draw in record.draws} == {300 if protocol is FULL else 60}
+
+
+def test_the_mean_loss_is_the_sum_with_C_over_the_number_of_rows() -> None:
+    mean = run(classifier=SvmClassifier((30.0,), mean_loss=True))
+    rows = {"select": 240, "fit": 300}
+    summed = [run(classifier=SvmClassifier((30.0 / count,))) for count in rows.values()]
+    assert mean.selection[0]["score"] == summed[0].selection[0]["score"]
+    assert mean.confusion == summed[1].confusion
+    assert mean.C == 30.0
+
+
+def test_another_classifier_has_an_id_of_its_own() -> None:
+    changed = get_protocol("cifar10").with_classifier("knn")
+    assert (changed.id, changed.paper) == ("cifar10_knn_full", None)
+    assert get_protocol("cifar10-small").with_classifier("knn_cosine").id == "cifar10_small_knn_cosine"
+
+
+class _Search:
+    """Three trials of which the second and third are equally good."""
+
+    name, num_features = "supervised:toy", 5
+
+    def run(self, train: ImageSet, validation: ImageSet, progress: Progress) -> list[dict[str, Any]]:
+        self.seen = (train, validation)
+        right = [10, 40, 40]
+        return [
+            {"trial": i, "score": r / 60, "confusion": [[r, 60 - r], [0, 0]], "time_s": 1.0}
+            for i, r in enumerate(right)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "weights_sha256": None, "trials": 4}
+
+
+def test_a_search_is_reported_as_validation_accuracy_of_the_svms_own_validation_rows() -> None:
+    search, train = _Search(), toy(300, 1)
+    record = run_search(FULL, train, search)
+    kept, held_out = (set(images.pixel_hashes) for images in search.seen)
+    assert kept | held_out == set(train.pixel_hashes)
+    assert len(held_out) == 60
+    assert (record.metric, record.score, record.chosen) == ("validation accuracy", 40 / 60, ("trial", 1))
+    assert record.status == "time limit"  # three trials of four
+    assert record.protocol == "toy_full_supervised"
+    assert set(record.data) == {"train", "validation"}
+    assert record.draws == []
+    assert "the test set was not opened" in record.notes
+
+
+def test_a_search_on_few_labels_sees_only_those() -> None:
+    search = _Search()
+    run_search(DRAWS, toy(300, 1), search)
+    assert np.bincount(search.seen[0].labels).tolist() == [20, 20, 20]
 
 
 def test_draws_have_a_spread_and_an_interval_under_their_own_names() -> None:
