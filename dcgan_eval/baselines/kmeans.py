@@ -31,7 +31,7 @@ _FORMAT = "dcgan-eval-kmeans-1"
 _CONTRAST_OFFSET = 10.0  # added to a patch's variance, on the scale of 0 to 255
 _WHITENING_OFFSET = 0.1  # added to the eigenvalues of the covariance
 _STANDARD_OFFSET = 0.01  # added to a feature's variance
-_BLOCK_PATCHES = 2048  # a block's products with 1,600 centroids stay in the cache
+_BLOCK_PATCHES = 512  # a block's products with 1,600 centroids stay in the cache
 
 
 @dataclass(frozen=True)
