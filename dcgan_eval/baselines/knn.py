@@ -89,19 +89,21 @@ class KnnClassifier:
 
     def _search(self, fit: KnnFit, X: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the k nearest training rows of each query, nearest first, and the weights of their votes, (Q, k)."""
-        blocks = [self._nearest(fit, q.to(self.device)) for q in torch.from_numpy(X).split(_BLOCK_QUERIES)]
+        norms = torch.linalg.vector_norm(fit.X, dim=1)
+        blocks = [self._nearest(fit, norms, q.to(self.device)) for q in torch.from_numpy(X).split(_BLOCK_QUERIES)]
         rows, weights = zip(*blocks, strict=True)
         return torch.cat(rows), torch.cat(weights)
 
-    def _nearest(self, fit: KnnFit, q_QD: Tensor) -> tuple[Tensor, Tensor]:
-        """Search one block of queries."""
-        squares = torch.linalg.vector_norm(fit.X, dim=1).square()
+    def _nearest(self, fit: KnnFit, norms: Tensor, q_QD: Tensor) -> tuple[Tensor, Tensor]:
+        """Search one block of queries; ``norms`` are the training rows'."""
         closeness = q_QD @ fit.X.T
         if self.cosine:
-            norms = torch.linalg.vector_norm(q_QD, dim=1)
-            closeness /= (norms[:, None] * squares.sqrt()).clamp_min(torch.finfo(closeness.dtype).tiny)
+            products = torch.linalg.vector_norm(q_QD, dim=1)[:, None] * norms
+            closeness /= products.clamp_min(torch.finfo(closeness.dtype).tiny)
         else:
-            closeness -= squares / 2  # half of |q|^2 - |q - x|^2, which puts the rows in the order of their distance
+            closeness -= (
+                norms.square() / 2
+            )  # half of |q|^2 - |q - x|^2, which puts the rows in the order of their distance
         found = closeness.topk(int(fit.value))
         weights = ((found.values - 1) / TEMPERATURE).exp() if self.cosine else torch.ones_like(found.values)
         return found.indices, weights

@@ -78,15 +78,15 @@ class LogisticClassifier:
 
     def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[LogisticFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
-        start = None
+        x_ND, start = torch.from_numpy(X).to(self.device), None
         for C in self.values:
-            fit = self._fit(X, y, C, start)
+            fit = self._fit(x_ND, y, C, start)
             start = fit.W
             yield fit, self.predict([fit], X_val)[0]
 
     def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> LogisticFit:
         """Return the fit at one C, started from zero."""
-        return self._fit(X, y, value, None)
+        return self._fit(torch.from_numpy(X).to(self.device), y, value, None)
 
     def predict(self, fits: Sequence[LogisticFit], X: np.ndarray) -> list[np.ndarray]:
         """Return the most probable labels of every fit."""
@@ -97,12 +97,12 @@ class LogisticClassifier:
         """Return the objective."""
         return {"objective": "1/2 ||W||^2 + C sum (logsumexp(W x) - w_y.x)"}
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, C: float, start: Tensor | None) -> LogisticFit:
+    def _fit(self, x_ND: Tensor, y: np.ndarray, C: float, start: Tensor | None) -> LogisticFit:
         """Minimise from a start, then certify in float64."""
         began = time.perf_counter()
         classes, index = np.unique(y, return_inverse=True)
-        x_ND, target = torch.from_numpy(X).to(self.device), torch.from_numpy(index).to(self.device)
-        shape = (len(classes), X.shape[1] + 1)
+        target = torch.from_numpy(index).to(self.device)
+        shape = (len(classes), x_ND.shape[1] + 1)
         last_gap = np.inf
 
         def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -125,7 +125,7 @@ class LogisticClassifier:
         value, gradient = evaluate(x_ND, target, W, C, torch.float64)
         gap = float(gradient.square().sum()) / 2 / value
         status = "converged" if gap <= self.tol else "max_iterations"
-        return LogisticFit(C, len(X), W, classes, status, gap, int(found.nit), time.perf_counter() - began)
+        return LogisticFit(C, len(x_ND), W, classes, status, gap, int(found.nit), time.perf_counter() - began)
 
 
 def evaluate(x_ND: Tensor, target: Tensor, W: Tensor, C: float, dtype: torch.dtype) -> tuple[float, Tensor]:
