@@ -86,6 +86,9 @@ seed_option = click.option("--seed", default=0, show_default=True, help="Root se
 tol_option = click.option(
     "--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."
 )
+unconverged_option = click.option(
+    "--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."
+)
 record_option = click.option(
     "--record",
     type=click.Path(path_type=Path),
@@ -105,7 +108,7 @@ run_options = _stack(
         help="Through the weights or the Gram matrix; auto chooses by shape, dtype, memory and device.",
     ),
     click.option("--explain", is_flag=True, help="Say which solver ran, why, and what it took."),
-    click.option("--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."),
+    unconverged_option,
     record_option,
     json_option,
 )

@@ -13,7 +13,16 @@ from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
 from ..protocols.classifiers import Classifier
 from ..protocols.sources import EncoderFeatures
-from .options import default_cache_dir, example, layer_option, making_options, probe_options, tol_option, weights_option
+from .options import (
+    default_cache_dir,
+    example,
+    layer_option,
+    making_options,
+    probe_options,
+    tol_option,
+    unconverged_option,
+    weights_option,
+)
 from .svm import run_and_show, take_making
 
 protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
@@ -41,6 +50,7 @@ def knn(protocol: str, **options: Any) -> None:
 @layer_option
 @making_options
 @tol_option
+@unconverged_option
 @probe_options
 def logistic(protocol: str, tol: float, **options: Any) -> None:
     """Multinomial logistic regression, certified by its duality gap; C is chosen on validation rows."""
