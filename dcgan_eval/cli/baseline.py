@@ -12,7 +12,7 @@ from ..baselines.knn import KnnClassifier
 from ..baselines.supervised import SearchOptions, SupervisedSearch
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
-from ..protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
+from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.classifiers import SvmClassifier
 from ..protocols.search import run_search
 from ..protocols.sources import EncoderFeatures, PixelFeatures
@@ -26,9 +26,7 @@ from .options import (
     probe_options,
     run_options,
 )
-from .svm import run_and_show, show_and_keep, take_making
-
-protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
+from .svm import protocol_argument, run_and_show, show_and_keep, take_making
 
 
 @click.group(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))

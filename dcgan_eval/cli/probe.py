@@ -10,7 +10,7 @@ import click
 from ..baselines.knn import KnnClassifier
 from ..baselines.logistic import LogisticClassifier
 from ..features.taps import load_encoder
-from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.catalog import get_protocol
 from ..protocols.classifiers import Classifier
 from ..protocols.sources import EncoderFeatures
 from .options import (
@@ -23,9 +23,7 @@ from .options import (
     unconverged_option,
     weights_option,
 )
-from .svm import run_and_show, take_making
-
-protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
+from .svm import protocol_argument, run_and_show, take_making
 
 
 @click.group(epilog=example("dcgan-eval probe logistic cifar10-small --data-dir ~/data"))

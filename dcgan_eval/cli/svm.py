@@ -20,8 +20,11 @@ from .console import err, out, progress_view
 from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
 
 
+protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
+
+
 @click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))
-@click.argument("protocol", metavar="|".join(PROTOCOLS))
+@protocol_argument
 @weights_option
 @layer_option
 @making_options
