@@ -19,7 +19,6 @@ from ..svm.path import Solver
 from .console import err, out, progress_view
 from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
 
-
 protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
 
 
