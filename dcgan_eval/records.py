@@ -15,7 +15,8 @@ import numpy as np
 
 from .errors import RecordError
 
-SCHEMA = 2  # 2 adds shown_as, rows_sha256 and right
+SCHEMA = 2  # 2 adds shown_as, rows_sha256, right and classifier
+CERTIFIED = ("converged", "exact")  # statuses of fits that may be scored without being asked for
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Record:
         95 % confidence interval: of the mean over draws (t), or of a single run's proportion (Wilson).
     num_draws : int
         Number of test scores behind ``score``.
-    C : float
-        The chosen penalty.
+    C : float or None
+        The chosen penalty; None for a classifier without one.
     status : str
-        ``"converged"`` when every fit behind the score is; otherwise the worst status.
-    duality_gap : float
-        Largest relative duality gap of the fits behind the score.
+        ``"converged"`` when every fit behind the score is, ``"exact"`` where nothing has to; else the worst status.
+    duality_gap : float or None
+        Largest relative duality gap of the fits behind the score; None where nothing is minimised.
     num_features : int
         Length of the feature vector.
     seed : int
@@ -55,7 +56,7 @@ class Record:
     data : dict
         Train and test set: name, split, count, fingerprint.
     selection : list of dict
-        The validation curve: C, mean score, scores of the draws, largest gap.
+        The validation curve: C (or what else is chosen), mean score, scores of the draws, largest gap.
     draws : list of dict
         Every fit behind the score: test score, C, status, gap, iterations, number of training rows.
     confusion : list of list of int
@@ -80,6 +81,8 @@ class Record:
         draw. The rows follow from the seed, the stream's name and the images (see ``data/splits.py``).
     right : str or None
         In how many draws each test image was classified right, packed (:func:`unpack_counts`), in canonical order.
+    classifier : dict
+        ``name``, the ``parameter`` that was chosen and its ``value``, and what else decided the predictions.
     """
 
     protocol: str
@@ -89,9 +92,9 @@ class Record:
     spread: float | None
     ci95: list[float]
     num_draws: int
-    C: float
+    C: float | None
     status: str
-    duality_gap: float
+    duality_gap: float | None
     num_features: int
     seed: int
     features: dict[str, Any]
@@ -114,6 +117,7 @@ class Record:
     shown_as: str = "accuracy"
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)
     right: str | None = None
+    classifier: dict[str, Any] = field(default_factory=lambda: {"name": "l2svm", "parameter": "C"})
     schema: int = SCHEMA
 
     @property
@@ -127,6 +131,11 @@ class Record:
         counts = np.asarray(self.confusion, dtype=float)
         totals = np.where(counts.sum(1) > 0, counts.sum(1), np.nan)
         return dict(zip(self.class_names, (np.diag(counts) / totals).tolist(), strict=True))
+
+    @property
+    def chosen(self) -> tuple[str, Any]:
+        """Name and value of what was chosen on validation rows."""
+        return self.classifier["parameter"], self.classifier.get("value", self.C)
 
     def to_json(self) -> str:
         """Return the record as indented JSON."""

@@ -15,11 +15,12 @@ from .options import example
 # Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
 _COMMANDS = {
     "ablate": "dcgan_eval.cli.ablate",
-    "baseline": "dcgan_eval.cli.svm",
+    "baseline": "dcgan_eval.cli.baseline",
     "compare": "dcgan_eval.cli.compare",
     "completion": "dcgan_eval.cli.completion",
     "data": "dcgan_eval.cli.data",
     "features": "dcgan_eval.cli.features",
+    "probe": "dcgan_eval.cli.probe",
     "quickstart": "dcgan_eval.cli.quickstart",
     "samples": "dcgan_eval.cli.samples",
     "show": "dcgan_eval.cli.show",

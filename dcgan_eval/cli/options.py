@@ -58,6 +58,9 @@ layer_option = click.option(
     metavar="NAME",
     help="Layer to use, repeated or comma-separated [default: all].",
 )
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
+)
 making_options = stack(
     click.option(
         "--batch-norm",
@@ -76,18 +79,32 @@ making_options = stack(
     click.option(
         "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
     ),
-    click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
-    ),
+    device_option,
     cache_dir_option,
 )
+seed_option = click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws.")
+tol_option = click.option(
+    "--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."
+)
+unconverged_option = click.option(
+    "--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."
+)
+record_option = click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    help="Where the record goes [default: a new file under records/].",
+)
+draws_options = stack(
+    click.option("--per-class", type=int, help="Labels per class of a draw, instead of the protocol's."),
+    click.option("--draws", "num_draws", type=int, help="Fresh draws on the test set, instead of the protocol's."),
+)
+probe_options = stack(data_dir_option, download_option, seed_option, record_option, json_option)
 run_options = stack(
     data_dir_option,
     download_option,
-    click.option("--per-class", type=int, help="Labels per class of a draw, instead of the protocol's."),
-    click.option("--draws", "num_draws", type=int, help="Fresh draws on the test set, instead of the protocol's."),
-    click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws."),
-    click.option("--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."),
+    draws_options,
+    seed_option,
+    tol_option,
     click.option(
         "--solver",
         type=click.Choice(("auto", "primal", "gram")),
@@ -96,11 +113,7 @@ run_options = stack(
         help="Through the weights or the Gram matrix; auto chooses by shape, dtype, memory and device.",
     ),
     click.option("--explain", is_flag=True, help="Say which solver ran, why, and what it took."),
-    click.option("--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."),
-    click.option(
-        "--record",
-        type=click.Path(path_type=Path),
-        help="Where the record goes [default: a new file under records/].",
-    ),
+    unconverged_option,
+    record_option,
     json_option,
 )

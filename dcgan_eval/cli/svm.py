@@ -1,4 +1,4 @@
-"""``dcgan-eval svm`` and ``dcgan-eval baseline``."""
+"""``dcgan-eval svm``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import click
 from ..features.extract import ExtractOptions
 from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.classifiers import Classifier
 from ..protocols.evaluate import evaluate
-from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
+from ..protocols.sources import EncoderFeatures, FeatureSource
 from ..records import Record
 from ..report.tables import result_panel
 from ..svm.path import Solver
 from .console import err, out, progress_view
 from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
 
-_BASELINES = ("pixels", "random")
+protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
 
 
 @click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))
-@click.argument("protocol", metavar="|".join(PROTOCOLS))
+@protocol_argument
 @weights_option
 @layer_option
 @making_options
@@ -39,39 +40,17 @@ def svm(
     Instead of a protocol, the path of own data that have a training and a test split.
     """
     get_protocol(protocol)
-    making = _take_making(options, layers)
-    _run(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
+    making = take_making(options, layers)
+    run_and_show(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
 
 
-@click.command(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
-@click.argument("kind", type=click.Choice(_BASELINES))
-@click.argument("protocol", metavar="|".join(PROTOCOLS))
-@click.option("--preset", default="imagenet32", show_default=True, help="Architecture of the random baseline.")
-@making_options
-@run_options
-def baseline(
-    kind: str,
-    protocol: str,
-    preset: str,
-    cache_dir: Path | None,
-    **options: Any,
-) -> None:
-    """Run a baseline through a protocol: raw pixels, or the discriminator with random weights."""
-    get_protocol(protocol)
-    making = _take_making(options, ())
-    source: FeatureSource = PixelFeatures()
-    if kind == "random":
-        source = EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making, cache_dir or default_cache_dir())
-    _run(protocol, source, **options)
-
-
-def _take_making(options: dict[str, Any], layers: tuple[str, ...]) -> ExtractOptions:
+def take_making(options: dict[str, Any], layers: tuple[str, ...]) -> ExtractOptions:
     """Take the options that say how features are made out of a command's options."""
     names = ("batch_norm", "compute", "store_dtype", "device")
     return ExtractOptions(layers or None, **{name: options.pop(name) for name in names})
 
 
-def _run(
+def run_and_show(
     name: str,
     source: FeatureSource,
     *,
@@ -80,12 +59,13 @@ def _run(
     per_class: int | None,
     num_draws: int | None,
     seed: int,
-    tol: float,
-    solver: Solver,
-    explain: bool,
-    allow_unconverged: bool,
     record: Path | None,
     as_json: bool,
+    classifier: Classifier | None = None,
+    tol: float = 1e-4,
+    solver: Solver = "auto",
+    explain: bool = False,
+    allow_unconverged: bool = False,
 ) -> None:
     """Run a protocol on a source of features, write the record and show it."""
     protocol = get_protocol(name).with_draws(per_class, num_draws)
@@ -95,20 +75,26 @@ def _run(
             source,
             data_dir=data_dir,
             download=download,
+            classifier=classifier,
             seed=seed,
             tol=tol,
             solver=solver,
             allow_unconverged=allow_unconverged,
             progress=progress,
         )
-    path = result.write(record or default_record_path(result))
-    if as_json:
-        click.echo(result.to_json())
-    else:
-        out.print(result_panel(result, protocol.title))
+    show_and_keep(result, protocol.title, record, as_json)
     if explain:
         for draw in result.draws:
             err.print(_explanation(draw), highlight=False)
+
+
+def show_and_keep(result: Record, title: str, path: Path | None, as_json: bool) -> None:
+    """Write a record and show it."""
+    path = result.write(path or default_record_path(result))
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        out.print(result_panel(result, title))
     err.print(f"Record: {path}", highlight=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -148,7 +149,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str])
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be a file
+            partial.unlink(missing_ok=True)
         raise WeightsError(
             "A weights file cannot be written",
             got=f"{path}: {error}",

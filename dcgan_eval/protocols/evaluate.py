@@ -9,6 +9,7 @@ from ..features.taps import Encoder
 from ..records import Record
 from ..svm.path import Solver
 from .catalog import get_protocol, load_protocol_data
+from .classifiers import Classifier
 from .runner import run_protocol
 from .sources import EncoderFeatures, FeatureSource
 from .spec import Protocol
@@ -22,6 +23,7 @@ def evaluate(
     download: bool = False,
     cache_dir: Path | str = "cache",
     options: ExtractOptions | None = None,
+    classifier: Classifier | None = None,
     seed: int = 0,
     tol: float = 1e-4,
     solver: Solver = "auto",
@@ -43,7 +45,7 @@ def evaluate(
         Let torchvision fetch what is missing.
     cache_dir, options
         For an encoder; ``options`` None means the paper's protocol.
-    seed, tol, solver, allow_unconverged, progress
+    classifier, seed, tol, solver, allow_unconverged, progress
         As for :func:`~dcgan_eval.protocols.runner.run_protocol`.
 
     Raises
@@ -60,6 +62,7 @@ def evaluate(
         train,
         test,
         features,
+        classifier=classifier,
         seed=seed,
         tol=tol,
         solver=solver,

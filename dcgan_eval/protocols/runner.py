@@ -16,9 +16,9 @@ from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, stratified_split
 from ..errors import ConvergenceError, ProtocolError
 from ..features.extract import Progress
-from ..records import Record, pack_counts
-from ..svm.objective import Solution, Status, predict_all
-from ..svm.path import Solver, fit_ovr, fit_path
+from ..records import CERTIFIED, Record, pack_counts
+from ..svm.path import Solver
+from .classifiers import Classifier, Fit, SvmClassifier
 from .sources import FeatureSource
 from .spec import Protocol, SealedTest
 from .statistics import interval_of_mean, spread_of_draws
@@ -32,9 +32,8 @@ class _Run:
     labels: np.ndarray  # (N,) of the training images
     kept: np.ndarray  # rows for fitting while C is chosen, and the pool of draws
     validation: np.ndarray  # rows on which C is chosen
+    classifier: Classifier
     seed: int
-    tol: float
-    solver: Solver
     allow_unconverged: bool
     progress: Progress
     timings_s: dict[str, float] = field(default_factory=dict)
@@ -61,20 +60,13 @@ class _Run:
         self.timings_s[stage] = self.timings_s.get(stage, 0.0) + time.perf_counter() - started
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """One fit behind the score."""
-
-    solution: Solution
-    num_rows: int
-
-
 def run_protocol(
     protocol: Protocol,
     train: ImageSet,
     test: SealedTest,
     source: FeatureSource,
     *,
+    classifier: Classifier | None = None,
     seed: int = 0,
     tol: float = 1e-4,
     solver: Solver = "auto",
@@ -93,12 +85,14 @@ def run_protocol(
         Test images; their labels are used once, after everything has been chosen and predicted.
     source : FeatureSource
         Where features come from.
+    classifier : Classifier or None
+        What is fitted; None is the protocol's L2-SVM. Another classifier has a protocol id of its own.
     seed : int
         Root seed of splits and draws.
     tol : float
-        Relative duality gap that every fit must certify.
+        Relative duality gap that every fit of the protocol's L2-SVM must certify.
     solver : str
-        ``"auto"``, ``"primal"`` or ``"gram"``.
+        Of the protocol's L2-SVM: ``"auto"``, ``"primal"`` or ``"gram"``.
     allow_unconverged : bool
         Report fits that did not converge, marked as such, instead of refusing.
     progress : callable
@@ -122,7 +116,10 @@ def run_protocol(
     """
     started = time.perf_counter()
     _check_same_kind(train, test.images)
-    run = _start(protocol, train, seed, tol, solver, allow_unconverged, progress)
+    if classifier is not None:
+        protocol = protocol.with_classifier(classifier.name)
+    svm = SvmClassifier(protocol.Cs, protocol.patience, tol=tol, solver=solver)
+    run = _start(protocol, train, classifier or svm, seed, allow_unconverged, progress)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress)
     with run.timed("load"):
@@ -135,8 +132,7 @@ def run_protocol(
         del X
         X_test = source.test()
     with run.timed("test"):
-        predictions = predict_all([fit.solution for fit in fits], X_test, allow_unconverged=allow_unconverged)
-        confusions = test.score(predictions)
+        confusions = test.score(run.classifier.predict(fits, X_test))
     return _record(run, train, test, source, fits, selection, confusions, time.perf_counter() - started)
 
 
@@ -158,9 +154,8 @@ def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
 def _start(
     protocol: Protocol,
     train: ImageSet,
+    classifier: Classifier,
     seed: int,
-    tol: float,
-    solver: Solver,
     allow_unconverged: bool,
     progress: Progress,
 ) -> _Run:
@@ -168,27 +163,28 @@ def _start(
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
     kept, validation = stratified_split(train, protocol.num_held_out(train.num_images), seed, "validation")
-    run = _Run(protocol, train.labels, kept, validation, seed, tol, solver, allow_unconverged, progress)
+    run = _Run(protocol, train.labels, kept, validation, classifier, seed, allow_unconverged, progress)
     run.note_rows(train, validation, "validation")
     return run
 
 
-def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[_Fit], list[dict[str, Any]]]:
-    """Choose C with the validation rows held out, then fit on all rows."""
+def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[Fit], list[dict[str, Any]]]:
+    """Choose the hyperparameter with the validation rows held out, then fit on all rows."""
     num_kept = len(run.kept)
     with run.timed("select"):
         curve = _validation_curve(run, X[:num_kept], run.labels[:num_kept], X[num_kept:], run.labels[num_kept:], "")
-        selection = _merge_curves([curve])
-        C = best_C(selection)
+        selection = _merge_curves([curve], run.classifier.parameter)
+        value = best_value(selection, run.classifier.parameter)
     with run.timed("fit"):
-        run.progress(f"fit on all {len(X):,} rows, C = {C:g}", 0, 1)
-        solution = fit_ovr(X, run.labels, C, tol=run.tol, solver=run.solver)
-        run.progress(f"fit on all {len(X):,} rows, C = {C:g}", 1, 1)
-    return [_Fit(_accepted(run, solution), len(X))], selection
+        what = f"fit on all {len(X):,} rows, {_named(run, value)}"
+        run.progress(what, 0, 1)
+        fit = _accepted(run, run.classifier.fit(X, run.labels, value))
+        run.progress(what, 1, 1)
+    return [fit], selection
 
 
-def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[_Fit], list[dict[str, Any]]]:
-    """Choose C by the mean validation score of some draws, then fit fresh draws."""
+def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[Fit], list[dict[str, Any]]]:
+    """Choose the hyperparameter by the mean validation score of some draws, then fit fresh draws."""
     protocol, num_kept = run.protocol, len(run.kept)
     X_val, y_val = X[num_kept:], run.labels[num_kept:]
     curves = []
@@ -197,66 +193,75 @@ def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[_Fit], 
             rows = run.draw(images, draw, "selection")
             label = f"draw {draw + 1} of {protocol.selection_draws}, "
             curves.append(_validation_curve(run, X[rows], run.labels[rows], X_val, y_val, label))
-        selection = _merge_curves(curves)
-        C = best_C(selection)
+        selection = _merge_curves(curves, run.classifier.parameter)
+        value = best_value(selection, run.classifier.parameter)
     fits = []
     with run.timed("fit"):
         for draw in range(protocol.num_draws):
             rows = run.draw(images, draw, "test")
-            solution = fit_ovr(X[rows], run.labels[rows], C, tol=run.tol, solver=run.solver)
-            fits.append(_Fit(_accepted(run, solution), len(rows)))
-            run.progress(f"fits at C = {C:g}", draw + 1, protocol.num_draws)
+            fits.append(_accepted(run, run.classifier.fit(X[rows], run.labels[rows], value)))
+            run.progress(f"fits at {_named(run, value)}", draw + 1, protocol.num_draws)
     return fits, selection
 
 
 def _validation_curve(
     run: _Run, X: np.ndarray, y: np.ndarray, X_val: np.ndarray, y_val: np.ndarray, label: str
 ) -> list[dict[str, Any]]:
-    """Fit ascending C until the validation score has stopped rising; return a row per C."""
-    curve: list[dict[str, Any]] = []
+    """Fit ascending values until the validation score has stopped rising; return a row per value."""
+    classifier, curve = run.classifier, []
     best = since_best = 0.0
-    Cs = run.protocol.Cs
-    for i, solution in enumerate(fit_path(X, y, Cs, tol=run.tol, solver=run.solver)):
-        _accepted(run, solution)
-        score = float(np.mean(solution.predict(X_val, allow_unconverged=run.allow_unconverged) == y_val))
-        curve.append({"C": solution.C, "score": score, "gap": solution.relative_gap, "status": str(solution.status)})
-        run.progress(f"{label}C = {solution.C:g}: validation {score:.1%}", i + 1, len(Cs))
+    num_values = len(classifier.values)
+    for i, (fit, predicted) in enumerate(classifier.path(X, y, X_val)):
+        _accepted(run, fit)
+        score = float(np.mean(predicted == y_val))
+        curve.append({classifier.parameter: fit.value, "score": score, "gap": fit.duality_gap, "status": fit.status})
+        run.progress(f"{label}{_named(run, fit.value)}: validation {score:.1%}", i + 1, num_values)
         best, since_best = (score, 0) if score > best else (best, since_best + 1)
-        if since_best >= run.protocol.patience:
+        if since_best >= classifier.patience:
             break
-    run.progress(f"{label}C chosen on {len(y_val):,} validation rows", len(Cs), len(Cs))
+    run.progress(f"{label}{classifier.parameter} chosen on {len(y_val):,} validation rows", num_values, num_values)
     return curve
 
 
-def _merge_curves(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Average the validation curves of the draws over the values of C that all of them reached."""
+def _named(run: _Run, value: float) -> str:
+    """Return the hyperparameter with its name."""
+    return f"{run.classifier.parameter} = {value:g}"
+
+
+def _merge_curves(curves: list[list[dict[str, Any]]], parameter: str) -> list[dict[str, Any]]:
+    """Average the validation curves of the draws over the values that all of them reached."""
     length = min(map(len, curves))
     return [
         {
-            "C": rows[0]["C"],
+            parameter: rows[0][parameter],
             "score": float(np.mean([row["score"] for row in rows])),
             "scores": [row["score"] for row in rows],
-            "duality_gap": max(row["gap"] for row in rows),
+            "duality_gap": _largest([row["gap"] for row in rows]),
         }
         for rows in list(zip(*[curve[:length] for curve in curves], strict=True))
     ]
 
 
-def best_C(selection: list[dict[str, Any]]) -> float:
-    """Return the C with the highest mean validation score, the smallest of equals."""
-    return float(max(selection, key=lambda row: (row["score"], -row["C"]))["C"])
+def _largest(gaps: list[float | None]) -> float | None:
+    """Return the largest gap, None where nothing has one."""
+    return max((gap for gap in gaps if gap is not None), default=None)
 
 
-def _accepted(run: _Run, solution: Solution) -> Solution:
+def best_value(selection: list[dict[str, Any]], parameter: str) -> float:
+    """Return the value with the highest mean validation score, the smallest of equals."""
+    return float(max(selection, key=lambda row: (row["score"], -row[parameter]))[parameter])
+
+
+def _accepted(run: _Run, fit: Fit) -> Fit:
     """Refuse a fit without its certificate, unless the user asked for it."""
-    if solution.status is not Status.CONVERGED and not run.allow_unconverged:
+    if fit.status not in CERTIFIED and not run.allow_unconverged:
         raise ConvergenceError(
-            f"The fit at C = {solution.C:g} did not converge, so it has no score",
-            got=f"status {solution.status}, relative duality gap {solution.relative_gap:.1e}",
-            expected=f"gap of at most {run.tol:.1e}",
+            f"The fit at {_named(run, fit.value)} did not converge, so it has no score",
+            got=f"status {fit.status}, relative duality gap {fit.duality_gap:.1e}",
+            expected="a gap within --tol",
             remedy="raise --tol, or use --allow-unconverged to report it marked as unconverged",
         )
-    return solution
+    return fit
 
 
 def _record(
@@ -264,7 +269,7 @@ def _record(
     train: ImageSet,
     test: SealedTest,
     source: FeatureSource,
-    fits: list[_Fit],
+    fits: list[Fit],
     selection: list[dict[str, Any]],
     confusions: list[np.ndarray],
     time_s: float,
@@ -272,9 +277,8 @@ def _record(
     """Put everything that the run found and used into a record."""
     num_test = test.images.num_images
     scores = [float(np.trace(confusion)) / num_test for confusion in confusions]
-    solutions = [fit.solution for fit in fits]
-    worst = next((s for s in solutions if s.status is not Status.CONVERGED), solutions[0])
-    features = source.describe()
+    worst = next((fit for fit in fits if fit.status not in CERTIFIED), fits[0])
+    features, classifier, value = source.describe(), run.classifier, fits[0].value
     return Record(
         protocol=run.protocol.id,
         protocol_version=run.protocol.version,
@@ -283,9 +287,9 @@ def _record(
         spread=spread_of_draws(scores),
         ci95=interval_of_mean(scores, num_test),
         num_draws=len(scores),
-        C=solutions[0].C,
-        status=str(worst.status),
-        duality_gap=max(s.relative_gap for s in solutions),
+        C=value if classifier.parameter == "C" else None,
+        status=worst.status,
+        duality_gap=_largest([fit.duality_gap for fit in fits]),
         num_features=source.num_features,
         seed=run.seed,
         features=features,
@@ -296,7 +300,7 @@ def _record(
             "test": _data_entry(test.images.name, test.images.split, num_test, test.fingerprint),
         },
         selection=selection,
-        draws=[_draw_entry(score, fit) for score, fit in zip(scores, fits, strict=True)],
+        draws=[_draw_entry(score, fit, classifier.parameter) for score, fit in zip(scores, fits, strict=True)],
         confusion=np.sum(confusions, axis=0).tolist(),
         class_names=list(train.class_names),
         paper=asdict(run.protocol.paper) if run.protocol.paper else None,
@@ -307,7 +311,13 @@ def _record(
         command=provenance.command_line(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         git=provenance.git_state(),
-        notes=_notes(run, selection, solutions[0].C) + _encoder_note(run.protocol, features),
+        notes=_notes(run, value) + _encoder_note(run.protocol, features),
+        classifier={
+            "name": classifier.name,
+            "parameter": classifier.parameter,
+            "value": value,
+            **classifier.describe(),
+        },
         shown_as=run.protocol.shown_as,
         rows_sha256=run.rows_sha256,
         right=pack_counts(test.num_right),
@@ -319,28 +329,23 @@ def _data_entry(name: str, split: str, count: int, fingerprint: str) -> dict[str
     return {"name": name, "split": split, "num_images": count, "fingerprint": fingerprint}
 
 
-def _draw_entry(score: float, fit: _Fit) -> dict[str, Any]:
+def _draw_entry(score: float, fit: Fit, parameter: str) -> dict[str, Any]:
     """Describe one fit behind the score."""
-    solution = fit.solution
     return {
         "score": score,
-        "C": solution.C,
-        "status": str(solution.status),
-        "duality_gap": solution.relative_gap,
-        "newton_iterations": solution.newton_iterations,
-        "passes": solution.passes,
-        "time_s": solution.time_s,
-        "solver": solution.solver,
-        "solver_reason": solution.reason,
+        parameter: fit.value,
+        "status": fit.status,
+        "duality_gap": fit.duality_gap,
+        **fit.details(),
         "num_rows": fit.num_rows,
     }
 
 
-def _notes(run: _Run, selection: list[dict[str, Any]], C: float) -> list[str]:
+def _notes(run: _Run, value: float) -> list[str]:
     """Say what a reader of the score should know."""
-    notes = []
-    if C in (run.protocol.Cs[0], run.protocol.Cs[-1]):
-        notes.append(f"the chosen C = {C:g} is at the edge of the protocol's grid")
+    notes, values = [], run.classifier.values
+    if len(values) > 1 and value in (values[0], values[-1]):
+        notes.append(f"the chosen {_named(run, value)} is at the edge of the protocol's grid")
     if run.allow_unconverged:
         notes.append("unconverged fits were allowed")
     return notes

@@ -99,6 +99,11 @@ class Protocol:
         """Return how many of so many training images choose C."""
         return num_images // 5 if self.num_validation is None else self.num_validation
 
+    def with_classifier(self, name: str) -> Protocol:
+        """Return the protocol with another classifier: the same data, splits and draws under an id of its own."""
+        id_ = self.id.replace("l2svm", name) if "l2svm" in self.id else f"{self.id}_{name}"
+        return replace(self, id=id_, paper=None)
+
     def with_draws(self, per_class: int | None, num_draws: int | None) -> Protocol:
         """Return the protocol with other draws, under an id of its own and beside no published value.
 

@@ -190,9 +190,10 @@ def _draw_scores(axes, records: Sequence[Record]) -> None:
 def _draw_curves(axes, records: Sequence[Record]) -> None:
     """Show the validation curves, with the chosen C marked."""
     for r in records:
-        Cs, scores = [row["C"] for row in r.selection], [100 * row["score"] for row in r.selection]
-        (line,) = axes.semilogx(Cs, scores, ".-", label=r.features["name"])
-        axes.plot(r.C, scores[Cs.index(r.C)], "o", color=line.get_color(), markersize=9)
-    axes.set_xlabel("C (chosen value marked)")
+        parameter, chosen = r.chosen
+        values, scores = [row[parameter] for row in r.selection], [100 * row["score"] for row in r.selection]
+        (line,) = axes.semilogx(values, scores, ".-", label=r.features["name"])
+        axes.plot(chosen, scores[values.index(chosen)], "o", color=line.get_color(), markersize=9)
+    axes.set_xlabel(f"{records[0].chosen[0]} (chosen value marked)")
     axes.set_ylabel("validation accuracy %")
     axes.legend()

@@ -65,30 +65,34 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
         yield f"the paper's DCGAN, {record.shown_as} %", percent(shown(record, record.paper["value"])) + checked
-    yield f"ours, {record.shown_as} %", percent(shown(record, record.score))
+    yield f"ours, {record.metric.replace('accuracy', record.shown_as)} %", percent(shown(record, record.score))
     if record.paper is not None:
         yield "difference", f"{100 * (shown(record, record.score) - shown(record, record.paper['value'])):+.2f}"
     yield "95 % interval", interval(record, " to ", 2)
     if record.spread is not None:
         yield f"spread of {record.num_draws} draws (1.96 s)", percent(record.spread)
-    yield "chosen C", f"{record.C:g}"
+    parameter, value = record.chosen
+    yield f"chosen {parameter}", f"{value:g}"
     yield "status", record.status
-    yield "relative duality gap", f"{record.duality_gap:.1e}"
-    yield "train / test images", " / ".join(f"{record.data[part]['num_images']:,}" for part in ("train", "test"))
+    if record.duality_gap is not None:
+        yield "relative duality gap", f"{record.duality_gap:.1e}"
+    yield " / ".join(record.data) + " images", " / ".join(f"{part['num_images']:,}" for part in record.data.values())
     yield "time", f"{record.time_s:.1f} s"
 
 
 def _curve_table(record: Record) -> Table:
     """Build the validation curve: one row per C with a bar."""
-    table = Table(title="Choice of C on validation rows", title_justify="left")
-    for heading in ("C", f"validation {record.shown_as} %", "", "gap"):
+    parameter, value = record.chosen
+    table = Table(title=f"Choice of {parameter} on validation rows", title_justify="left")
+    for heading in (parameter, f"validation {record.shown_as} %", "", "gap"):
         table.add_column(heading, justify="left" if heading == "" else "right")
     low = min(row["score"] for row in record.selection)
     high = max(row["score"] for row in record.selection)
     for row in record.selection:
         bar = "█" * round(1 + 19 * (row["score"] - low) / max(high - low, 1e-9))
-        chosen = " ◀ chosen" if row["C"] == record.C else ""
-        table.add_row(f"{row['C']:g}", percent(shown(record, row["score"])), bar + chosen, f"{row['duality_gap']:.0e}")
+        chosen = " ◀ chosen" if row[parameter] == value else ""
+        cells = (percent(shown(record, row["score"])), bar + chosen, _gap_cell(row.get("duality_gap")))
+        table.add_row(f"{row[parameter]:g}", *cells)
     return table
 
 
@@ -97,10 +101,10 @@ def comparison_table(records: Sequence[Record], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("features", overflow="fold")
     scores = " or ".join(sorted({r.shown_as for r in records}))
-    for heading in ("width", f"{scores} %", "interval", "C", "gap"):
+    for heading in ("width", f"{scores} %", "interval", "chosen", "gap"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in records:
-        row = (percent(shown(r, r.score)), interval(r), f"{r.C:g}", f"{r.duality_gap:.0e}")
+        row = (percent(shown(r, r.score)), interval(r), _chosen_cell(r), _gap_cell(r.duality_gap))
         table.add_row(features_label(r), f"{r.num_features:,}", *row)
     return table
 
@@ -157,16 +161,32 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         Markdown, sorted by protocol and then by falling score.
     """
     lines = [
-        "| protocol | features | accuracy % | 95 % interval | draws | paper % | C | gap | record |",
+        "| protocol | features | accuracy % | 95 % interval | draws | paper % | chosen | gap | record |",
         "|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
         accuracies = "–".join(percent(v, 1) for v in r.ci95)
         lines.append(
-            f"| `{r.protocol}` | {features_label(r)} | {percent(r.score)} | {accuracies} | {_draws_cell(r)} "
-            f"| {_paper_cell(r)} | {r.C:g} | {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
+            f"| `{r.protocol}` | {features_label(r)} | {_score_cell(r)} | {accuracies} | {_draws_cell(r)} "
+            f"| {_paper_cell(r)} | {_chosen_cell(r)} | {_gap_cell(r.duality_gap)} | [{path.stem}]({path.as_posix()}) |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _score_cell(record: Record) -> str:
+    """Return the score, and what it is when it is no test accuracy."""
+    return percent(record.score) + ("" if record.metric == "accuracy" else f" ({record.metric.split()[0]})")
+
+
+def _chosen_cell(record: Record) -> str:
+    """Return what was chosen on validation rows."""
+    parameter, value = record.chosen
+    return f"{parameter} = {value:g}"
+
+
+def _gap_cell(gap: float | None) -> str:
+    """Return a duality gap, an en dash where nothing is minimised."""
+    return "–" if gap is None else f"{gap:.0e}"
 
 
 def _draws_cell(record: Record) -> str:
@@ -176,6 +196,6 @@ def _draws_cell(record: Record) -> str:
 
 def _paper_cell(record: Record) -> str:
     """Return the published value that a trained DCGAN stands beside."""
-    if record.paper is None or record.features["name"] == "pixels" or record.features["name"].startswith("untrained"):
+    if record.paper is None or record.features["name"].startswith(("pixels", "untrained", "kmeans")):
         return "–"
     return percent(record.paper["value"], 1) + ("" if record.paper["checked"] else " (unchecked)")

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from dcgan_eval.cli.main import main
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.release import released_parts
+from dcgan_eval.protocols.spec import SealedTest
 from dcgan_eval.records import load_record
+from dcgan_eval.report.tables import markdown_results
 
 
 def all_commands(command: click.Command = main, name: str = "dcgan-eval") -> list[tuple[str, click.Command]]:
@@ -99,6 +101,37 @@ def test_baseline_pixels(run) -> None:  # type: ignore[no-untyped-def]
     record = load_record("p.json")
     assert record.num_features == 3_072
     assert 0.9 < record.score < 1.0
+
+
+def test_baseline_kmeans(run) -> None:  # type: ignore[no-untyped-def]
+    small = ("--centroids", 30, "--patches", 5_000, "--iterations", 3, "--json")
+    values = json.loads(run("baseline", "kmeans", "digits", *small).stdout)
+    assert values["score"] > 0.9
+    assert values["features"]["name"] == "kmeans-30"
+    fixed = json.loads(run("baseline", "kmeans", "digits", *small, "--published-c").stdout)
+    assert fixed["features"]["cached"] == [True, True]
+    assert (fixed["protocol"], fixed["C"]) == ("digits_l2svm_mean_loss", 100.0)
+
+
+def test_baseline_knn_and_probes(run, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
+    pixels = json.loads(run("baseline", "knn", "digits", "--json").stdout)
+    assert (pixels["protocol"], pixels["classifier"]["parameter"]) == ("digits_knn", "k")
+    shown = run("probe", "knn", "digits", "--weights", small_weights, "--record", "knn.json")
+    assert "chosen k" in shown.output
+    logistic = run("probe", "logistic", "digits", "--weights", small_weights, "--layer", "conv3", "--tol", 1e-2)
+    assert "digits_logistic" in logistic.output
+    assert "logistic" in run("show", *Path("records").glob("*.json"), "knn.json").output
+    assert load_record("knn.json").status == "exact"
+
+
+def test_baseline_supervised_never_opens_the_test_set(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(SealedTest, "score", lambda *_: pytest.fail("the seal was opened"))
+    result = run("baseline", "supervised", "digits", "--preset", "svhn32", "--trials", 1, "--epochs", 1, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert (values["metric"], values["status"]) == ("validation accuracy", "finished")
+    assert values["selection"][0].keys() >= {"learning_rate", "dropout", "weight_decay", "curve"}
+    assert "(validation)" in markdown_results([(Path("r.json"), load_record(next(Path("records").glob("*.json"))))])
 
 
 def test_weights_commands(run) -> None:  # type: ignore[no-untyped-def]
@@ -249,6 +282,8 @@ def says(result: Result, *words: str) -> None:
         (("svm", "cifar10"), ("--data-dir", "DCGAN_EVAL_DATA", "--download")),
         (("features", "--data", "no/such/folder"), ("no/such/folder",)),
         (("features", "--data", "digits", "--weights", "none.safetensors"), ("does not exist", "--weights")),
+        (("baseline", "kmeans", "digits", "--centroids", "1"), ("--centroids", "at least 2")),
+        (("baseline", "supervised", "digits", "--trials", "0"), ("--trials", "at least 1")),
         (("show", "none.json"), ("record cannot be read",)),
         (("data", "check", "cifar10"), ("--data-dir",)),
     ],

@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dcgan_eval.baselines.knn import KnnClassifier
+from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
 from dcgan_eval.features.extract import ExtractOptions, Progress
 from dcgan_eval.features.taps import load_encoder
-from dcgan_eval.protocols import catalog, runner
+from dcgan_eval.protocols import catalog, classifiers
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
-from dcgan_eval.protocols.runner import best_C, run_protocol
+from dcgan_eval.protocols.classifiers import SvmClassifier
+from dcgan_eval.protocols.runner import best_value, run_protocol
+from dcgan_eval.protocols.search import run_search
 from dcgan_eval.protocols.sources import EncoderFeatures, PixelFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
 from dcgan_eval.protocols.statistics import interval_of_mean, spread_of_draws
 from dcgan_eval.provenance import digest
-from dcgan_eval.records import Record, unpack_counts
+from dcgan_eval.records import CERTIFIED, Record, unpack_counts
 
 FULL = Protocol("toy_full", 1, "toy", "toy", "toy", num_validation=60, Cs=(1e-4, 1e-3, 1e-2, 1e-1, 1.0))
 DRAWS = replace(FULL, id="toy_draws", per_class=20, selection_draws=2, num_draws=4)
@@ -70,7 +74,7 @@ def test_the_record_of_a_full_run() -> None:
     assert np.sum(record.confusion) == 150
     assert record.score == pytest.approx(np.trace(record.confusion) / 150)
     assert record.draws[0]["num_rows"] == 300
-    assert best_C(record.selection) == record.C
+    assert best_value(record.selection, "C") == record.C
     assert all(row["duality_gap"] <= 1e-4 for row in record.selection)
 
 
@@ -119,13 +123,92 @@ def test_feature_sources_see_no_labels_and_the_seal_has_none_to_give() -> None:
 def test_scoring_comes_after_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     for name in ("fit_ovr", "fit_path"):
-        original = getattr(runner, name)
-        monkeypatch.setattr(runner, name, lambda *a, _f=original, **k: events.append("fit") or _f(*a, **k))
+        original = getattr(classifiers, name)
+        monkeypatch.setattr(classifiers, name, lambda *a, _f=original, **k: events.append("fit") or _f(*a, **k))
     sealed = SealedTest(toy(150, 2))
     score = sealed.score
     sealed.score = lambda predictions: events.append("score") or score(predictions)  # type: ignore[method-assign]
     run_protocol(DRAWS, toy(300, 1), sealed, PixelFeatures())
     assert events == ["fit"] * 6 + ["score"]
+
+
+CLASSIFIERS = {
+    "knn": lambda: KnnClassifier(),
+    "knn_cosine": lambda: KnnClassifier(cosine=True),
+    "logistic": lambda: LogisticClassifier(),
+    "l2svm_mean_loss": lambda: SvmClassifier((1.0, 100.0), mean_loss=True),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("protocol", [FULL, DRAWS], ids=lambda p: p.id)
+def test_any_classifier_opens_the_seal_once_after_everything_is_chosen(protocol: Protocol, name: str) -> None:
+    sealed, classifier = SealedTest(toy(150, 2)), CLASSIFIERS[name]()
+    opened: list[int] = []
+    score, classifier_fit = sealed.score, classifier.fit
+    sealed.score = lambda predictions: opened.append(len(predictions)) or score(predictions)  # type: ignore[method-assign]
+    classifier.fit = lambda *a: pytest.fail("a fit after the score") if opened else classifier_fit(*a)
+    record = run_protocol(protocol, toy(300, 1), sealed, PixelFeatures(), classifier=classifier)
+    assert opened == [protocol.num_draws]
+    assert record.protocol == f"{protocol.id}_{name}"
+    assert record.paper is None
+    assert record.chosen == (classifier.parameter, best_value(record.selection, classifier.parameter))
+    assert record.chosen[1] in classifier.values
+    assert record.status in CERTIFIED
+    assert record.score > 0.5
+    assert {draw["num_rows"] for draw in record.draws} == {300 if protocol is FULL else 60}
+
+
+def test_the_mean_loss_is_the_sum_with_C_over_the_number_of_rows() -> None:
+    mean = run(classifier=SvmClassifier((30.0,), mean_loss=True))
+    rows = {"select": 240, "fit": 300}
+    summed = [run(classifier=SvmClassifier((30.0 / count,))) for count in rows.values()]
+    assert mean.selection[0]["score"] == summed[0].selection[0]["score"]
+    assert mean.confusion == summed[1].confusion
+    assert mean.C == 30.0
+
+
+def test_another_classifier_has_an_id_of_its_own() -> None:
+    changed = get_protocol("cifar10").with_classifier("knn")
+    assert (changed.id, changed.paper) == ("cifar10_knn_full", None)
+    assert get_protocol("cifar10-small").with_classifier("knn_cosine").id == "cifar10_small_knn_cosine"
+
+
+class _Search:
+    """Three trials of which the second and third are equally good."""
+
+    name, num_features = "supervised:toy", 5
+
+    def run(self, train: ImageSet, validation: ImageSet, progress: Progress) -> list[dict[str, Any]]:
+        self.seen = (train, validation)
+        right = [10, 40, 40]
+        return [
+            {"trial": i, "score": r / 60, "confusion": [[r, 60 - r], [0, 0]], "time_s": 1.0}
+            for i, r in enumerate(right)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "weights_sha256": None, "trials": 4}
+
+
+def test_a_search_is_reported_as_validation_accuracy_of_the_svms_own_validation_rows() -> None:
+    search, train = _Search(), toy(300, 1)
+    record = run_search(FULL, train, search)
+    kept, held_out = (set(images.pixel_hashes) for images in search.seen)
+    assert kept | held_out == set(train.pixel_hashes)
+    assert len(held_out) == 60
+    assert (record.metric, record.score, record.chosen) == ("validation accuracy", 40 / 60, ("trial", 1))
+    assert record.status == "time limit"  # three trials of four
+    assert record.protocol == "toy_full_supervised"
+    assert set(record.data) == {"train", "validation"}
+    assert record.draws == []
+    assert "the test set was not opened" in record.notes
+
+
+def test_a_search_on_few_labels_sees_only_those() -> None:
+    search = _Search()
+    run_search(DRAWS, toy(300, 1), search)
+    assert np.bincount(search.seen[0].labels).tolist() == [20, 20, 20]
 
 
 def test_draws_have_a_spread_and_an_interval_under_their_own_names() -> None:
@@ -169,11 +252,11 @@ def test_the_path_ends_when_patience_does() -> None:
 
 
 def test_the_smallest_of_equally_good_C_is_chosen() -> None:
-    assert best_C([{"C": 1.0, "score": 0.5}, {"C": 0.1, "score": 0.7}, {"C": 0.2, "score": 0.7}]) == 0.1
+    assert best_value([{"C": 1.0, "score": 0.5}, {"C": 0.1, "score": 0.7}, {"C": 0.2, "score": 0.7}], "C") == 0.1
 
 
 def test_an_edge_of_the_grid_is_noted() -> None:
-    record = run(replace(FULL, Cs=(1e-6,)))
+    record = run(replace(FULL, Cs=(1e-7, 1e-6)))
     assert record.notes == ["the chosen C = 1e-06 is at the edge of the protocol's grid"]
 
 

@@ -1,0 +1,164 @@
+"""What turns features into predictions: what the runner asks of a classifier, and the L2-SVM behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..svm.objective import Solution, predict_all
+from ..svm.path import Solver, fit_ovr, fit_path
+
+
+class Fit(Protocol):
+    """A classifier fitted at one value of its hyperparameter."""
+
+    @property
+    def value(self) -> float:
+        """The hyperparameter."""
+
+    @property
+    def status(self) -> str:
+        """``"converged"``, ``"exact"`` (nothing to converge), or how it fell short."""
+
+    @property
+    def duality_gap(self) -> float | None:
+        """Relative duality gap; None where nothing is minimised."""
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows."""
+
+    def details(self) -> dict[str, Any]:
+        """Return what else a record keeps of the fit."""
+
+
+class Classifier(Protocol):
+    """A classifier with one hyperparameter that is chosen on validation rows.
+
+    Attributes
+    ----------
+    name : str
+        Stands in the protocol's id.
+    parameter : str
+        Name of the hyperparameter in records: ``"C"``, ``"k"``.
+    values : tuple of float
+        Candidates, ascending; of equally good ones the first is taken.
+    patience : int
+        The path ends after this many values without a better validation score.
+    """
+
+    name: str
+    parameter: str
+    values: tuple[float, ...]
+    patience: int
+
+    def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yield a :class:`Fit` to X (N, D), y (N,) and the predicted labels of X_val for each of the values."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> Any:
+        """Return the :class:`Fit` to all of X, y at one value."""
+
+    def predict(self, fits: Sequence[Any], X: np.ndarray) -> list[np.ndarray]:
+        """Return the predicted labels (N,) of every fit; whether a fit may be used is the runner's business."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what else decided the numbers."""
+
+
+@dataclass(frozen=True)
+class SvmFit:
+    """An L2-SVM at one value of C.
+
+    Attributes
+    ----------
+    value : float
+        C in the classifier's convention.
+    num_rows : int
+        Training rows.
+    solution : Solution
+        Weights and certificate.
+    """
+
+    value: float
+    num_rows: int
+    solution: Solution
+
+    @property
+    def status(self) -> str:
+        """How the fit ended."""
+        return str(self.solution.status)
+
+    @property
+    def duality_gap(self) -> float:
+        """Largest relative duality gap of the one-vs-rest problems."""
+        return self.solution.relative_gap
+
+    def details(self) -> dict[str, Any]:
+        """Return how the fit was made."""
+        solution = self.solution
+        return {
+            "newton_iterations": solution.newton_iterations,
+            "passes": solution.passes,
+            "time_s": solution.time_s,
+            "solver": solution.solver,
+            "solver_reason": solution.reason,
+        }
+
+
+class SvmClassifier:
+    """The certified one-vs-rest L2-SVM of the paper's protocols.
+
+    Parameters
+    ----------
+    values : tuple of float
+        Candidates for C.
+    patience : int
+        See :class:`Classifier`.
+    tol : float
+        Relative duality gap that counts as converged.
+    solver : str
+        ``"auto"``, ``"primal"`` or ``"gram"``.
+    mean_loss : bool
+        C multiplies the mean of the losses instead of their sum, as in the code of Coates, Ng & Lee.
+    """
+
+    parameter = "C"
+
+    def __init__(
+        self,
+        values: tuple[float, ...],
+        patience: int = 2,
+        *,
+        tol: float = 1e-4,
+        solver: Solver = "auto",
+        mean_loss: bool = False,
+    ):
+        self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
+        self.mean_loss = mean_loss
+        self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
+
+    def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[SvmFit, np.ndarray]]:
+        """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
+        costs = [self._cost(C, len(X)) for C in self.values]
+        solutions = fit_path(X, y, costs, tol=self.tol, solver=self.solver)
+        for C, solution in zip(self.values, solutions, strict=True):
+            yield SvmFit(C, len(X), solution), solution.predict(X_val, allow_unconverged=True)
+
+    def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> SvmFit:
+        """Return the fit at one C."""
+        return SvmFit(value, len(X), fit_ovr(X, y, self._cost(value, len(X)), tol=self.tol, solver=self.solver))
+
+    def predict(self, fits: Sequence[SvmFit], X: np.ndarray) -> list[np.ndarray]:
+        """Return the predicted labels of every fit, in one pass over X."""
+        return predict_all([fit.solution for fit in fits], X, allow_unconverged=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the objective."""
+        return {"objective": f"1/2 ||w||^2 + C {'mean' if self.mean_loss else 'sum'} max(0, 1 - y w.x)^2"}
+
+    def _cost(self, C: float, num_rows: int) -> float:
+        """Return the factor of the summed losses."""
+        return C / num_rows if self.mean_loss else C

@@ -1,0 +1,97 @@
+"""Nearest neighbours and logistic regression agree with scikit-learn's, and logistic regression certifies itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from dcgan_eval.baselines.knn import TEMPERATURE, KnnClassifier
+from dcgan_eval.baselines.logistic import LogisticClassifier, evaluate
+
+
+def blobs(count: int, seed: int, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    """Four overlapping classes with labels that are no indices, off the origin."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 4, count)
+    means = np.random.default_rng(9).normal(0, 1, (4, 12))
+    return (means[labels] + draw.normal(0, 1.2, (count, 12)) + 0.5).astype(dtype), 10 + 5 * labels
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_neighbours_vote_as_scikit_learns_do(cosine: bool) -> None:
+    (X, y), (X_val, _) = blobs(300, 0), blobs(400, 1)
+    ours, options = KnnClassifier(cosine), {}
+    if cosine:
+        options = {"metric": "cosine", "weights": lambda d: np.exp(-d / TEMPERATURE)}
+    found = list(ours.path(X, y, X_val))
+    assert [fit.value for fit, _ in found] == list(ours.values)
+    for fit, predicted in found:
+        theirs = KNeighborsClassifier(int(fit.value), **options).fit(X, y).predict(X_val)
+        assert np.array_equal(predicted, theirs), fit.value
+        assert np.array_equal(ours.predict([ours.fit(X, y, fit.value)], X_val)[0], theirs)
+    assert all(fit.status == "exact" and fit.duality_gap is None and fit.num_rows == 300 for fit, _ in found)
+
+
+def test_of_equal_votes_the_smaller_label_wins() -> None:
+    X = np.array([[1.0], [-1.0]])
+    knn = KnnClassifier()
+    assert knn.predict([knn.fit(X, np.array([8, 3]), 2)], np.array([[0.9]]))[0].tolist() == [3]
+
+
+def test_k_ends_at_the_number_of_rows() -> None:
+    X, y = blobs(7, 0)
+    assert [fit.value for fit, _ in KnnClassifier().path(X, y, X)] == [1, 3, 5]
+
+
+def test_zero_features_have_no_direction_but_a_prediction() -> None:
+    X, y = blobs(30, 0)
+    knn = KnnClassifier(cosine=True)
+    assert knn.predict([knn.fit(X, y, 5)], np.zeros((1, 12)))[0][0] in y
+
+
+@pytest.mark.parametrize("C", [1e-3, 1e-1, 10.0])
+def test_logistic_regression_equals_scikit_learns(C: float) -> None:
+    X, y = blobs(200, 0)
+    ours = LogisticClassifier(tol=1e-13).fit(X, y, C)
+    constant = np.hstack([X, np.ones((len(X), 1))])  # the intercept is penalised like the other weights
+    theirs = LogisticRegression(C=C, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(constant, y)
+    assert ours.status == "converged"
+    # a relative gap of 1e-13 bounds ||W - W*||^2 by 2e-13 of the objective, which is below 2000 here
+    assert ours.W.numpy() == pytest.approx(theirs.coef_, abs=5e-5)
+    X_val, _ = blobs(300, 1)
+    assert np.array_equal(
+        LogisticClassifier().predict([ours], X_val)[0], theirs.predict(np.hstack([X_val, np.ones((300, 1))]))
+    )
+
+
+def test_half_the_squared_gradient_is_the_duality_gap() -> None:
+    X, y = blobs(50, 0)
+    x, target = torch.from_numpy(X), torch.from_numpy(np.unique(y, return_inverse=True)[1])
+    W, C = torch.randn(4, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.3
+    primal, gradient = evaluate(x, target, W, C, torch.float64)
+    constant = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
+    p = (constant @ W.T).softmax(1)
+    of_dual = C * (torch.nn.functional.one_hot(target) - p).T @ constant
+    dual = -0.5 * of_dual.square().sum() - C * (p * p.log()).sum()
+    assert float(gradient.square().sum()) / 2 == pytest.approx(primal - float(dual), rel=1e-10)
+
+
+def test_float32_features_reach_their_certificate_along_the_path() -> None:
+    (X, y), (X_val, _) = blobs(300, 0, np.float32), blobs(50, 1, np.float32)
+    fits = [fit for fit, _ in LogisticClassifier().path(X, y, X_val)]
+    assert [fit.value for fit in fits] == list(LogisticClassifier.values)
+    assert all(fit.status == "converged" and fit.duality_gap <= 1e-4 for fit in fits)
+    norms = [float(fit.W.norm()) for fit in fits]
+    assert all(a < b for a, b in itertools.pairwise(norms))
+
+
+def test_too_few_iterations_do_not_converge() -> None:
+    X, y = blobs(200, 0)
+    fit = LogisticClassifier(tol=1e-10, max_iter=2).fit(X, y, 1.0)
+    assert fit.status == "max_iterations"
+    assert fit.duality_gap > 1e-10
