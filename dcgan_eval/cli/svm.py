@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from ..data.catalog import dataset_info
+from ..features.encoders import load_encoder
 from ..features.extract import ExtractOptions
-from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
 from ..protocols.evaluate import evaluate
 from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
@@ -16,28 +17,30 @@ from ..records import Record
 from ..report.tables import result_panel
 from ..svm.path import Solver
 from .console import err, out, progress_view
-from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
+from .encoder import EncoderChoice, encoder_options
+from .options import default_cache_dir, example, layer_option, making_options, run_options
 
 _BASELINES = ("pixels", "random")
 
 
 @click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))
 @click.argument("protocol", metavar="|".join(PROTOCOLS))
-@weights_option
+@encoder_options
 @layer_option
 @making_options
 @run_options
 def svm(
     protocol: str,
-    weights: str | None,
+    encoder: EncoderChoice,
     layers: tuple[str, ...],
     cache_dir: Path | None,
     **options: Any,
 ) -> None:
     """Run a protocol end to end: features, choice of C, certified L2-SVM, record."""
-    get_protocol(protocol)
+    image_shape = dataset_info(get_protocol(protocol).dataset).image_shape
     making = _take_making(options, layers)
-    _run(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
+    source = EncoderFeatures(encoder.load(image_shape), making, cache_dir or default_cache_dir())
+    _run(protocol, source, **options)
 
 
 @click.command(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))

@@ -81,7 +81,7 @@ def _adder(name: str, sums: Statistics) -> Callable[[nn.Module, tuple[Tensor, ..
     return add
 
 
-def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
+def frozen(module: nn.Module, statistics: Statistics | None, keep: Iterable[str] = ()) -> nn.Module:
     """Return a copy for inference with the given statistics, batch norm folded into the DCGAN's convolutions.
 
     Parameters
@@ -90,6 +90,8 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
         The encoder; left as it is.
     statistics : dict or None
         From :func:`dataset_statistics`; None keeps the running averages of the checkpoint.
+    keep : iterable of str
+        Names of layers that will be tapped: a convolution with one of them inside is not folded.
 
     Returns
     -------
@@ -103,8 +105,10 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
             assert norm.running_var is not None, "batch norm keeps no statistics"
             norm.running_mean.copy_(statistics[f"{name}.mean"])
             norm.running_var.copy_(statistics[f"{name}.var"])
-    for block in module.modules():
-        if isinstance(block, ConvRung) and block.norm is not None:
+    inside = tuple(keep)
+    for name, block in module.named_modules():
+        tapped_inside = any(layer.startswith(f"{name}.") for layer in inside)
+        if isinstance(block, ConvRung) and block.norm is not None and not tapped_inside:
             block.conv = fuse_conv_bn_eval(block.conv, block.norm)
             block.norm = None
     return module
