@@ -88,7 +88,7 @@ def verify(
         return [Check("protocol", False, f"{record.protocol} v{record.protocol_version}; here: {known}")]
     checks = [Check("protocol", True, f"{record.protocol} v{record.protocol_version}"), *_arithmetic(record)]
     try:
-        source = _source(record, encoder, cache_dir)
+        source = record_source(record, encoder, cache_dir)
         checks += [_weights(record, source)]
     except DcganEvalError as error:
         source = None
@@ -127,8 +127,23 @@ def _arithmetic(record: Record) -> list[Check]:
     ]
 
 
-def _source(record: Record, encoder: Encoder | None, cache_dir: Path | str) -> FeatureSource:
-    """Build the record's source of features anew."""
+def record_source(record: Record, encoder: Encoder | None, cache_dir: Path | str) -> FeatureSource:
+    """Return a record's source of features, built anew.
+
+    Parameters
+    ----------
+    record : Record
+        Its ``features`` say how.
+    encoder : Encoder or None
+        What was measured; None looks it up by its name.
+    cache_dir : Path or str
+        Folder of the feature stores.
+
+    Raises
+    ------
+    DcganEvalError
+        No encoder of that name can be built here.
+    """
     made = record.features
     if made["name"] == "pixels":
         return PixelFeatures()

@@ -108,7 +108,7 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         interval = "–".join(percent(v, 1) for v in r.ci95)
         lines.append(
             f"| `{r.protocol}` | {r.features['name']} | {percent(r.score)} | {interval} | {_draws_cell(r)} "
-            f"| {_paper_cell(r)} | {r.C:g} | {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
+            f"| {paper_cell(r)} | {r.C:g} | {r.duality_gap:.0e} | [{path.stem}]({path.as_posix()}) |"
         )
     return "\n".join(lines) + "\n"
 
@@ -118,7 +118,7 @@ def _draws_cell(record: Record) -> str:
     return "1" if record.spread is None else f"{record.num_draws}, spread {percent(record.spread)}"
 
 
-def _paper_cell(record: Record) -> str:
+def paper_cell(record: Record) -> str:
     """Return the published value that a trained DCGAN stands beside."""
     if record.paper is None or record.features["name"] == "pixels" or record.features["name"].startswith("untrained"):
         return "–"

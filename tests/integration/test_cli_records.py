@@ -45,3 +45,14 @@ def test_verify_says_what_it_cannot_check(run) -> None:  # type: ignore[no-untyp
     result = run("verify", FIXTURE.with_name("schema-1-cifar10-400.json"))
     assert result.exit_code == 0
     assert "not checked" in result.output  # there is no CIFAR-10 here
+
+
+def test_report(run) -> None:  # type: ignore[no-untyped-def]
+    result = run("report", FIXTURE, "--out", "new/page.html", "--examples", FIXTURE)
+    assert result.exit_code == 0, result.output
+    text = Path("new/page.html").read_text()
+    assert text.count("<img") == 5 * 7  # five test images with six neighbours each
+    assert "Mistakes cannot be shown" in text
+    empty = run("report", "none/")
+    assert empty.exit_code == 2
+    assert "cannot be read" in empty.stderr
