@@ -21,6 +21,7 @@ _COMMANDS = {
     "features": "dcgan_eval.cli.features",
     "list": "dcgan_eval.cli.records:list_records",
     "quickstart": "dcgan_eval.cli.quickstart",
+    "regress": "dcgan_eval.cli.regress",
     "report": "dcgan_eval.cli.report",
     "show": "dcgan_eval.cli.show",
     "svm": "dcgan_eval.cli.svm",
