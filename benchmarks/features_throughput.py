@@ -23,9 +23,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from dcgan_eval import provenance
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.features.batchnorm import norm_layers
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
 from dcgan_eval.features.pooling import pool_to_grid
-from dcgan_eval.features.taps import load_encoder
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from sklearn.svm import LinearSVC
 from dcgan_eval import provenance
 from dcgan_eval.cli.options import default_cache_dir
 from dcgan_eval.data.catalog import load_data
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import extract
-from dcgan_eval.features.taps import load_encoder
 from dcgan_eval.seeding import rng
 from dcgan_eval.svm.objective import predict_all
 from dcgan_eval.svm.path import fit_ovr, fit_path

@@ -18,7 +18,7 @@ _PUBLIC = {
     "evaluate": "dcgan_eval.protocols.evaluate",
     "extract": "dcgan_eval.features.extract",
     "load_data": "dcgan_eval.data.catalog",
-    "load_encoder": "dcgan_eval.features.taps",
+    "load_encoder": "dcgan_eval.features.encoders",
     "load_record": "dcgan_eval.records",
     "run_protocol": "dcgan_eval.protocols.runner",
 }

@@ -39,6 +39,10 @@ class WeightsError(DcganEvalError):
     """A weights file is missing, damaged, foreign or does not match its preset."""
 
 
+class EncoderError(DcganEvalError):
+    """An encoder cannot be built, or does not give what features are made of."""
+
+
 class StoreError(DcganEvalError):
     """A feature store is damaged, foreign, incomplete or cannot be written."""
 

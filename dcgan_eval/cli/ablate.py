@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from ..features.extract import ExtractOptions
-from ..features.taps import load_encoder
 from ..protocols.ablation import ablate as run_ablation
 from ..protocols.catalog import PROTOCOLS, get_protocol
 from ..report.figures import ablation_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
+from .encoder import EncoderChoice, encoder_options
 from .options import (
     data_dir_option,
     default_cache_dir,
@@ -21,13 +21,12 @@ from .options import (
     example,
     layer_option,
     making_options,
-    weights_option,
 )
 
 
 @click.command(epilog=example("dcgan-eval ablate cifar10-small --data-dir ~/data"))
 @click.argument("protocol", metavar="|".join(PROTOCOLS))
-@weights_option
+@encoder_options
 @layer_option
 @making_options
 @data_dir_option
@@ -37,7 +36,7 @@ from .options import (
 @click.option("--out", "folder", type=click.Path(path_type=Path), help="[default: records/ablate-PROTOCOL-WEIGHTS].")
 def ablate(
     protocol: str,
-    weights: str | None,
+    encoder: EncoderChoice,
     layers: tuple[str, ...],
     cache_dir: Path | None,
     data_dir: Path | None,
@@ -48,12 +47,12 @@ def ablate(
     **making: Any,
 ) -> None:
     """Run a protocol on each layer alone, on all layers up to each, and on all but each; a record for every one."""
-    spec, encoder = get_protocol(protocol), load_encoder(weights)
+    spec, chosen = get_protocol(protocol), encoder.load()
     options = ExtractOptions(layers or None, **making)
     with progress_view() as progress:
         records = run_ablation(
             spec,
-            encoder,
+            chosen,
             options=options,
             cache_dir=cache_dir or default_cache_dir(),
             data_dir=data_dir,
@@ -62,9 +61,9 @@ def ablate(
             seed=seed,
             tol=tol,
         )
-    folder = folder or Path("records") / f"ablate-{spec.command}-{encoder.name}".replace(":", "-")
+    folder = folder or Path("records") / f"ablate-{spec.command}-{chosen.name}".replace(":", "-")
     for name, record in records.items():
         record.write(folder / f"{name}.json")
-    figure = ablation_figure(records, encoder.choose(options.layers), folder / "ablation.png", spec.title)
+    figure = ablation_figure(records, chosen.choose(options.layers), folder / "ablation.png", spec.title)
     out.print(comparison_table(list(records.values()), spec.title))
     err.print(f"Records: {folder}/*.json\nFigure:  {figure}", highlight=False)

@@ -10,8 +10,8 @@ import click
 from ..baselines.kmeans import PUBLISHED_C, KMeansFeatures, KMeansOptions
 from ..baselines.knn import KnnClassifier
 from ..baselines.supervised import SearchOptions, SupervisedSearch
+from ..features.encoders import load_encoder
 from ..features.extract import ExtractOptions
-from ..features.taps import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.classifiers import SvmClassifier
 from ..protocols.search import run_search

@@ -10,8 +10,8 @@ import click
 from ..data.catalog import load_data
 from ..features.extract import ExtractOptions, extract
 from ..features.store import FeatureStore
-from ..features.taps import load_encoder
 from .console import err, out, progress_view
+from .encoder import EncoderChoice, encoder_options
 from .options import (
     data_dir_option,
     default_cache_dir,
@@ -20,7 +20,6 @@ from .options import (
     json_option,
     layer_option,
     making_options,
-    weights_option,
 )
 
 
@@ -30,7 +29,7 @@ from .options import (
     "--split", default=None, metavar="NAME", help="train, test or all [default: train, or all if that is all]."
 )
 @click.option("--calibrate-on", default=None, metavar="SPLIT", help="Split behind the batch-norm statistics [train].")
-@weights_option
+@encoder_options
 @layer_option
 @making_options
 @click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write this very file instead of the cache.")
@@ -41,7 +40,7 @@ def features(
     data_name: str,
     split: str | None,
     calibrate_on: str | None,
-    weights: str | None,
+    encoder: EncoderChoice,
     layers: tuple[str, ...],
     cache_dir: Path | None,
     out_path: Path | None,
@@ -52,15 +51,15 @@ def features(
 ) -> None:
     """Cache the features of a data set in HDF5; interrupted, it continues where it stopped."""
     options = ExtractOptions(layers or None, **making)
-    encoder = load_encoder(weights)
-    encoder.choose(options.layers)
+    model = encoder.load()
+    chosen = model.choose(options.layers)
     split = split or ("all" if data_name == "digits" else "train")
     calibration_split = calibrate_on or ("all" if split == "all" else "train")
     images = load_data(data_name, split, data_dir, download=download)
     calibration = images if split == calibration_split else load_data(data_name, calibration_split, data_dir)
     with progress_view() as progress:
         store = extract(
-            encoder,
+            model,
             images,
             calibration=calibration,
             options=options,
@@ -68,7 +67,7 @@ def features(
             out=out_path,
             progress=progress,
         )
-    _report(store, encoder.choose(options.layers), as_json)
+    _report(store, chosen, as_json)
 
 
 def _report(store: FeatureStore, layers: tuple[str, ...], as_json: bool) -> None:

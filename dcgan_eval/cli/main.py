@@ -12,22 +12,27 @@ from .. import __version__
 from ..errors import DcganEvalError
 from .options import example
 
-# Command -> module that defines it under the same name (dashes become underscores); loaded only when called.
+# Command -> module that defines it, under the same name (dashes become underscores) or the one given; loaded if called.
 _COMMANDS = {
     "ablate": "dcgan_eval.cli.ablate",
     "baseline": "dcgan_eval.cli.baseline",
     "compare": "dcgan_eval.cli.compare",
     "completion": "dcgan_eval.cli.completion",
     "data": "dcgan_eval.cli.data",
+    "export": "dcgan_eval.cli.records",
     "features": "dcgan_eval.cli.features",
+    "list": "dcgan_eval.cli.records:list_records",
     "probe": "dcgan_eval.cli.probe",
     "quickstart": "dcgan_eval.cli.quickstart",
+    "regress": "dcgan_eval.cli.regress",
+    "report": "dcgan_eval.cli.report",
     "samples": "dcgan_eval.cli.samples",
     "show": "dcgan_eval.cli.show",
     "svm": "dcgan_eval.cli.svm",
     "table": "dcgan_eval.cli.table",
     "train": "dcgan_eval.cli.train",
     "train-imagenet": "dcgan_eval.cli.train",
+    "verify": "dcgan_eval.cli.records",
     "weights": "dcgan_eval.cli.weights",
 }
 
@@ -43,8 +48,8 @@ class _Commands(click.Group):
         """Import and return a command, or None."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name])
-        return getattr(module, cmd_name.replace("-", "_"))
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        return getattr(importlib.import_module(module), attribute or cmd_name.replace("-", "_"))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; print a user's mistake as one sentence with its remedy, exit code 2."""

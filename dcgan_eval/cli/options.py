@@ -40,11 +40,6 @@ data_dir_option = click.option(
     help="Folder that holds the data sets [default: DCGAN_EVAL_DATA].",
 )
 download_option = click.option("--download", is_flag=True, help="Let torchvision fetch CIFAR-10 or SVHN.")
-weights_option = click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    help="Bundled name, safetensors file, or untrained[:PRESET[:SEED]] [default: the bundled default].",
-)
 cache_dir_option = click.option(
     "--cache-dir",
     type=click.Path(path_type=Path),
@@ -56,7 +51,7 @@ layer_option = click.option(
     "layers",
     multiple=True,
     metavar="NAME",
-    help="Layer to use, repeated or comma-separated [default: all].",
+    help="Layer to use, repeated or comma-separated; * stands for any part between dots [default: all].",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
@@ -64,17 +59,18 @@ device_option = click.option(
 making_options = stack(
     click.option(
         "--batch-norm",
-        default="dataset",
+        default="auto",
         show_default=True,
-        metavar="dataset|running",
-        help="Batch-norm statistics: of the target's training images, as in the paper, or the checkpoint's.",
+        metavar="auto|dataset|running",
+        help="Batch-norm statistics: of the target's training images, as in the paper, or the checkpoint's; auto is "
+        "dataset for DCGAN discriminators and running for others.",
     ),
     click.option(
         "--compute",
         default="auto",
         show_default=True,
         metavar="auto|float32|bfloat16",
-        help="Arithmetic of the encoder; auto is bfloat16 where the processor has it.",
+        help="Arithmetic of the encoder; auto is bfloat16 for discriminators where the processor has it.",
     ),
     click.option(
         "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."

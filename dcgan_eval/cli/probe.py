@@ -9,10 +9,10 @@ import click
 
 from ..baselines.knn import KnnClassifier
 from ..baselines.logistic import LogisticClassifier
-from ..features.taps import load_encoder
 from ..protocols.catalog import get_protocol
 from ..protocols.classifiers import Classifier
 from ..protocols.sources import EncoderFeatures
+from .encoder import EncoderChoice, encoder_options
 from .options import (
     default_cache_dir,
     draws_options,
@@ -22,7 +22,6 @@ from .options import (
     probe_options,
     tol_option,
     unconverged_option,
-    weights_option,
 )
 from .svm import protocol_argument, run_and_show, take_making
 
@@ -34,7 +33,7 @@ def probe() -> None:
 
 @probe.command(epilog=example("dcgan-eval probe knn cifar10-small --data-dir ~/data"))
 @protocol_argument
-@weights_option
+@encoder_options
 @layer_option
 @making_options
 @draws_options
@@ -46,7 +45,7 @@ def knn(protocol: str, **options: Any) -> None:
 
 @probe.command(epilog=example("dcgan-eval probe logistic cifar10-small --data-dir ~/data"))
 @protocol_argument
-@weights_option
+@encoder_options
 @layer_option
 @making_options
 @tol_option
@@ -61,12 +60,12 @@ def logistic(protocol: str, tol: float, **options: Any) -> None:
 def _run(
     protocol: str,
     classifier: Classifier,
-    weights: str | None,
+    encoder: EncoderChoice,
     layers: tuple[str, ...],
     cache_dir: Path | None,
     **options: Any,
 ) -> None:
     """Run a classifier on an encoder's features."""
     get_protocol(protocol)
-    source = EncoderFeatures(load_encoder(weights), take_making(options, layers), cache_dir or default_cache_dir())
+    source = EncoderFeatures(encoder.load(), take_making(options, layers), cache_dir or default_cache_dir())
     run_and_show(protocol, source, classifier=classifier, **options)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from ..features.encoders import load_encoder
 from ..features.extract import ExtractOptions
-from ..features.taps import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.evaluate import evaluate
 from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures

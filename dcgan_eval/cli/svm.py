@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from ..features.extract import ExtractOptions
-from ..features.taps import load_encoder
 from ..protocols.catalog import PROTOCOLS, get_protocol
 from ..protocols.classifiers import Classifier
 from ..protocols.evaluate import evaluate
@@ -17,20 +16,21 @@ from ..records import Record
 from ..report.tables import result_panel
 from ..svm.path import Solver
 from .console import err, out, progress_view
-from .options import default_cache_dir, example, layer_option, making_options, run_options, weights_option
+from .encoder import EncoderChoice, encoder_options
+from .options import default_cache_dir, example, layer_option, making_options, run_options
 
 protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
 
 
 @click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))
 @protocol_argument
-@weights_option
+@encoder_options
 @layer_option
 @making_options
 @run_options
 def svm(
     protocol: str,
-    weights: str | None,
+    encoder: EncoderChoice,
     layers: tuple[str, ...],
     cache_dir: Path | None,
     **options: Any,
@@ -41,7 +41,8 @@ def svm(
     """
     get_protocol(protocol)
     making = take_making(options, layers)
-    run_and_show(protocol, EncoderFeatures(load_encoder(weights), making, cache_dir or default_cache_dir()), **options)
+    source = EncoderFeatures(encoder.load(), making, cache_dir or default_cache_dir())
+    run_and_show(protocol, source, **options)
 
 
 def take_making(options: dict[str, Any], layers: tuple[str, ...]) -> ExtractOptions:

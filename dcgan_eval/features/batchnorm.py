@@ -76,7 +76,7 @@ def _adder(name: str, sums: Statistics) -> Callable[[nn.Module, tuple[Tensor, ..
     return add
 
 
-def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
+def frozen(module: nn.Module, statistics: Statistics | None, keep: Iterable[str] = ()) -> nn.Module:
     """Return a copy for inference with the given statistics, batch norm folded into the DCGAN's convolutions.
 
     Parameters
@@ -85,6 +85,8 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
         The encoder; left as it is.
     statistics : dict or None
         From :func:`dataset_statistics`; None keeps the running averages of the checkpoint.
+    keep : iterable of str
+        Names of layers that will be tapped: a convolution with one of them inside is not folded.
 
     Returns
     -------
@@ -108,8 +110,10 @@ def frozen(module: nn.Module, statistics: Statistics | None) -> nn.Module:
         if statistics is not None:
             norm.running_mean = statistics[f"{name}.mean"].clone()
             norm.running_var = statistics[f"{name}.var"].clone()
-    for block in module.modules():
-        if isinstance(block, ConvRung) and block.norm is not None:
+    inside = tuple(keep)
+    for name, block in module.named_modules():
+        tapped_inside = any(layer.startswith(f"{name}.") for layer in inside)
+        if isinstance(block, ConvRung) and block.norm is not None and not tapped_inside:
             block.conv = fuse_conv_bn_eval(block.conv, block.norm)
             block.norm = None
     return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from ..errors import DcganEvalError, StoreError, WeightsError, unknown_name
 from ..models.weights import read_tensors, save_tensors
 from ..seeding import rng
 from .batchnorm import CALIBRATION_BATCH, Statistics, dataset_statistics, frozen, norm_layers
-from .pooling import pool_to_grid
+from .probe import layer_widths
 from .store import (
     BLOCK_ROWS,
     FeatureStore,
@@ -28,7 +28,7 @@ from .store import (
 )
 from .taps import Encoder, tapped
 
-BATCH_NORM_MODES = ("dataset", "running")
+BATCH_NORM_MODES = ("auto", "dataset", "running")
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STORE_TYPES = ("float16", "float32")
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -51,9 +51,11 @@ class ExtractOptions:
     layers : tuple of str or None
         Layers to tap; None means all of the encoder's.
     batch_norm : str
-        ``"dataset"`` (the paper's: statistics of the target's training images) or ``"running"`` (the checkpoint's).
+        ``"dataset"`` (the paper's: statistics of the target's training images) or ``"running"`` (the checkpoint's);
+        ``"auto"`` is the paper's for its discriminators and ``"running"`` for every other encoder.
     compute : str
-        ``"auto"`` (bfloat16 where the device has it), ``"float32"`` or ``"bfloat16"``.
+        ``"float32"``, ``"bfloat16"`` or ``"auto"``: for the discriminators, whose error budget is known, bfloat16 where
+        the device has it; for every other encoder float32.
     store_dtype : str
         ``"float16"`` or ``"float32"``.
     device : str
@@ -61,7 +63,7 @@ class ExtractOptions:
     """
 
     layers: tuple[str, ...] | None = None
-    batch_norm: str = "dataset"
+    batch_norm: str = "auto"
     compute: str = "auto"
     store_dtype: str = "float16"
     device: str = "auto"
@@ -78,6 +80,13 @@ class ExtractOptions:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise DcganEvalError("There is no CUDA device", got="--device cuda", remedy="use --device cpu or auto")
 
+    def resolved(self, encoder: Encoder) -> ExtractOptions:
+        """Return the options with what ``auto`` means for an encoder put in."""
+        paper = encoder.is_discriminator
+        batch_norm = ("dataset" if paper else "running") if self.batch_norm == "auto" else self.batch_norm
+        compute = "float32" if self.compute == "auto" and not paper else self.compute_name
+        return replace(self, batch_norm=batch_norm, compute=compute)
+
     @property
     def torch_device(self) -> torch.device:
         """The device to run on."""
@@ -87,7 +96,7 @@ class ExtractOptions:
 
     @property
     def compute_name(self) -> str:
-        """The compute type with ``auto`` resolved for the device."""
+        """The compute type with ``auto`` resolved for the device, for a discriminator."""
         if self.compute != "auto":
             return self.compute
         return "bfloat16" if has_fast_bfloat16(self.torch_device) else "float32"
@@ -149,7 +158,7 @@ def extract(
 
     Source: arXiv:1511.06434, section 5.1, and the 2016 release.
     """
-    options = options or ExtractOptions()
+    options = (options or ExtractOptions()).resolved(encoder)
     pixels = images.without_labels()
     _check_images(encoder, pixels)
     calibration = (calibration or images).without_labels()
@@ -166,12 +175,12 @@ def extract(
 
 def _check_images(encoder: Encoder, images: ImageSet) -> None:
     """Raise unless the images fit the encoder."""
-    if images.image_shape != encoder.image_shape:
+    if encoder.image_shape is not None and images.image_shape != encoder.image_shape:
         raise DcganEvalError(
             f"The images of {images.name} do not fit the encoder {encoder.name!r}",
             got=f"{images.num_images} images of shape {images.image_shape}",
             expected=f"shape {encoder.image_shape} (height, width, channels)",
-            remedy="resize the images, or choose an encoder of their size with --weights",
+            remedy="resize them with --image-size, or choose an encoder of their size with --encoder",
         )
 
 
@@ -187,7 +196,8 @@ def store_identity(
     layers : tuple of str
         Layers of the store, in the encoder's order.
     """
-    widths = _layer_widths(encoder, layers)
+    options = options.resolved(encoder)
+    widths = layer_widths(encoder, layers, images.image_shape)
     calibrated = options.batch_norm == "dataset" and bool(norm_layers(encoder.module))
     return StoreIdentity(
         encoder=encoder.name,
@@ -201,15 +211,9 @@ def store_identity(
         data=f"{images.name}-{images.split}",
         data_fingerprint=images.fingerprint,
         num_rows=images.num_images,
+        pooling=encoder.pooling.identity,
+        architecture=encoder.architecture,
     )
-
-
-def _layer_widths(encoder: Encoder, layers: tuple[str, ...]) -> dict[str, int]:
-    """Return the pooled width of each layer by running one black image."""
-    x = encoder.preprocess(torch.zeros((1, *encoder.image_shape), dtype=torch.uint8))
-    with torch.no_grad(), tapped(encoder.module, layers) as outputs:
-        encoder.module(x)
-    return {name: pool_to_grid(outputs[name]).shape[1] for name in layers}
 
 
 def _existing(path: Path, identity: StoreIdentity, cache_dir: Path | None) -> Path | None:
@@ -271,7 +275,7 @@ class Extractor:
         self.layers = tuple(name for name, _ in identity.layers)
         self.dtype = COMPUTE_TYPES[identity.compute]
         self.store_dtype = np.dtype(identity.store_dtype)
-        module = frozen(encoder.module, statistics)
+        module = frozen(encoder.module, statistics, keep=self.layers)
         self.module = module.to(device, self.dtype).to(memory_format=torch.channels_last)
 
     def __call__(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
@@ -283,14 +287,14 @@ class Extractor:
             A feature is not finite, or too large for float16.
         """
         images = torch.from_numpy(images_NHWC).to(self.device)
-        with torch.inference_mode(), tapped(self.module, self.layers) as outputs:
+        with torch.inference_mode(), tapped(self.module, self.layers, self.encoder.pooling) as outputs:
             batches = [self._run(batch, outputs) for batch in images.split(BATCH_IMAGES[self.device.type])]
         return {name: self._stored(name, torch.cat([batch[name] for batch in batches])) for name in self.layers}
 
     def _run(self, images_NHWC: Tensor, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the pooled features of one batch."""
         self.module(self.encoder.preprocess(images_NHWC).to(self.dtype))
-        return {name: pool_to_grid(outputs[name]) for name in self.layers}
+        return dict(outputs)
 
     def _stored(self, name: str, f_ND: Tensor) -> np.ndarray:
         """Convert one layer's features to the store's dtype, refusing what it cannot hold."""
@@ -317,6 +321,7 @@ def _statistics(
         "calibration_fingerprint": calibration.fingerprint,
         "preprocessing": encoder.preprocessing,
         "compute": options.compute_name,
+        **({"architecture": encoder.architecture} if encoder.architecture else {}),
     }
     path = cache_dir / f"batchnorm-{key}.safetensors"
     if path.exists():

@@ -52,6 +52,8 @@ class StoreIdentity:
         Hash of the images' pixels, whatever their order and labels.
     num_rows : int
         Number of images.
+    architecture : str
+        Hash of the encoder's modules and source, ``""`` for a discriminator, whose weights and layers say it all.
     """
 
     encoder: str
@@ -66,11 +68,14 @@ class StoreIdentity:
     data_fingerprint: str
     num_rows: int
     pooling: str = f"max{GRID}"
+    architecture: str = ""
 
     @property
     def base_hash(self) -> str:
         """Hash of everything but the layers: stores that share it agree on the layers that they share."""
         fields = {k: v for k, v in asdict(self).items() if k not in ("encoder", "data", "layers")}
+        if not self.architecture:  # stores of discriminators keep the names they had before there were others
+            del fields["architecture"]
         return _short_hash({"format": FORMAT, **fields})
 
     @property

@@ -86,6 +86,7 @@ class EncoderFeatures:
             "weights_sha256": identity.weights_sha256,
             "preprocessing": identity.preprocessing,
             "pooling": identity.pooling,
+            "rules": self.encoder.rules,
             "batch_norm": identity.batch_norm,
             "compute": identity.compute,
             "store_dtype": identity.store_dtype,

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..data.splits import stratified_split
 from ..errors import ProtocolError
+from ..features.encoders import discriminator_encoder
 from ..features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
-from ..features.taps import discriminator_encoder
 from ..models.dcgan import Discriminator
 from ..svm.path import fit_path
 from .catalog import get_protocol, load_protocol_data
@@ -67,8 +67,9 @@ class TrainingProbe:
     def _features(self, D: Discriminator) -> np.ndarray:
         """Return the features of the training images, (N, D), float32; nothing is cached."""
         encoder = discriminator_encoder(D, "probe")
-        statistics = compute_statistics(encoder, self.images, self.options)
-        identity = store_identity(encoder, self.images, self.images, self.options, encoder.layers)
-        extractor = Extractor(encoder, identity, statistics, self.options.torch_device)
+        options = self.options.resolved(encoder)
+        statistics = compute_statistics(encoder, self.images, options)
+        identity = store_identity(encoder, self.images, self.images, options, encoder.layers)
+        extractor = Extractor(encoder, identity, statistics, options.torch_device)
         blocks = [extractor(block) for block in np.array_split(self.images.images, max(1, len(self.labels) // 256))]
         return np.concatenate([np.concatenate(list(block.values()), axis=1) for block in blocks]).astype(np.float32)

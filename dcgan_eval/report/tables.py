@@ -168,7 +168,7 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         accuracies = "–".join(percent(v, 1) for v in r.ci95)
         lines.append(
             f"| `{r.protocol}` | {features_label(r)} | {_score_cell(r)} | {accuracies} | {_draws_cell(r)} "
-            f"| {_paper_cell(r)} | {_chosen_cell(r)} | {_gap_cell(r.duality_gap)} | [{path.stem}]({path.as_posix()}) |"
+            f"| {paper_cell(r)} | {_chosen_cell(r)} | {_gap_cell(r.duality_gap)} | [{path.stem}]({path.as_posix()}) |"
         )
     return "\n".join(lines) + "\n"
 
@@ -194,7 +194,7 @@ def _draws_cell(record: Record) -> str:
     return "1" if record.spread is None else f"{record.num_draws}, spread {percent(record.spread)}"
 
 
-def _paper_cell(record: Record) -> str:
+def paper_cell(record: Record) -> str:
     """Return the published value that a trained DCGAN stands beside."""
     if record.paper is None or record.features["name"].startswith(("pixels", "untrained", "kmeans")):
         return "–"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.features.batchnorm import Statistics, frozen, norm_layers
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, compute_statistics
 from dcgan_eval.features.pooling import pool_to_grid
-from dcgan_eval.features.taps import Encoder, load_encoder, tapped
+from dcgan_eval.features.taps import Encoder, tapped
 from dcgan_eval.models.dcgan import to_unit_range
 
 BUDGET = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.features.taps import Encoder, load_encoder
+from dcgan_eval.features.encoders import load_encoder
+from dcgan_eval.features.taps import Encoder
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from torch import nn
 
 from dcgan_eval.errors import DcganEvalError
 from dcgan_eval.features.batchnorm import dataset_statistics, frozen, norm_layers
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.pooling import pool_to_grid
-from dcgan_eval.features.taps import Encoder, load_encoder, tapped
+from dcgan_eval.features.taps import Encoder, tapped
 
 
 def test_pooling_against_a_loop_on_a_lopsided_map() -> None:

@@ -20,10 +20,11 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, StoreError
 from dcgan_eval.features import extract as extract_module
 from dcgan_eval.features.batchnorm import frozen
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, compute_statistics, extract
 from dcgan_eval.features.pooling import pool_to_grid
 from dcgan_eval.features.store import FeatureStore, StoreWriter
-from dcgan_eval.features.taps import Encoder, load_encoder, tapped
+from dcgan_eval.features.taps import Encoder, tapped
 
 EXACT = ExtractOptions(compute="float32", store_dtype="float32", device="cpu")
 
@@ -128,7 +129,7 @@ import os, signal, sys
 import numpy as np
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.features.extract import ExtractOptions, extract
-from dcgan_eval.features.taps import load_encoder
+from dcgan_eval.features.encoders import load_encoder
 
 def progress(what, done, total):
     if what.startswith("features") and done >= 256:

@@ -15,8 +15,8 @@ from torch import nn
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import WeightsError
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, extract
-from dcgan_eval.features.taps import load_encoder
 from dcgan_eval.models.dcgan import Discriminator, Generator, draw_samples, to_unit_range
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.release import FILE_NAMES, RELEASE_CARD, import_release, released_parts

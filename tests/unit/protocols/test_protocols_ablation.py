@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions
-from dcgan_eval.features.taps import load_encoder
 from dcgan_eval.protocols import ablation
 from dcgan_eval.protocols.ablation import ablate, ablation_subsets
 from dcgan_eval.protocols.runner import run_protocol

@@ -17,8 +17,8 @@ from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, Progress
-from dcgan_eval.features.taps import load_encoder
 from dcgan_eval.protocols import catalog, classifiers
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.classifiers import SvmClassifier

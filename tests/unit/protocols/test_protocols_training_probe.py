@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcgan_eval.errors import ProtocolError
-from dcgan_eval.features.taps import load_encoder
+from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.protocols import catalog

@@ -1,0 +1,101 @@
+"""Options that name an encoder, shared by every command that takes one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.table import Table
+
+from ..errors import EncoderError
+from .console import out
+from .options import stack
+
+if TYPE_CHECKING:
+    from ..features.taps import Encoder
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DEFAULT_SHAPE = (32, 32, 3)
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """What the user said about the encoder.
+
+    Attributes
+    ----------
+    weights, encoder : str or None
+        Two names of one option.
+    image_size, normalise, pool
+        As for :func:`~dcgan_eval.features.encoders.load_encoder`.
+    list_layers : bool
+        Print the layers instead of running.
+    """
+
+    weights: str | None
+    encoder: str | None
+    image_size: int | None
+    normalise: str | None
+    pool: str | None
+    list_layers: bool
+
+    def load(self, image_shape: tuple[int, int, int] = _DEFAULT_SHAPE) -> Encoder:
+        """Build the encoder; with ``--list-layers`` print its layers for images of a shape and end the command."""
+        from ..features.encoders import load_encoder
+
+        if self.weights and self.encoder:
+            raise EncoderError("--weights and --encoder name two encoders", remedy="give one of them")
+        spec = self.weights or self.encoder
+        encoder = load_encoder(spec, normalise=self.normalise, image_size=self.image_size, pooling=self.pool)
+        if self.list_layers:
+            _print_layers(encoder, encoder.image_shape or image_shape)
+            click.get_current_context().exit()
+        return encoder
+
+
+def _print_layers(encoder: Encoder, image_shape: tuple[int, int, int]) -> None:
+    """Print the table of layers."""
+    from ..features.probe import list_layers
+
+    table = Table(title=f"Layers of {encoder.name} for images of {image_shape}", title_justify="left")
+    for heading in ("--layer", "module", "output", f"features ({encoder.pooling.identity})", "in all"):
+        table.add_column(heading, justify="right" if "features" in heading else "left", no_wrap=heading == "--layer")
+    for layer in list_layers(encoder, image_shape):
+        width = "–" if layer.width is None else f"{layer.width:,}"
+        shape = " x ".join(map(str, layer.shape))
+        table.add_row(layer.name, layer.kind, shape, width, "yes" if layer.name in encoder.layers else "")
+    out.print(table)
+
+
+_options = stack(
+    click.option(
+        "--weights",
+        metavar="NAME|FILE",
+        help="Bundled name, safetensors file, or untrained[:PRESET[:SEED]] [default: the bundled default].",
+    ),
+    click.option(
+        "--encoder",
+        metavar="SPEC",
+        help="What --weights takes, torchvision:NAME[:WEIGHTS], timm:NAME[:pretrained], or package.module:factory.",
+    ),
+    click.option("--image-size", type=int, metavar="N", help="Resize images to this side [default: as they are]."),
+    click.option(
+        "--normalise", metavar="paper|imagenet|MEAN/STD", help="How pixels are scaled [default: paper, to -1...1]."
+    ),
+    click.option("--pool", metavar="max4|avg4|avg1|none", help="How a layer's map becomes a vector [default: max4]."),
+    click.option("--list-layers", is_flag=True, help="Print the names and shapes of all layers, and stop."),
+)
+
+
+def encoder_options(function: F) -> F:
+    """Add the options of an encoder to a command, which gets them as one argument ``encoder``."""
+
+    @functools.wraps(function)
+    def command(**arguments: Any) -> Any:
+        choice = EncoderChoice(**{field.name: arguments.pop(field.name) for field in fields(EncoderChoice)})
+        return function(encoder=choice, **arguments)
+
+    return _options(command)  # type: ignore[return-value]

@@ -1,0 +1,121 @@
+"""What a record's features look like from close by: neighbours of test images, and the most confident mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.imageset import ImageSet
+from ..errors import StoreError
+from ..features.extract import store_identity
+from ..features.store import find_store
+from ..features.taps import Encoder
+from ..records import Record, unpack_counts
+from ..svm.path import fit_ovr
+from .catalog import PROTOCOLS, load_protocol_data
+from .sources import EncoderFeatures, FeatureSource
+from .verify import record_source
+
+_BLOCK_ROWS = 2_000
+_MOST_ROWS = 10_000  # a fit on more would take longer than a page should
+
+
+@dataclass(frozen=True)
+class NearImages:
+    """Test images and the training images nearest to them.
+
+    Attributes
+    ----------
+    queries : ndarray
+        uint8 (Q, H, W, C), test images without labels.
+    neighbours : ndarray
+        uint8 (Q, K, H, W, C), nearest first.
+    labels : ndarray
+        (Q, K), of the neighbours.
+    """
+
+    queries: np.ndarray
+    neighbours: np.ndarray
+    labels: np.ndarray
+
+
+class RecordExamples:
+    """The images and cached features behind a record; test labels are never read.
+
+    Parameters
+    ----------
+    record : Record
+        What to look at.
+    data_dir, cache_dir : Path or None, Path
+        Where the images and features lie; nothing is computed that is not there.
+    encoder : Encoder or None
+        Behind the record; None looks it up by its name.
+
+    Raises
+    ------
+    DcganEvalError
+        The data, the encoder or the features are not there.
+    """
+
+    def __init__(self, record: Record, data_dir: Path | None, cache_dir: Path, encoder: Encoder | None = None):
+        protocol = next(p for p in PROTOCOLS.values() if p.id == record.protocol)
+        self.record, self.source = record, record_source(record, encoder, cache_dir)
+        self.train, sealed = load_protocol_data(protocol, data_dir)
+        self.test = sealed.images
+        _check_cached(self.source, self.train.without_labels(), self.test, record.command)
+        self.source.prepare(self.train.without_labels(), self.test, lambda what, done, total: None)
+
+    def neighbours(self, num_queries: int = 5, num_neighbours: int = 6) -> NearImages:
+        """Find the training images whose features have the largest cosine with those of some test images."""
+        queries = np.linspace(0, self.test.num_images - 1, num_queries).astype(int)
+        F_QD = _unit(self.source.test()[queries])
+        blocks = np.split(np.arange(self.train.num_images), range(_BLOCK_ROWS, self.train.num_images, _BLOCK_ROWS))
+        cosines = np.concatenate([F_QD @ _unit(self.source.train(rows)).T for rows in blocks], axis=1)
+        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :num_neighbours]
+        assert self.train.labels is not None, "protocols train on labelled images"
+        return NearImages(self.test.images[queries], self.train.images[nearest], self.train.labels[nearest])
+
+    def mistakes(self, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+        """Return test images that the record has as wrong, by falling margin, and the classes they were taken for.
+
+        Which ones were wrong stands in the record; the classes come from the same fit made again.
+
+        Raises
+        ------
+        StoreError
+            The record does not say which images were right, has several draws, or its fit is too large.
+        """
+        record = self.record
+        if record.right is None or record.C is None or record.num_draws > 1 or self.train.num_images > _MOST_ROWS:
+            raise StoreError(
+                "Mistakes cannot be shown",
+                expected=f"a record of schema 2 or later, of a single fit of at most {_MOST_ROWS:,} images",
+                remedy="run the protocol again",
+            )
+        wrong = unpack_counts(record.right) == 0
+        solution = fit_ovr(self.source.train(np.arange(self.train.num_images)), self.train.labels, record.C)
+        decisions = solution.decision_function(self.source.test())[self.test.canonical_order]
+        margins = np.where(wrong, np.ptp(np.sort(decisions, axis=1)[:, -2:], axis=1), -1)
+        worst = np.argsort(-margins, kind="stable")[: min(count, int(wrong.sum()))]
+        return self.test.images[self.test.canonical_order[worst]], decisions[worst].argmax(axis=1)
+
+
+def _unit(F_ND: np.ndarray) -> np.ndarray:
+    """Scale rows to length one."""
+    return F_ND / np.maximum(np.linalg.norm(F_ND, axis=1, keepdims=True), 1e-12)
+
+
+def _check_cached(source: FeatureSource, train: ImageSet, test: ImageSet, command: str) -> None:
+    """Raise unless the features of both sets are in the cache."""
+    if not isinstance(source, EncoderFeatures):
+        return
+    for images in (train, test):
+        identity = store_identity(source.encoder, images, train, source.options, source.layers)
+        if find_store(source.cache_dir, identity) is None:
+            raise StoreError(
+                f"The features of {identity.data} are not in the cache",
+                got=str(source.cache_dir),
+                remedy=f"run `{command}` with the same --cache-dir first",
+            )

@@ -1,0 +1,268 @@
+"""The gate: a suite of runs compared with a baseline, each number within a stated band.
+
+Scores: a single fit may move by :func:`~dcgan_eval.protocols.verify.score_band`, which is what rounding on another
+processor can do; a mean over draws by the half-width of its 95 % interval. Hashes and widths must be equal, and C may
+move by one step of the grid. Processor time is a ratio to that of fixed work in the same run (matrix products, and
+LIBLINEAR on a fixed problem), memory one to the size of the feature matrices; both may grow by the factors below.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.svm import LinearSVC
+
+from .. import provenance
+from ..errors import DcganEvalError, RecordError
+from ..features.encoders import load_encoder
+from ..features.extract import COMPUTE_TYPES, ExtractOptions, Progress
+from ..records import Record
+from ..seeding import rng
+from ..svm.path import fit_ovr
+from .catalog import get_protocol
+from .evaluate import evaluate
+from .sources import EncoderFeatures, FeatureSource, PixelFeatures
+from .verify import score_band
+
+FORMAT = "dcgan-eval-baseline-1"
+TIME_FACTOR, MEMORY_FACTOR = 3.0, 1.5
+_SPARE_BYTES = 1 << 28  # so that allocations which have nothing to do with small matrices do not count
+OBJECTIVE_BAND = 1e-4  # the certificate that fits are made to
+
+# Suite -> (protocol, features); None is the bundled default encoder.
+SUITES: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "smoke": (("digits", None), ("digits", "pixels")),
+    "small": (("cifar10-small", None), ("cifar10-small", "untrained"), ("cifar10-small", "pixels")),
+    "paper": (("cifar10", None), ("cifar10-400", None), ("cifar10", "pixels")),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number beside what it should be.
+
+    Attributes
+    ----------
+    case, name : str
+        Which run, and what of it.
+    value, expected : object
+        Found, and in the baseline.
+    band : str
+        How far apart they may be, in words.
+    passed : bool
+        Whether they are.
+    """
+
+    case: str
+    name: str
+    value: Any
+    expected: Any
+    band: str
+    passed: bool
+
+
+def baseline_path(suite: str) -> Path:
+    """Return the file of a suite's bundled baseline: inside an installed package, or of the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "baselines"
+    return (inside if inside.is_dir() else package.parent / "benchmarks" / "baselines") / f"{suite}.json"
+
+
+def run_suite(
+    suite: str,
+    *,
+    data_dir: Path | None = None,
+    cache_dir: Path | str = "cache",
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Run a suite and return what a baseline holds; a case that fails is kept with its error.
+
+    Parameters
+    ----------
+    suite : str
+        ``"smoke"`` (needs the package alone), ``"small"`` or ``"paper"``.
+    data_dir : Path or None
+        Where data sets lie; None uses ``DCGAN_EVAL_DATA``.
+    cache_dir : Path or str
+        Folder of the feature stores; with a fresh one, features are computed and timed.
+    progress : callable
+        Shows long work.
+    """
+    reference_s = _reference_time()
+    cases: dict[str, Any] = {"solver": _attempt(_solver_case)}
+    for command, features in SUITES[suite]:
+        name = f"{get_protocol(command).id}, {features or 'bundled'}"
+        cases[name] = _attempt(
+            partial(_protocol_case, command, features, reference_s, data_dir, Path(cache_dir), progress)
+        )
+    return {"format": FORMAT, "suite": suite, "environment": provenance.environment(), "cases": cases}
+
+
+def _attempt(case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run a case, keeping the error of one that fails."""
+    try:
+        return case()
+    except DcganEvalError as error:
+        return {"error": str(error)}
+
+
+def _problem() -> tuple[np.ndarray, np.ndarray]:
+    """Return a fixed problem of three overlapping classes, (600, 300)."""
+    draw = rng(0, "regress")
+    y = np.arange(600) % 3
+    X = draw.normal(size=(600, 300)) + 0.4 * draw.normal(size=(3, 300))[y]
+    return X.astype(np.float32), y
+
+
+def _objective(W: np.ndarray, b: np.ndarray, X: np.ndarray, y: np.ndarray, C: float) -> float:
+    """Return the sum of the one-vs-rest objectives in float64, from their definition."""
+    signs = np.where(y[:, None] == np.arange(len(W)), 1.0, -1.0)
+    hinge = np.maximum(0.0, 1.0 - signs * (X.astype(np.float64) @ W.T + b))
+    return float(0.5 * (W**2).sum() + 0.5 * (b**2).sum() + C * (hinge**2).sum())
+
+
+def _solver_case() -> dict[str, Any]:
+    """Compare the solver's objective with LIBLINEAR's on the fixed problem."""
+    X, y = _problem()
+    ours = fit_ovr(X, y, 0.01, tol=OBJECTIVE_BAND)
+    peer = LinearSVC(C=0.01, tol=1e-8, max_iter=20_000, dual=True, random_state=0).fit(X.astype(np.float64), y)
+    found = _objective(np.asarray(ours.W, np.float64), np.asarray(ours.intercepts, np.float64), X, y, 0.01)
+    return {"objective_to_liblinear": found / _objective(peer.coef_, peer.intercept_, X, y, 0.01)}
+
+
+def _reference_time() -> float:
+    """Return the processor time of fixed work, in seconds: matrix products, and LIBLINEAR on the fixed problem."""
+    X, y = _problem()
+    A = torch.ones((1024, 1024), dtype=COMPUTE_TYPES[ExtractOptions().compute_name])
+    times = []
+    for _ in range(3):
+        started = time.process_time()
+        for _ in range(30):
+            A @ A
+        LinearSVC(C=0.01, random_state=0).fit(X, y)
+        times.append(time.process_time() - started)
+    return float(np.median(times))
+
+
+def _protocol_case(
+    command: str,
+    features: str | None,
+    reference_s: float,
+    data_dir: Path | None,
+    cache_dir: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run a protocol and return its numbers."""
+    source: FeatureSource = PixelFeatures()
+    if features != "pixels":
+        source = EncoderFeatures(load_encoder(features), ExtractOptions(device="cpu"), cache_dir)
+    _reset_peak_memory()
+    before, started = provenance.peak_memory_bytes(), time.process_time()
+    record = evaluate(command, source, data_dir=data_dir, progress=progress)
+    used_s, grown_bytes = time.process_time() - started, provenance.peak_memory_bytes() - before
+    # With features out of a cache, time and memory are other numbers.
+    suffix = "_cached" if any(record.features.get("cached", [])) else ""
+    matrix_bytes = 4 * record.num_features * sum(part["num_images"] for part in record.data.values())
+    memory = (grown_bytes + _SPARE_BYTES) / (matrix_bytes + _SPARE_BYTES)
+    ratios = {f"time{suffix}": used_s / reference_s, f"memory{suffix}": memory}
+    return {**_numbers(record), **ratios}
+
+
+def _numbers(record: Record) -> dict[str, Any]:
+    """Return what a baseline keeps of a record."""
+    names = "protocol protocol_version score num_draws C duality_gap num_features dataset_fingerprint weights_sha256"
+    half = (record.ci95[1] - record.ci95[0]) / 2
+    num_test = record.data["test"]["num_images"]
+    band = half if record.num_draws > 1 else score_band(num_test)
+    return {**{name: getattr(record, name) for name in names.split()}, "score_band": band}
+
+
+def _reset_peak_memory() -> None:
+    """Let the peak of resident memory start anew, where Linux allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def load_baseline(path: Path, suite: str) -> dict[str, Any]:
+    """Read a baseline.
+
+    Raises
+    ------
+    RecordError
+        Missing or foreign file, another suite, or another version of a protocol.
+    """
+    try:
+        found = json.loads(path.read_text())
+        cases = found["cases"] if found["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        cases = None
+    if not isinstance(cases, dict) or found.get("suite") != suite:
+        raise RecordError(
+            f"There is no baseline of the suite {suite!r} here", got=str(path), remedy="make one with --update"
+        )
+    versions = {get_protocol(command).id: get_protocol(command).version for command, _ in SUITES[suite]}
+    for name, case in cases.items():
+        version = versions.get(case.get("protocol"), case.get("protocol_version"))
+        if case.get("protocol_version") != version:
+            raise RecordError(
+                f"The baseline of {name} is of another version of the protocol",
+                got=f"version {case['protocol_version']} in {path}",
+                expected=f"version {version}",
+                remedy="make a new one with --update",
+            )
+    return dict(found)
+
+
+def compare(found: dict[str, Any], baseline: dict[str, Any]) -> list[Measure]:
+    """Compare a run of a suite with its baseline, number by number.
+
+    Parameters
+    ----------
+    found, baseline : dict
+        From :func:`run_suite` and :func:`load_baseline`.
+    """
+    return [
+        measure for name, case in found["cases"].items() for measure in _compare_case(name, case, baseline["cases"])
+    ]
+
+
+def _compare_case(name: str, case: dict[str, Any], expected: dict[str, Any]) -> Iterator[Measure]:
+    """Compare one run."""
+    if "error" in case:
+        yield Measure(name, "run", case["error"], "no error", "", False)
+        return
+    if name not in expected:
+        yield Measure(name, "run", "not in the baseline", "a baseline", "", False)
+        return
+    for key, value in case.items():
+        if key not in ("protocol", "protocol_version", "score_band", "num_draws"):
+            yield _measure(name, key, value, expected[name])
+
+
+def _measure(name: str, key: str, value: Any, baseline: dict[str, Any]) -> Measure:
+    """Compare one number by the rule for its kind."""
+    known = baseline.get(key)
+    if key == "objective_to_liblinear":
+        return Measure(name, key, value, 1.0, f"±{OBJECTIVE_BAND:g}", abs(value - 1) <= OBJECTIVE_BAND)
+    if key == "duality_gap":
+        return Measure(name, key, value, known, "at most 1e-4", value <= OBJECTIVE_BAND)
+    if key == "score":
+        band = baseline["score_band"]
+        return Measure(name, key, value, known, f"±{100 * band:.2f} points", abs(value - known) <= band)
+    if key == "C":
+        near = known is not None and 0.3 <= value / known <= 3.4  # the grid goes 1, 3, 10
+        return Measure(name, key, value, known, "one step of the grid", near)
+    if key.startswith(("time", "memory")):
+        factor = MEMORY_FACTOR if key.startswith("memory") else TIME_FACTOR
+        # The baseline is made without a cache, so that features out of one have nothing to be compared with.
+        return Measure(name, key, value, known, f"at most {factor:g} times", known is None or value <= factor * known)
+    return Measure(name, key, value, known, "equal", value == known)

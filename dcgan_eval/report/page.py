@@ -1,0 +1,273 @@
+"""The page: one HTML file that needs nothing else, made from records. No torch here."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .. import __version__
+from ..errors import RecordError
+from ..records import Record
+from .charts import Chart, Series, line_chart
+from .tables import paper_cell, percent
+
+_NO_EXAMPLES = "Not shown: give --examples RECORD, with the images under --data-dir and the features in the cache."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in the page.
+
+    Attributes
+    ----------
+    data : str
+        Data URI.
+    alt, caption : str
+        Text instead of it, and below it.
+    """
+
+    data: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Test images beside their neighbours, and what was most surely wrong.
+
+    Attributes
+    ----------
+    neighbours : list of list of Picture
+        Rows: a test image, then the training images nearest to it.
+    mistakes : list of Picture
+        With the wrong class in the caption.
+    missing : str
+        Why one of them is empty, and how to get it.
+    """
+
+    neighbours: list[list[Picture]] = field(default_factory=list)
+    mistakes: list[Picture] = field(default_factory=list)
+    missing: str = _NO_EXAMPLES
+
+
+@dataclass(frozen=True)
+class Group:
+    """The records of one protocol."""
+
+    protocol: str
+    records: list[tuple[Path, Record]]
+    curves: Chart
+    draws: Chart | None
+    layers: list[tuple[str, float]]
+
+    @property
+    def scores(self) -> list[tuple[str, float]]:
+        """Names and scores of the records."""
+        return [(_label(r), r.score) for _, r in self.records]
+
+
+def build_page(
+    records: Sequence[tuple[Path, Record]],
+    *,
+    run_dir: Path | None = None,
+    samples: Sequence[Picture] = (),
+    examples: Examples | None = None,
+    title: str = "dcgan-eval report",
+) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    records : sequence of (Path, Record)
+        What it is about.
+    run_dir : Path or None
+        A training folder, whose ``log.csv`` and ``probe.csv`` become curves.
+    samples : sequence of Picture
+        Grids of generated images.
+    examples : Examples or None
+        Neighbours and mistakes; None says how to get them.
+    title : str
+        Heading.
+
+    Returns
+    -------
+    str
+        HTML with everything inline: no script, no network.
+
+    Raises
+    ------
+    RecordError
+        No records, or a training folder without a readable log.
+    """
+    if not records:
+        raise RecordError("A report needs records", remedy="name some, or make one with `dcgan-eval svm digits`")
+    templates = Environment(
+        loader=PackageLoader("dcgan_eval.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"percent": percent, "share": _share, "paper": paper_cell}
+    templates.globals["provenance"] = provenance_rows
+    return templates.get_template("page.html.j2").render(
+        title=title,
+        version=__version__,
+        groups=[_group(name, list(rows)) for name, rows in itertools.groupby(_sorted(records), lambda item: item[0])],
+        training=[] if run_dir is None else training_charts(run_dir),
+        samples=samples,
+        examples=examples or Examples(),
+    )
+
+
+def _sorted(records: Sequence[tuple[Path, Record]]) -> list[tuple[str, tuple[Path, Record]]]:
+    """Sort by protocol, then by falling score."""
+    return sorted(
+        ((f"{r.protocol} v{r.protocol_version}", (p, r)) for p, r in records), key=lambda i: (i[0], -i[1][1].score)
+    )
+
+
+def _group(protocol: str, rows: list[tuple[str, tuple[Path, Record]]]) -> Group:
+    """Collect what the page shows of a protocol."""
+    records = [item for _, item in rows]
+    return Group(protocol, records, _curves([r for _, r in records]), _draws([r for _, r in records]), _layers(records))
+
+
+def _label(r: Record) -> str:
+    """Return the features' name, with the layers where they are few."""
+    layers = r.features.get("layers", [])
+    return f"{r.features['name']} {layers[0]}" if len(layers) == 1 else str(r.features["name"])
+
+
+def _curves(records: list[Record]) -> Chart:
+    """Chart validation accuracy against what was chosen (C, k, the trial), with the chosen values marked."""
+    parameter = records[0].chosen[0]
+    tried = [[row[parameter] for row in r.selection] for r in records]
+    series = [
+        Series(_label(r), values, [100 * row["score"] for row in r.selection], values.index(r.chosen[1]))
+        for r, values in zip(records, tried, strict=True)
+    ]
+    chosen = "; ".join(f"{_label(r)}: {parameter} = {r.chosen[1]:g} chosen" for r in records)
+    return line_chart(
+        f"Accuracy against {parameter}",
+        series,
+        x_label=parameter,
+        y_label="validation accuracy %",
+        log_x=min(map(min, tried)) > 0,
+        alt=f"Curves. {chosen}.",
+    )
+
+
+def _draws(records: list[Record]) -> Chart | None:
+    """Chart how far each draw's score is from the mean, sorted; None where no record has several."""
+    series = [
+        Series(_label(r), list(range(1, r.num_draws + 1)), sorted(100 * (d["score"] - r.score) for d in r.draws))
+        for r in records
+        if r.num_draws > 1
+    ]
+    if not series:
+        return None
+    spreads = "; ".join(f"{s.name}: {min(s.ys):+.2f} to {max(s.ys):+.2f} points" for s in series)
+    return line_chart(
+        "Draws around their mean", series, x_label="draw, sorted", y_label="points", alt=f"Scores of draws. {spreads}."
+    )
+
+
+def _layers(records: list[tuple[Path, Record]]) -> list[tuple[str, float]]:
+    """Return (layers, score) where an encoder was measured layer by layer; empty otherwise."""
+    rows = [(r.features["name"], ", ".join(r.features.get("layers", [])), r.score) for _, r in records]
+    names = [name for name, _, _ in rows]
+    parts = [(f"{name}: {layers}", score) for name, layers, score in rows if layers and names.count(name) > 1]
+    return sorted(parts)
+
+
+def training_charts(run_dir: Path) -> list[Chart]:
+    """Return curves of a training folder: losses of ``log.csv``, and what ``probe.csv`` holds.
+
+    Raises
+    ------
+    RecordError
+        Neither file, or one that is no table of numbers.
+    """
+    found = [(path, _read_log(path)) for path in (run_dir / "log.csv", run_dir / "probe.csv") if path.is_file()]
+    if not found:
+        raise RecordError("The training folder has no log", got=str(run_dir), expected="log.csv or probe.csv in it")
+    return [_log_chart(path.stem, columns) for path, columns in found]
+
+
+def _read_log(path: Path) -> dict[str, list[float]]:
+    """Read a CSV of numbers by column."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        return {name: [float(row[name]) for row in rows] for name in rows[0]}
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise RecordError("The log cannot be read", got=f"{path}: {error}", expected="a CSV of numbers") from error
+
+
+def _log_chart(name: str, columns: dict[str, list[float]]) -> Chart:
+    """Chart every column of a log against the images seen."""
+    axis = "seen_images" if "seen_images" in columns else next(iter(columns))
+    others = [key for key in columns if key not in (axis, "round", "unix_time_s")]
+    title = {"log": "Training", "probe": "Probe during training"}[name]
+    series = [Series(key, columns[axis], columns[key]) for key in others]
+    return line_chart(
+        title, series, x_label=axis.replace("_", " "), y_label="value", alt=f"{title}: {len(others)} curves"
+    )
+
+
+def _share(confusion: list[list[int]]) -> list[list[float]]:
+    """Return the confusion matrix as fractions of each row."""
+    counts = np.array(confusion, float)
+    shares: list[list[float]] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
+    return shares
+
+
+def png_picture(data: bytes, alt: str, caption: str = "") -> Picture:
+    """Return a PNG file's bytes as a picture."""
+    return Picture("data:image/png;base64," + base64.b64encode(data).decode(), alt, caption)
+
+
+def array_picture(image_HWC: np.ndarray, alt: str, caption: str = "") -> Picture:
+    """Return a uint8 image (H, W, C) as a picture."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC.squeeze()).save(buffer, "PNG")
+    return png_picture(buffer.getvalue(), alt, caption)
+
+
+def _made(record: Record) -> list[tuple[str, str]]:
+    """Return how the features were made."""
+    shown = ("name", "layers", "preprocessing", "pooling", "batch_norm", "compute", "store_dtype")
+    values = [(key, record.features[key]) for key in shown if key in record.features]
+    return [(key, ", ".join(value) if isinstance(value, list) else value) for key, value in values]
+
+
+def provenance_rows(record: Record) -> list[tuple[str, Any]]:
+    """Return what produced a record, as names and values."""
+    environment = record.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    return [
+        ("made", record.created),
+        ("processor", f"{environment['cpu']}, {environment['num_threads']} threads"),
+        ("accelerator", environment["accelerator"] or "none"),
+        ("versions", f"Python {environment['python']}, {versions}"),
+        ("weights SHA-256", record.weights_sha256 or "none"),
+        ("data digest", record.dataset_fingerprint),
+        (
+            "commit",
+            f"{record.git['commit']}{', changed' if record.git['changed'] else ''}" if record.git else "unknown",
+        ),
+        ("seed", record.seed),
+        ("peak memory", f"{record.peak_memory_bytes / 1e9:.2f} GB"),
+        *((key.replace("_", " "), value) for key, value in _made(record)),
+    ]

@@ -1,0 +1,184 @@
+"""The gate opens for what is unchanged, and closes for a damaged solver, cache, weight file or baseline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+import pytest
+
+from dcgan_eval.errors import RecordError
+from dcgan_eval.features.store import _checksum
+from dcgan_eval.models import weights
+from dcgan_eval.protocols import regress, runner
+from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, compare, load_baseline, run_suite
+from dcgan_eval.svm.objective import Solution
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smoke suite of a small encoder and of pixels."""
+    monkeypatch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"), ("digits", "pixels")))
+
+
+@pytest.fixture(scope="session")
+def quick_baseline(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """What the quick suite gives when nothing is damaged, and the cache that it left."""
+    folder = tmp_path_factory.mktemp("regress")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"), ("digits", "pixels")))
+        return run_suite("smoke", cache_dir=folder), folder
+
+
+def failures(measures: list[Measure]) -> set[tuple[str, str]]:
+    return {(m.case.split(", ")[-1], m.name) for m in measures if not m.passed}
+
+
+def test_the_same_again_is_no_regression(quick: None, quick_baseline: tuple[dict[str, Any], Path]) -> None:
+    baseline, cache = quick_baseline
+    measures = compare(run_suite("smoke", cache_dir=cache), baseline)
+    assert failures(measures) == set()
+    assert {m.name for m in measures} >= {"score", "C", "objective_to_liblinear", "weights_sha256", "memory"}
+    assert "time" in baseline["cases"]["digits_l2svm, untrained:svhn32"]
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.02])
+def test_a_damaged_solver(quick_baseline, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:  # type: ignore[no-untyped-def]
+    honest = regress.fit_ovr
+
+    def damaged(*arguments: Any, **options: Any) -> Solution:
+        solution = honest(*arguments, **options)
+        return replace(solution, W=factor * np.asarray(solution.W))  # the certificate goes on saying "converged"
+
+    monkeypatch.setitem(SUITES, "smoke", ())
+    monkeypatch.setattr(regress, "fit_ovr", damaged)
+    assert failures(compare(run_suite("smoke"), quick_baseline[0])) == {("solver", "objective_to_liblinear")}
+
+
+def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    honest = runner.fit_ovr
+    monkeypatch.setitem(SUITES, "smoke", (("digits", "pixels"),))
+    monkeypatch.setattr(
+        runner, "fit_ovr", lambda *a, **k: (lambda s: replace(s, W=np.roll(np.asarray(s.W), 1, 0)))(honest(*a, **k))
+    )
+    assert ("pixels", "score") in failures(compare(run_suite("smoke"), quick_baseline[0]))
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["checksum kept", "checksum made anew"])
+def test_a_damaged_cache(
+    quick_baseline: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
+) -> None:
+    baseline, cache = quick_baseline
+    monkeypatch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"),))
+    damaged = shutil.copytree(cache, tmp_path / "cache")
+    for path in damaged.glob("digits-test-*.h5"):
+        with h5py.File(path, "r+") as file:
+            for name in file["layers"]:
+                rolled = np.roll(file[f"layers/{name}"][:], 7, axis=0)
+                file[f"layers/{name}"][:] = rolled
+                if hidden:
+                    checks = [_checksum(rolled[i : i + 256]) for i in range(0, len(rolled), 256)]
+                    file[f"crc32/{name}"][:] = checks
+    measures = compare(run_suite("smoke", cache_dir=damaged), baseline)
+    assert failures(measures) == {("untrained:svhn32", "score" if hidden else "run")}
+
+
+def test_a_damaged_weight_file(
+    quick_baseline: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(weights.bundled_dir(), tmp_path / "pretrained")
+    for path in copy.glob("*.discriminator.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    monkeypatch.setattr(weights, "bundled_dir", lambda: copy)
+    monkeypatch.setitem(SUITES, "smoke", (("digits", None),))
+    measures = compare(run_suite("smoke", cache_dir=tmp_path), quick_baseline[0])
+    assert failures(measures) == {("bundled", "run")}
+    assert "does not match its hash" in str(next(m.value for m in measures if not m.passed))
+
+
+def test_other_weights_fail_by_their_hash(
+    quick_baseline: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline, cache = quick_baseline
+    changed = json.loads(json.dumps(baseline))
+    changed["cases"]["digits_l2svm, untrained:svhn32"]["weights_sha256"] = "0" * 64
+    monkeypatch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"),))
+    found = run_suite("smoke", cache_dir=cache)
+    assert failures(compare(found, changed)) == {("untrained:svhn32", "weights_sha256")}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "fails"),
+    [
+        ("score", lambda v: v + 0.05, True),
+        ("score", lambda v: v + 0.005, False),
+        ("C", lambda v: v * 30, True),
+        ("C", lambda v: v * 3, False),
+        ("time", lambda v: v / 3.5, True),
+        ("time", lambda v: v * 5, False),
+        ("memory", lambda v: v / 2, True),
+        ("num_features", lambda v: v + 1, True),
+        ("dataset_fingerprint", lambda v: "0", True),
+    ],
+)
+def test_each_number_has_its_band(quick_baseline, key: str, change, fails: bool) -> None:  # type: ignore[no-untyped-def]
+    baseline, _ = quick_baseline
+    name = "digits_l2svm, pixels"
+    found = {"cases": {name: {"C": 1e-3, "memory": 2.0, **baseline["cases"][name]}}}
+    expected = {"cases": {name: {**found["cases"][name], key: change(found["cases"][name][key])}}}
+    assert failures(compare(found, expected)) == ({("pixels", key)} if fails else set())
+
+
+def test_a_case_without_a_baseline_fails() -> None:
+    assert failures(compare({"cases": {"new": {"score": 1.0}}}, {"cases": {}})) == {("new", "run")}
+
+
+def test_the_command(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setitem(SUITES, "smoke", (("digits", "pixels"),))
+    assert run("regress", "--update", "--baseline", "b.json").exit_code == 0
+    outputs = ("--junit", "j.xml", "--json", "r.json", "--markdown", "m.md")
+    good = run("regress", "--baseline", "b.json", *outputs)
+    assert good.exit_code == 0, good.output
+    assert "no regression" in good.output
+    baseline = json.loads(Path("b.json").read_text())
+    case = baseline["cases"]["digits_l2svm, pixels"]
+    Path("moved.json").write_text(
+        json.dumps({**baseline, "cases": {**baseline["cases"], "digits_l2svm, pixels": {**case, "score": 0.5}}})
+    )
+    bad = run("regress", "--baseline", "moved.json", *outputs)
+    assert bad.exit_code == 1
+    assert "1 regressions" in bad.output
+    (failed,) = ElementTree.parse("j.xml").getroot().iterfind("testcase/failure/..")
+    assert failed.get("name") == "score"
+    assert json.loads(Path("r.json").read_text())["passed"] is False
+    assert Path("m.md").read_text().count("### dcgan-eval smoke") == 2  # appended, as CI summaries are
+    assert "**FAILS**" in Path("m.md").read_text()
+
+
+def test_baselines_that_cannot_be_used(run) -> None:  # type: ignore[no-untyped-def]
+    missing = run("regress", "--baseline", "none.json")
+    assert missing.exit_code == 2
+    assert "--update" in missing.stderr
+    found = json.loads(baseline_path("smoke").read_text())
+    found["cases"]["digits_l2svm, pixels"]["protocol_version"] = 0
+    Path("old.json").write_text(json.dumps(found))
+    old = run("regress", "--baseline", "old.json")
+    assert old.exit_code == 2
+    assert "another version of the protocol" in old.stderr
+    with pytest.raises(RecordError, match="no baseline"):
+        load_baseline(Path("old.json"), "small")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_has_a_baseline_of_its_cases(suite: str) -> None:
+    cases = load_baseline(baseline_path(suite), suite)["cases"]
+    expected = {f"{regress.get_protocol(command).id}, {features or 'bundled'}" for command, features in SUITES[suite]}
+    assert cases.keys() == expected | {"solver"}
