@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import provenance
 from ..data.imageset import ImageSet
-from ..errors import DcganEvalError
-from ..features.encoders import load_encoder
+from ..errors import DcganEvalError, EncoderError
+from ..features.encoders import is_factory, load_encoder
 from ..features.extract import ExtractOptions, Progress
 from ..features.taps import Encoder
 from ..records import Record
@@ -115,15 +115,20 @@ def _arithmetic(record: Record) -> list[Check]:
     confusion = np.array(record.confusion)
     scores = [draw["score"] for draw in record.draws]
     agree = np.allclose([np.mean(scores), np.trace(confusion) / confusion.sum()], record.score, rtol=0, atol=1e-12)
-    gap = max(draw["duality_gap"] for draw in record.draws)
-    fingerprint = provenance.digest(*(record.data[part]["fingerprint"] for part in ("train", "test")))
-    return [
+    fingerprint = provenance.digest(*(part["fingerprint"] for part in record.data.values()))
+    checks = [
         Check(
             "score", bool(agree), f"{record.score:.4%}, the mean of its draws and the share of the confusion's trace"
         ),
+        _same("data digest", record.dataset_fingerprint, fingerprint),
+    ]
+    if record.duality_gap is None:  # a classifier that minimises nothing has neither C nor certificate
+        return checks
+    gap = max(draw["duality_gap"] for draw in record.draws)
+    return [
+        *checks,
         Check("chosen C", best_C(record.selection) == record.C, f"{record.C:g}, the best on validation rows"),
         Check("certificate", gap == record.duality_gap, f"{gap:.1e}, the largest gap of the fits"),
-        _same("data digest", record.dataset_fingerprint, fingerprint),
     ]
 
 
@@ -147,6 +152,12 @@ def record_source(record: Record, encoder: Encoder | None, cache_dir: Path | str
     made = record.features
     if made["name"] == "pixels":
         return PixelFeatures()
+    if encoder is None and is_factory(made["name"]):
+        raise EncoderError(
+            "The record's encoder is code, which is not run because a file says so",
+            got=made["name"],
+            remedy="name it yourself with --encoder",
+        )
     encoder = encoder or load_encoder(made["name"], **made.get("rules", {}))
     how = {key: made[key] for key in ("batch_norm", "compute", "store_dtype")}
     return EncoderFeatures(encoder, ExtractOptions(tuple(made["layers"]), **how), Path(cache_dir))
@@ -163,6 +174,9 @@ def _rerun(
     record: Record, protocol: Protocol, train: ImageSet, test: SealedTest, source: FeatureSource, progress: Progress
 ) -> Check:
     """Run the protocol again and compare the score."""
+    classifier = getattr(record, "classifier", {"name": "l2svm"})["name"]
+    if classifier != "l2svm":
+        return Check("number again", None, f"made by {classifier}: run `{record.command}`")
     again = run_protocol(protocol, train, test, source, seed=record.seed, progress=progress)
     difference, band = again.score - record.score, score_band(test.images.num_images)
     detail = f"{again.score:.2%} at C = {again.C:g}, {100 * difference:+.2f} points; band {100 * band:.2f}"

@@ -65,7 +65,7 @@ class Group:
 
     protocol: str
     records: list[tuple[Path, Record]]
-    curves: Chart
+    curves: list[Chart]
     draws: Chart | None
     layers: list[tuple[str, float]]
 
@@ -117,7 +117,7 @@ def build_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": percent, "share": _share, "paper": paper_cell}
+    templates.filters |= {"percent": percent, "share": _share, "paper": paper_cell, "chosen": chosen}
     templates.globals["provenance"] = provenance_rows
     return templates.get_template("page.html.j2").render(
         title=title,
@@ -148,20 +148,34 @@ def _label(r: Record) -> str:
     return f"{r.features['name']} {layers[0]}" if len(layers) == 1 else str(r.features["name"])
 
 
-def _curves(records: list[Record]) -> Chart:
-    """Chart validation accuracy against C, with the chosen values marked."""
-    series = [
-        Series(
-            _label(r),
-            [row["C"] for row in r.selection],
-            [100 * row["score"] for row in r.selection],
-            [row["C"] for row in r.selection].index(r.C),
+def chosen(record: Record) -> tuple[str, float]:
+    """Return name and value of what was chosen on validation rows; records of older schemas chose C."""
+    name, value = getattr(record, "chosen", ("C", record.C))
+    return str(name), float(value)
+
+
+def _curves(records: list[Record]) -> list[Chart]:
+    """Chart validation accuracy against what was chosen, one chart for each such parameter."""
+    names = sorted({chosen(r)[0] for r in records})
+    return [_curve(name, [r for r in records if chosen(r)[0] == name]) for name in names]
+
+
+def _curve(name: str, records: list[Record]) -> Chart:
+    """Chart validation accuracy against one parameter, with the chosen values marked."""
+    series = []
+    for r in records:
+        values = [float(row[name]) for row in r.selection]
+        series.append(
+            Series(_label(r), values, [100 * row["score"] for row in r.selection], values.index(chosen(r)[1]))
         )
-        for r in records
-    ]
-    chosen = "; ".join(f"{_label(r)}: C = {r.C:g} chosen" for r in records)
+    marked = "; ".join(f"{_label(r)}: {name} = {chosen(r)[1]:g} chosen" for r in records)
     return line_chart(
-        "Accuracy against C", series, x_label="C", y_label="validation accuracy %", log_x=True, alt=f"Curves. {chosen}."
+        f"Accuracy against {name}",
+        series,
+        x_label=name,
+        y_label="validation accuracy %",
+        log_x=True,
+        alt=f"Curves. {marked}.",
     )
 
 
