@@ -55,7 +55,7 @@ def load_encoder(
         kind, _, rest = rest.partition(":")
     if kind in _LIBRARIES:
         return _library_encoder(kind, rest, rules)
-    if rest and kind != "untrained" and not Path(str(spec)).exists():
+    if is_factory(str(spec)):
         return _factory_encoder(str(spec), rules)
     if kind == "untrained":
         return discriminator_encoder(*_untrained(str(spec)), **rules)
@@ -64,6 +64,11 @@ def load_encoder(
     assert isinstance(D, Discriminator), "load_network checks the header"
     name = path.name.removesuffix(".safetensors").removesuffix(".discriminator")
     return discriminator_encoder(D, name, **rules)
+
+
+def is_factory(spec: str) -> bool:
+    """Tell whether a spec names code to be imported, which must come from the user and never out of a file."""
+    return ":" in spec and spec.partition(":")[0] not in ("untrained", *_LIBRARIES) and not Path(spec).exists()
 
 
 def discriminator_encoder(D: Discriminator, name: str, **rules: Any) -> Encoder:

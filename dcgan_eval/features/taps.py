@@ -27,8 +27,8 @@ class Encoder:
     module : nn.Module
         Takes preprocessed images (N, C, H, W).
     layers : sequence of str
-        Names of the submodules that stand for "all", in the order of concatenation; ``"*"`` stands for any part of a
-        name between dots, ``"output"`` for what the module returns.
+        Names of the submodules that stand for "all", joined in the module's own order; ``"*"`` stands for any part of
+        a name between dots, ``"output"`` for what the module returns.
     image_shape : tuple of int or None
         (H, W, C) of the images that it takes; None takes any that it can run.
     name : str or None

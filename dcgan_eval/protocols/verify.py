@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import provenance
 from ..data.imageset import ImageSet
-from ..errors import DcganEvalError
-from ..features.encoders import load_encoder
+from ..errors import DcganEvalError, EncoderError
+from ..features.encoders import is_factory, load_encoder
 from ..features.extract import ExtractOptions, Progress
 from ..features.taps import Encoder
 from ..records import Record
@@ -119,7 +119,7 @@ def _arithmetic(record: Record) -> list[Check]:
     certificate = record.status if gap is None else f"{gap:.1e}, the largest gap of the fits"
     parameter, value = record.chosen
     best = best_value(record.selection, parameter)
-    fingerprint = provenance.digest(*(record.data[part]["fingerprint"] for part in ("train", "test")))
+    fingerprint = provenance.digest(*(part["fingerprint"] for part in record.data.values()))
     return [
         Check(
             "score", bool(agree), f"{record.score:.4%}, the mean of its draws and the share of the confusion's trace"
@@ -150,6 +150,12 @@ def record_source(record: Record, encoder: Encoder | None, cache_dir: Path | str
     made = record.features
     if made["name"] == "pixels":
         return PixelFeatures()
+    if encoder is None and is_factory(made["name"]):
+        raise EncoderError(
+            "The record's encoder is code, which is not run because a file says so",
+            got=made["name"],
+            remedy="name it yourself with --encoder",
+        )
     encoder = encoder or load_encoder(made["name"], **made.get("rules", {}))
     how = {key: made[key] for key in ("batch_norm", "compute", "store_dtype")}
     return EncoderFeatures(encoder, ExtractOptions(tuple(made["layers"]), **how), Path(cache_dir))
@@ -166,6 +172,9 @@ def _rerun(
     record: Record, protocol: Protocol, train: ImageSet, test: SealedTest, source: FeatureSource, progress: Progress
 ) -> Check:
     """Run the protocol again and compare the score."""
+    classifier = record.classifier["name"]
+    if classifier != "l2svm":
+        return Check("number again", None, f"made by {classifier}: run `{record.command}`")
     again = run_protocol(protocol, train, test, source, seed=record.seed, progress=progress)
     difference, band = again.score - record.score, score_band(test.images.num_images)
     parameter, value = again.chosen

@@ -99,7 +99,7 @@ def _latex(frame: pd.DataFrame) -> str:
     frame = frame.assign(
         accuracy=(100 * frame["score"]).map("{:.2f}".format),
         interval=[f"{100 * a:.1f}--{100 * b:.1f}" for a, b in zip(frame["ci95_low"], frame["ci95_high"], strict=True)],
-        C=frame["C"].map("{:g}".format),
+        C=[f"{C:g}" if C == C and C is not None else "--" for C in frame["C"]],
     )
     escaped = frame[list(names)].map(lambda text: text.replace("_", "\\_"))
     return escaped.rename(columns=names).to_latex(index=False, escape=False, column_format="llrrr")

@@ -65,7 +65,7 @@ class Group:
 
     protocol: str
     records: list[tuple[Path, Record]]
-    curves: Chart
+    curves: list[Chart]
     draws: Chart | None
     layers: list[tuple[str, float]]
 
@@ -148,22 +148,27 @@ def _label(r: Record) -> str:
     return f"{r.features['name']} {layers[0]}" if len(layers) == 1 else str(r.features["name"])
 
 
-def _curves(records: list[Record]) -> Chart:
-    """Chart validation accuracy against what was chosen (C, k, the trial), with the chosen values marked."""
-    parameter = records[0].chosen[0]
-    tried = [[row[parameter] for row in r.selection] for r in records]
+def _curves(records: list[Record]) -> list[Chart]:
+    """Chart validation accuracy against what was chosen, one chart for each such parameter."""
+    names = sorted({r.chosen[0] for r in records})
+    return [_curve(name, [r for r in records if r.chosen[0] == name]) for name in names]
+
+
+def _curve(name: str, records: list[Record]) -> Chart:
+    """Chart validation accuracy against one parameter, with the chosen values marked."""
+    tried = [[float(row[name]) for row in r.selection] for r in records]
     series = [
-        Series(_label(r), values, [100 * row["score"] for row in r.selection], values.index(r.chosen[1]))
+        Series(_label(r), values, [100 * row["score"] for row in r.selection], values.index(float(r.chosen[1])))
         for r, values in zip(records, tried, strict=True)
     ]
-    chosen = "; ".join(f"{_label(r)}: {parameter} = {r.chosen[1]:g} chosen" for r in records)
+    marked = "; ".join(f"{_label(r)}: {name} = {r.chosen[1]:g} chosen" for r in records)
     return line_chart(
-        f"Accuracy against {parameter}",
+        f"Accuracy against {name}",
         series,
-        x_label=parameter,
+        x_label=name,
         y_label="validation accuracy %",
         log_x=min(map(min, tried)) > 0,
-        alt=f"Curves. {chosen}.",
+        alt=f"Curves. {marked}.",
     )
 
 

@@ -47,6 +47,17 @@ def test_verify_says_what_it_cannot_check(run) -> None:  # type: ignore[no-untyp
     assert "not checked" in result.output  # there is no CIFAR-10 here
 
 
+def test_a_record_cannot_name_code_to_run(run) -> None:  # type: ignore[no-untyped-def]
+    Path("trap.py").write_text("from pathlib import Path\nPath('sprung').touch()\ndef factory(): ...\n")
+    values = json.loads(FIXTURE.read_text())
+    Path("r.json").write_text(json.dumps({**values, "features": {**values["features"], "name": "trap:factory"}}))
+    result = run("verify", "r.json", "--json")
+    (weights,) = [check for check in json.loads(result.stdout) if check["name"] == "weights"]
+    assert weights["passed"] is None
+    assert "--encoder" in weights["detail"]
+    assert not Path("sprung").exists()
+
+
 def test_report(run) -> None:  # type: ignore[no-untyped-def]
     result = run("report", FIXTURE, "--out", "new/page.html", "--examples", FIXTURE)
     assert result.exit_code == 0, result.output

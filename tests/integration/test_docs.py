@@ -48,7 +48,7 @@ def commands(document: str) -> list[str]:
     """Return the lines of a document's shell blocks that call this toolkit, with what a shell would fill in."""
     lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
     lines = [re.sub(r"^.*?(?=dcgan-eval )", "", line) for line in lines if "dcgan-eval " in line and "pip " not in line]
-    return [line.replace("$SLURM_ARRAY_TASK_ID", "1").replace('")"', "") for line in lines]
+    return [line.replace("$SLURM_ARRAY_TASK_ID", "1").removesuffix(')"') for line in lines]
 
 
 COMMANDS = [(document, line) for document in DOCUMENTS for line in commands(document)]
