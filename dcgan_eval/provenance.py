@@ -31,7 +31,8 @@ def environment() -> dict[str, Any]:
 def command_line() -> str:
     """Return the command as typed, with the program's bare name and home and absolute paths shortened."""
     arguments = [Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:]]
-    return " ".join([Path(sys.argv[0]).name, *arguments])
+    program = Path(sys.argv[0]).name
+    return " ".join(["dcgan-eval" if program == "__main__.py" else program, *arguments])
 
 
 def git_state() -> dict[str, Any] | None:

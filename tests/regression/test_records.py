@@ -14,12 +14,14 @@ from dcgan_eval.records import load_record
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
+ABLATIONS = sorted((ROOT / "benchmarks" / "results").glob("ablate-*/*.json"))
+
 
 def test_the_readme_is_made_from_the_records() -> None:
     assert subprocess.run([sys.executable, str(ROOT / "benchmarks" / "update_readme.py"), "--check"]).returncode == 0
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*RECORDS, *ABLATIONS], ids=lambda p: p.stem)
 def test_every_published_number_is_certified(path: Path) -> None:
     record = load_record(path)
     assert record.status == "converged"
