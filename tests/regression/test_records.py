@@ -13,7 +13,6 @@ from dcgan_eval.records import load_record
 
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-
 ABLATIONS = sorted((ROOT / "benchmarks" / "results").glob("ablate-*/*.json"))
 
 
