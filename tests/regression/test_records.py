@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[2]
 CLASSIFIERS = ("knn", "knn_cosine", "logistic", "l2svm_mean_loss", "supervised")
 KNOWN = {(q.id, q.version) for p in PROTOCOLS.values() for q in (p, *map(p.with_classifier, CLASSIFIERS))}
 RECORDS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+ABLATIONS = sorted((ROOT / "benchmarks" / "results").glob("ablate-*/*.json"))
 
 
 def test_the_readme_is_made_from_the_records() -> None:
     assert subprocess.run([sys.executable, str(ROOT / "benchmarks" / "update_readme.py"), "--check"]).returncode == 0
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*RECORDS, *ABLATIONS], ids=lambda p: p.stem)
 def test_every_published_number_is_certified(path: Path) -> None:
     record = load_record(path)
     if record.metric == "accuracy":
