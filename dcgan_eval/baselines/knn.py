@@ -101,9 +101,7 @@ class KnnClassifier:
             products = torch.linalg.vector_norm(q_QD, dim=1)[:, None] * norms
             closeness /= products.clamp_min(torch.finfo(closeness.dtype).tiny)
         else:
-            closeness -= (
-                norms.square() / 2
-            )  # half of |q|^2 - |q - x|^2, which puts the rows in the order of their distance
+            closeness -= norms.square() / 2  # now (|q|^2 - |q - x|^2) / 2: in the order of the distances
         found = closeness.topk(int(fit.value))
         weights = ((found.values - 1) / TEMPERATURE).exp() if self.cosine else torch.ones_like(found.values)
         return found.indices, weights
