@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import DcganEvalError, unknown_name
+from ..errors import DcganEvalError, WeightsError, unknown_name
 from ..models.dcgan import Discriminator, build, to_unit_range
 from ..models.presets import get_preset
 from ..models.weights import load_network, resolve
@@ -132,9 +132,20 @@ def load_encoder(weights: str | Path | None = None) -> Encoder:
 
 
 def discriminator_encoder(D: Discriminator, name: str) -> Encoder:
-    """Return a discriminator as an encoder that taps every convolutional layer."""
-    size = D.ladder.image_size
-    return Encoder(D, D.layer_names, image_shape=(size, size, D.ladder.image_channels), name=name)
+    """Return a discriminator as an encoder that taps every convolutional layer.
+
+    Raises
+    ------
+    WeightsError
+        A conditional discriminator: its features would contain the labels.
+    """
+    if D.preset.num_classes:
+        raise WeightsError(
+            "A conditional discriminator is no unsupervised encoder: it is told the labels",
+            got=f"{name}, preset {D.preset.name}",
+            remedy="choose weights of another preset with --weights",
+        )
+    return Encoder(D, D.layer_names, image_shape=D.preset.image_shape, name=name)
 
 
 def _untrained(text: str) -> tuple[Discriminator, str]:
@@ -144,5 +155,5 @@ def _untrained(text: str) -> tuple[Discriminator, str]:
         raise DcganEvalError(
             "The seed of untrained weights is no number", got=text, expected="untrained:PRESET:SEED", remedy="--weights"
         )
-    ladder = get_preset(preset or "imagenet32")
-    return build(ladder, int(seed or 0))[0], f"untrained:{ladder.name}:{int(seed or 0)}"
+    row = get_preset(preset or "imagenet32")
+    return build(row, int(seed or 0))[0], f"untrained:{row.name}:{int(seed or 0)}"

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dcgan_eval.cli.main import main
-from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.presets import get_ladder
 from dcgan_eval.models.release import released_parts
 from dcgan_eval.records import load_record
 
@@ -167,7 +167,7 @@ def test_ablate(run, own_data: Path, small_weights: Path) -> None:  # type: igno
 
 def test_import_of_released_weights(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     draw = np.random.default_rng(0)
-    for number, part in enumerate(released_parts(get_preset("svhn32"), "discriminator"), start=1):
+    for number, part in enumerate(released_parts(get_ladder("svhn32"), "discriminator"), start=1):
         np.save(f"200_discrim_params.jl_{number:02d}.npy", draw.normal(0, 0.05, part.shape).astype(np.float32))
     imported = ("weights", "import", "dcgan-code", "200_discrim_params.jl", "--out", "d.safetensors")
     assert "svhn32 discriminator, layers conv1, conv2, conv3" in run(*imported).output

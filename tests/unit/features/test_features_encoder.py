@@ -33,8 +33,16 @@ def test_a_map_of_the_grids_size_passes_unchanged() -> None:
     assert torch.equal(pool_to_grid(h_NCHW), h_NCHW.flatten(1))
 
 
-@pytest.mark.parametrize("shape", [(2, 10), (2, 3, 6, 6), (2, 3, 8, 10)])
-def test_a_map_that_the_grid_does_not_divide_is_refused(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("height", "width"), [(14, 14), (10, 7)])
+def test_windows_cover_a_map_that_the_grid_does_not_divide(height: int, width: int) -> None:
+    h_NCHW = torch.arange(2 * height * width, dtype=torch.float32).view(1, 2, height, width).sin()
+    rows, columns = ([(i * n // 4, -(-(i + 1) * n // 4)) for i in range(4)] for n in (height, width))
+    expected = [h_NCHW[0, c, a:b, x:y].max() for c in range(2) for a, b in rows for x, y in columns]
+    assert torch.equal(pool_to_grid(h_NCHW)[0], torch.stack(expected))
+
+
+@pytest.mark.parametrize("shape", [(2, 10), (2, 3, 3, 6), (2, 3, 8, 2)])
+def test_a_map_smaller_than_the_grid_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DcganEvalError, match="cannot be pooled"):
         pool_to_grid(torch.zeros(shape))
 
