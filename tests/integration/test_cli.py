@@ -226,6 +226,25 @@ def test_a_pack_is_trained_on_and_the_curves_are_drawn(run, tmp_path: Path) -> N
     assert Image.open("grid.png").size == (3 * 64, 2 * 64)
 
 
+def test_digits_of_28_pixels_from_training_to_a_record(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (40, 28, 28, 1), dtype=np.uint8), np.arange(40) % 2
+    np.savez("own.npz", x_train=images[:30], y_train=labels[:30], x_test=images[30:], y_test=labels[30:])
+    common = ("--data", "own.npz", "--batch-size", 4, "--images", 16, "--out", "run")
+    trained = run("train", "mnist28_keras", *common, "--probe", "own.npz", "--probe-every", 8)
+    assert trained.exit_code == 0, trained.output
+    assert len(Path("run/probe.csv").read_text().splitlines()) == 3
+    shown = run("weights", "show", "run/generator.safetensors", "--network", "generator", "--json")
+    assert json.loads(shown.stdout)["preset"] == "mnist28_keras"
+    measured = run("svm", "own.npz", "--weights", "run/discriminator.safetensors", "--json")
+    assert measured.exit_code == 0, measured.output
+    assert json.loads(measured.stdout)["num_features"] == 480 * 16
+    np.savez("unlabelled.npz", images=images)
+    says(run("train", "mnist28_cond", "--data", "unlabelled.npz", "--batch-size", 4), "no labels", "--data")
+    says(run("train", "mnist28_cond", "--data", "own.npz", "--probe", "own.npz"), "told labels", "--probe")
+    says(run("svm", "own.npz", "--weights", "untrained:mnist28_cond:0"), "no unsupervised encoder", "--weights")
+
+
 def says(result: Result, *words: str) -> None:
     """A mistake is one line on standard error with the remedy, exit code 2, no traceback."""
     assert result.exit_code == 2, result.output
