@@ -106,7 +106,7 @@ def test_rotation_neighbours_and_operations_work_for_the_conditional_pair() -> N
 def test_recipes_are_those_of_their_sources() -> None:
     keras, cond = paper_recipe("mnist28_keras"), paper_recipe("mnist28_cond")
     assert (keras.total_rounds, keras.batch_size, keras.learning_rate, keras.beta1) == (4_000, 32, 2e-4, 0.5)
-    assert (cond.batch_size, cond.total_images, cond.decay_images) == (128, 10_000_000, 5_000_000)
+    assert (cond.batch_size, cond.total_images, cond.weight_decay) == (128, 5_000_000, 2.5e-5)
 
 
 def test_a_probe_whose_images_do_not_fit_is_refused_before_training(tmp_path: Path) -> None:
