@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from ..data.imageset import ImageSet
 from ..errors import DcganEvalError, TrainingError
 from ..features.extract import Progress, has_fast_bfloat16
-from ..models.dcgan import Discriminator, initialise, to_unit_range
-from ..models.presets import GRID, get_preset
+from ..models.dcgan import Discriminator, LadderDiscriminator, initialise, to_unit_range
+from ..models.presets import GRID, get_ladder
 from ..seeding import derive, rng
 
 _FORMAT = "dcgan-eval-search-1"
@@ -56,7 +56,7 @@ class SearchOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        get_preset(self.preset)
+        get_ladder(self.preset)
         for flag, value, least in (("--trials", self.trials, 1), ("--epochs", self.epochs, 1)):
             if value < least:
                 raise DcganEvalError(
@@ -83,8 +83,8 @@ def draw_trial(seed: int, trial: int) -> dict[str, float]:
 
 def build_network(preset: str, num_classes: int, dropout: float) -> Discriminator:
     """Return an untrained discriminator with one logit per class; torch's global generator is used."""
-    D = Discriminator(get_preset(preset))
-    head = nn.Linear(D.ladder.rungs[-1].channels * GRID * GRID, num_classes)
+    D = LadderDiscriminator(get_ladder(preset))
+    head = nn.Linear(D.trunk_width, num_classes)
     nn.init.zeros_(head.bias)
     initialise(head)
     D.linear = nn.Sequential(nn.Dropout(dropout), head)  # type: ignore[assignment]
@@ -117,7 +117,7 @@ class SupervisedSearch:
         self.max_minutes = max_minutes
         self.compute = "bfloat16" if has_fast_bfloat16(self.device) else "float32"
         self.name = f"supervised:{options.preset}"
-        self.num_features = get_preset(options.preset).rungs[-1].channels * GRID * GRID
+        self.num_features = get_ladder(options.preset).rungs[-1].channels * GRID * GRID
 
     def describe(self) -> dict[str, Any]:
         """Return what decided the numbers."""
@@ -164,7 +164,7 @@ class SupervisedSearch:
 
     def _check(self, train: ImageSet) -> None:
         """Raise unless the images fit the ladder."""
-        ladder = get_preset(self.options.preset)
+        ladder = get_ladder(self.options.preset)
         wanted = (ladder.image_size, ladder.image_size, ladder.image_channels)
         if train.image_shape != wanted:
             raise TrainingError(

@@ -20,7 +20,10 @@ from .options import example
 @click.option("--columns", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Root seed of z.")
 def samples(weights: str | None, path: Path, rows: int, columns: int, seed: int) -> None:
-    """Draw a grid of samples from a generator, with the statistics of their minibatch as the 2016 release does."""
+    """Draw a grid of samples from a generator, with the statistics of their minibatch as the 2016 release does.
+
+    The columns of a conditional generator's grid show its classes in turn.
+    """
     G = load_network(resolve(weights, "generator"), "generator")
     assert isinstance(G, Generator), "load_network checks the header"
-    out.print(str(write_image_grid(draw_samples(G, rows * columns, seed), columns, path)), highlight=False)
+    out.print(str(write_image_grid(draw_samples(G, rows * columns, seed, columns), columns, path)), highlight=False)

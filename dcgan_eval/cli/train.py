@@ -15,7 +15,7 @@ from ..data.catalog import load_data
 from ..data.imageset import ImageSet
 from ..features.extract import ExtractOptions
 from ..models.dcgan import draw_samples
-from ..models.presets import PRESETS
+from ..models.presets import PRESETS, get_preset
 from ..protocols.training_probe import TrainingProbe
 from ..report.figures import training_figure, write_image_grid
 from ..training import loop
@@ -130,11 +130,14 @@ def _train(
     config = paper_recipe(preset, compute=place.compute_name, start=pair and pair.sha256, **wanted)
     images = load_data(data_name, "train", data_dir)
     measuring = TrainingProbe(probe, data_dir, place) if probe else None
+    if measuring:
+        measuring.check(get_preset(preset))
     with joined(place.torch_device) as team:
         trainer = Trainer(
             config,
             images.images,
             str(place.torch_device),
+            labels_N=images.labels,
             team=team,
             sync_batch_norm=sync_batch_norm,
             compiled=compiled,
@@ -173,7 +176,7 @@ def _measurements(folder: Path, probe: TrainingProbe | None, every: dict[str, in
     """Return what is measured on the way."""
 
     def grid(trainer: Trainer) -> Row:
-        images = draw_samples(trainer.networks()[1], _GRID[0] * _GRID[1])
+        images = draw_samples(trainer.networks()[1], _GRID[0] * _GRID[1], columns=_GRID[1])
         write_image_grid(images, _GRID[1], folder / "samples" / f"{trainer.seen_images:012d}.png")
         return {}
 

@@ -77,7 +77,7 @@ def import_weights(form: str, path: Path, target: Path, preset: str | None, netw
     module = import_release(path, network, preset=preset, allow_partial=allow_partial)
     save_network(module, target, card=RELEASE_CARD)
     layers = f", layers {', '.join(module.layer_names)}" if isinstance(module, Discriminator) else ""
-    out.print(f"{target}: {module.ladder.name} {network}{layers}", highlight=False)
+    out.print(f"{target}: {module.preset.name} {network}{layers}", highlight=False)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -72,9 +72,20 @@ def is_factory(spec: str) -> bool:
 
 
 def discriminator_encoder(D: Discriminator, name: str, **rules: Any) -> Encoder:
-    """Return a discriminator as an encoder that taps every convolutional layer."""
-    size = D.ladder.image_size
-    return Encoder(D, D.layer_names, image_shape=(size, size, D.ladder.image_channels), name=name, **rules)
+    """Return a discriminator as an encoder that taps every convolutional layer.
+
+    Raises
+    ------
+    EncoderError
+        A conditional discriminator: its features would contain the labels.
+    """
+    if D.preset.num_classes:
+        raise EncoderError(
+            "A conditional discriminator is no unsupervised encoder: it is told the labels",
+            got=f"{name}, preset {D.preset.name}",
+            remedy="choose weights of another preset with --weights",
+        )
+    return Encoder(D, D.layer_names, image_shape=D.preset.image_shape, name=name, **rules)
 
 
 def _untrained(text: str) -> tuple[Discriminator, str]:

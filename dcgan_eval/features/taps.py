@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EncoderError, unknown_name
-from ..models.dcgan import Discriminator
+from ..models.dcgan import Discriminator, LadderDiscriminator
 from .pooling import Pooling
 from .preprocess import Preprocess
 
@@ -140,9 +140,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _pooling(name: str | None, module: nn.Module, prefix_tokens: int | None) -> Pooling:
-    """Return the rule for a name as asked for: the paper's windows for D, adaptive ones for everything else."""
+    """Return the rule for a name as asked for: the paper's windows for its D, adaptive ones for everything else."""
     name = name or "max4"
-    if name == "avg4" or (name == "max4" and not isinstance(module, Discriminator)):
+    if name == "avg4" or (name == "max4" and not isinstance(module, LadderDiscriminator)):
         name += "-adaptive"
     told = getattr(module, "num_prefix_tokens", None)
     return Pooling(name, told if prefix_tokens is None and isinstance(told, int) else prefix_tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 from ..errors import WeightsError, unknown_name
 
@@ -18,8 +19,8 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Everything that D and its mirror G are built from.
+class Preset(ABC):
+    """What is known of every pair of the family, however it is built.
 
     Attributes
     ----------
@@ -28,13 +29,11 @@ class Ladder:
     image_size, image_channels : int
         Images are (image_channels, image_size, image_size).
     z_dim : int
-        Length of the latent vector.
+        Length of the latent vector, without the class.
     prior : str
         ``"uniform"`` on (-1, 1) or ``"gaussian"`` with unit variance.
-    kernel : int
-        Side of every kernel; the padding is ``kernel // 2``.
-    rungs : tuple of Rung
-        D's convolutions, from the image upwards.
+    num_classes : int
+        Classes that both networks are told; 0 tells none.
     source : str
         Where the row comes from.
     """
@@ -44,24 +43,72 @@ class Ladder:
     image_channels: int
     z_dim: int
     prior: str
-    kernel: int
-    rungs: tuple[Rung, ...]
-    source: str
+    num_classes: int = field(default=0, kw_only=True)
+    source: str = field(kw_only=True)
+
+    @property
+    @abstractmethod
+    def conv_channels(self) -> tuple[int, ...]:
+        """Output channels of each of D's convolutions, from the image upwards."""
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Names of D's convolutional layers, in order: ``conv1``, ``conv2``, ..."""
-        return tuple(f"conv{i}" for i in range(1, len(self.rungs) + 1))
+        return tuple(f"conv{i}" for i in range(1, len(self.conv_channels) + 1))
 
     @property
     def feature_width(self) -> int:
         """Length of the concatenated 4x4-pooled feature vector."""
-        return sum(r.channels for r in self.rungs) * GRID * GRID
+        return sum(self.conv_channels) * GRID * GRID
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of an image, (H, W, C)."""
+        return self.image_size, self.image_size, self.image_channels
+
+
+@dataclass(frozen=True)
+class Ladder(Preset):
+    """Everything that the paper's D and its mirror G are built from.
+
+    Attributes
+    ----------
+    kernel : int
+        Side of every kernel; the padding is ``kernel // 2``.
+    rungs : tuple of Rung
+        D's convolutions, from the image upwards.
+    """
+
+    kernel: int
+    rungs: tuple[Rung, ...]
+
+    @property
+    def conv_channels(self) -> tuple[int, ...]:
+        """Output channels of each of D's convolutions."""
+        return tuple(rung.channels for rung in self.rungs)
 
     @property
     def input_channels(self) -> tuple[int, ...]:
         """Input channels of each of D's convolutions."""
-        return (self.image_channels, *(r.channels for r in self.rungs[:-1]))
+        return (self.image_channels, *self.conv_channels[:-1])
+
+
+@dataclass(frozen=True)
+class Mnist28(Preset):
+    """A pair for 28x28 digits whose geometry is its own; :mod:`~dcgan_eval.models.mnist28` builds it.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Output channels of D's convolutions.
+    """
+
+    channels: tuple[int, ...]
+
+    @property
+    def conv_channels(self) -> tuple[int, ...]:
+        """Output channels of each of D's convolutions."""
+        return self.channels
 
 
 def _rungs(text: str) -> tuple[Rung, ...]:
@@ -72,20 +119,28 @@ def _rungs(text: str) -> tuple[Rung, ...]:
 _RELEASE = "parameters released by the paper's authors in 2016"
 
 # fmt: off
-_TABLE = (
+_LADDERS = (
     #      name          size  ch  z    prior       k  D: channels/stride
-    Ladder("imagenet32", 32,   3,  256, "uniform",  3, _rungs("128/1 128/2 256/1 256/2 512/1 512/2"), _RELEASE),
-    Ladder("svhn32",     32,   3,  100, "gaussian", 5, _rungs("64/2 128/2 256/2"),                    _RELEASE),
+    Ladder("imagenet32", 32,   3,  256, "uniform",  3, _rungs("128/1 128/2 256/1 256/2 512/1 512/2"), source=_RELEASE),
+    Ladder("svhn32",     32,   3,  100, "gaussian", 5, _rungs("64/2 128/2 256/2"),                    source=_RELEASE),
     Ladder("dcgan64",    64,   3,  100, "uniform",  5, _rungs("128/2 256/2 512/2 1024/2"),
-           "arXiv:1511.06434, figure 1"),
+           source="arXiv:1511.06434, figure 1"),
+)
+_MNIST28 = (
+    #       name             size  ch  z    prior       D: channels
+    Mnist28("mnist28_cond",  28,   1,  100, "uniform",  (64, 128), num_classes=10,
+            source="arXiv:1511.06434, supplement; script released in 2016"),
+    Mnist28("mnist28_keras", 28,   1,  100, "gaussian", (32, 64, 128, 256), source="a popular Keras re-implementation"),
+    Mnist28("mnist28_tanh",  28,   1,  100, "uniform",  (64, 128),          source="a popular tutorial"),
 )
 # fmt: on
 
-PRESETS = {ladder.name: ladder for ladder in _TABLE}
+LADDERS = {ladder.name: ladder for ladder in _LADDERS}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*_LADDERS, *_MNIST28)}
 
 
-def get_preset(name: str) -> Ladder:
-    """Return the ladder called ``name``.
+def get_preset(name: str) -> Preset:
+    """Return the preset called ``name``.
 
     Raises
     ------
@@ -95,3 +150,22 @@ def get_preset(name: str) -> Ladder:
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS, WeightsError)
     return PRESETS[name]
+
+
+def get_ladder(name: str) -> Ladder:
+    """Return the preset called ``name`` where only a ladder will do.
+
+    Raises
+    ------
+    WeightsError
+        No such preset, or one that is no ladder.
+    """
+    preset = get_preset(name)
+    if not isinstance(preset, Ladder):
+        raise WeightsError(
+            "This needs a preset that is a ladder of convolutions",
+            got=name,
+            expected="one of " + ", ".join(LADDERS),
+            remedy="choose another preset",
+        )
+    return preset

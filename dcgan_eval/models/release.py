@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from .dcgan import Discriminator, Generator
-from .presets import GRID, PRESETS, Ladder, get_preset
+from .presets import GRID, LADDERS, Ladder, get_ladder
 from .weights import blank_network
 
 FILE_NAMES = {"discriminator": "discrim_params.jl", "generator": "gen_params.jl"}
@@ -187,7 +187,7 @@ def _read_array(path: Path) -> np.ndarray:
 
 def _ladder(container: Path, arrays: dict[int, np.ndarray], network: str, preset: str | None) -> Ladder:
     """Return the preset whose shapes the arrays have."""
-    candidates = [get_preset(preset)] if preset else list(PRESETS.values())
+    candidates = [get_ladder(preset)] if preset else list(LADDERS.values())
     mismatches = {ladder.name: _mismatch(arrays, released_parts(ladder, network)) for ladder in candidates}
     fitting = [ladder for ladder in candidates if mismatches[ladder.name] is None]
     if len(fitting) == 1:

@@ -15,8 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import WeightsError, unknown_name
-from .dcgan import Discriminator, Generator, drop_running_statistics, lacks_running_statistics
-from .presets import Ladder, get_preset
+from .dcgan import (
+    Discriminator,
+    Generator,
+    LadderDiscriminator,
+    drop_running_statistics,
+    lacks_running_statistics,
+    networks_of,
+)
+from .presets import Preset, get_ladder, get_preset
 
 FORMAT = "dcgan-eval-weights-1"
 _NETWORKS: dict[str, type[Discriminator] | type[Generator]] = {
@@ -117,7 +124,7 @@ def save_network(
         The file cannot be written.
     """
     kind = next(kind for kind, cls in _NETWORKS.items() if isinstance(network, cls))
-    header = {"format": FORMAT, "preset": network.ladder.name, "network": kind, "card": json.dumps(card or {})}
+    header = {"format": FORMAT, "preset": network.preset.name, "network": kind, "card": json.dumps(card or {})}
     if isinstance(network, Discriminator) and network.linear is None:
         header["num_layers"] = str(len(network.layer_names))
     if lacks_running_statistics(network):
@@ -231,23 +238,29 @@ def load_network(path: Path, network: str = "discriminator") -> Discriminator | 
 
 
 def blank_network(
-    ladder: Ladder, network: str, num_layers: int | None = None, *, running_statistics: bool = True
+    preset: Preset, network: str, num_layers: int | None = None, *, running_statistics: bool = True
 ) -> Discriminator | Generator:
     """Build a network whose weights are to be replaced, in evaluation mode; torch's random state stays as it was.
 
     Parameters
     ----------
-    ladder : Ladder
+    preset : Preset
         Row of the preset table.
     network : str
         ``"discriminator"`` or ``"generator"``.
     num_layers : int or None
-        Leading layers of an incomplete discriminator.
+        Leading layers of an incomplete discriminator, which only a ladder's can be.
     running_statistics : bool
         Whether its batch norms keep any.
     """
+    D_class, G_class = networks_of(preset)
     with torch.random.fork_rng(devices=[]):
-        module = Discriminator(ladder, num_layers) if network == "discriminator" else Generator(ladder)
+        if network == "generator":
+            module: Discriminator | Generator = G_class(preset)
+        elif num_layers is None:
+            module = D_class(preset)
+        else:
+            module = LadderDiscriminator(get_ladder(preset.name), num_layers)
     if not running_statistics:
         drop_running_statistics(module)
     return module.eval()

@@ -11,6 +11,7 @@ from ..errors import ProtocolError
 from ..features.encoders import discriminator_encoder
 from ..features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
 from ..models.dcgan import Discriminator
+from ..models.presets import Preset
 from ..svm.path import fit_path
 from .catalog import get_protocol, load_protocol_data
 
@@ -50,6 +51,23 @@ class TrainingProbe:
         self.labels, self.images = train.labels, train.without_labels()
         num_held_out = self.protocol.num_held_out(train.num_images)
         self.kept, self.validation = stratified_split(train, num_held_out, _SEED, "validation")
+
+    def check(self, preset: Preset) -> None:
+        """Raise unless discriminators of a preset can be measured on the protocol's images.
+
+        Raises
+        ------
+        ProtocolError
+            Images of another shape, or a preset that must be told their classes.
+        """
+        shape, name = self.images.image_shape, self.protocol.command
+        if preset.num_classes or shape != preset.image_shape:
+            raise ProtocolError(
+                f"The preset {preset.name!r} cannot be probed with {name}",
+                got=f"images of shape {shape}" + (", and a preset that is told labels" if preset.num_classes else ""),
+                expected=f"images of shape {preset.image_shape} and a preset without labels",
+                remedy="give labelled images of that shape to --probe, by path, or leave it out",
+            )
 
     def __call__(self, D: Discriminator) -> dict[str, float]:
         """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""

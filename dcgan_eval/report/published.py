@@ -93,7 +93,7 @@ def table_rows(table: PublishedTable, records: Sequence[NamedRecord]) -> list[Ro
 
 def _belongs(table: PublishedTable, section: Section, record: Record) -> bool:
     """Tell whether a record may stand in a published column: its protocol, on the whole data set."""
-    counts = tuple(record.data[part]["num_images"] for part in ("train", "test"))
+    counts = tuple(part["num_images"] for part in record.data.values())
     return counts == table.num_images and section.protocols.fullmatch(record.protocol) is not None
 
 
@@ -116,7 +116,7 @@ def _ours(section: str, path: Path, record: Record, rows: Iterable[PublishedRow]
         ci95_low=low,
         ci95_high=high,
         num_draws=record.num_draws,
-        num_test=record.data["test"]["num_images"],
+        num_test=[part["num_images"] for part in record.data.values()][-1],
         protocol=f"{record.protocol} v{record.protocol_version}",
         status=record.status,
         duality_gap=record.duality_gap,

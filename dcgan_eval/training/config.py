@@ -9,6 +9,7 @@ from ..errors import TrainingError
 from ..models.presets import get_preset
 
 IMAGENET_EPOCH = 1_281_167  # training images of ILSVRC2012
+MNIST_EPOCH = 50_000  # training images of MNIST less the 10,000 that the authors' script holds out
 
 # fmt: off
 _RECIPES: dict[str, dict[str, Any]] = {
@@ -16,6 +17,11 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "imagenet32": {"total_images": 30 * IMAGENET_EPOCH},
     "svhn32":     {"total_images": 200 * 73_257, "batch_size": 64, "learning_rate": 5e-4},
     "dcgan64":    {"total_images": 25 * 350_000, "weight_decay": 1e-5},
+    # the 2016 release's script for conditional digits, before its decay
+    "mnist28_cond":  {"total_images": 100 * MNIST_EPOCH, "weight_decay": 2.5e-5},
+    # that re-implementation's 4,000 iterations with minibatches of 32; that tutorial's 100 epochs
+    "mnist28_keras": {"total_images": 4_000 * 2 * 32, "batch_size": 32},
+    "mnist28_tanh":  {"total_images": 100 * 60_000},
 }
 # fmt: on
 
@@ -127,7 +133,11 @@ def paper_recipe(preset: str, **departures: Any) -> TrainingConfig:
         No such preset.
 
     Source: PROTOCOLS section 2. Deviations: epochs are counted in images of the set that the authors used; for SVHN
-    that is taken to be its train split, for faces the paper's 350,000 boxes.
+    that is taken to be its train split, for faces the paper's 350,000 boxes. ``mnist28_cond``: the release's
+    100 epochs of linear decay are left out, and it gives generated digits the labels of the real ones; here they are
+    drawn. ``mnist28_keras`` is the recipe of a popular re-implementation, not the paper's: Adam, minibatch 32, 4,000
+    iterations; there D takes one step on real and another on generated images, here one on both. ``mnist28_tanh``: the
+    tutorial's SGD is replaced by the paper's Adam.
     """
     get_preset(preset)
     changed = {name: value for name, value in departures.items() if value is not None}

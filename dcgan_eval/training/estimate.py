@@ -31,9 +31,9 @@ def flops_per_round(config: TrainingConfig) -> float:
     float
         Multiplications and additions, forward and backward, of both updates, counted on a small minibatch and scaled.
     """
-    size = get_preset(config.preset).image_size
     small = TrainingConfig(preset=config.preset, batch_size=_FLOP_BATCH, rotation=config.rotation)
-    trainer = Trainer(small, np.zeros((_FLOP_BATCH, size, size, get_preset(config.preset).image_channels), np.uint8))
+    images = np.zeros((_FLOP_BATCH, *get_preset(config.preset).image_shape), np.uint8)
+    trainer = Trainer(small, images, labels_N=np.zeros(_FLOP_BATCH, np.int64))
     with FlopCounterMode(display=False) as counter:
         trainer.step()
     return counter.get_total_flops() * config.batch_size / _FLOP_BATCH

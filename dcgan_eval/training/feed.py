@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import one_hot, pad
 
 from ..errors import TrainingError
 from ..models.dcgan import to_unit_range
-from ..models.presets import get_preset
+from ..models.networks import with_planes
+from ..models.presets import Preset, get_preset
 from ..seeding import rng, torch_generator
 from .config import TrainingConfig
 
@@ -28,6 +29,8 @@ class Feed:
         take no more than half of its free memory, and streamed otherwise.
     device : torch.device
         Where to train.
+    labels_N : ndarray or None
+        Classes of the images, int64, from 0; only conditional presets look at them.
 
     Attributes
     ----------
@@ -37,16 +40,19 @@ class Feed:
     Raises
     ------
     TrainingError
-        The images do not fit the preset, or are too few.
+        The images do not fit the preset, or are too few, or lack the labels that it needs.
     """
 
-    def __init__(self, config: TrainingConfig, images_NHWC: np.ndarray, device: torch.device):
+    def __init__(
+        self, config: TrainingConfig, images_NHWC: np.ndarray, device: torch.device, labels_N: np.ndarray | None = None
+    ):
         _check(config, images_NHWC)
         self.config, self.device = config, device
         shuffled = rng(config.seed, "held-out images").permutation(len(images_NHWC)) if config.held_out else None
         self._rows = torch.arange(len(images_NHWC)) if shuffled is None else torch.from_numpy(shuffled)
         self._held_out, self._rows = self._rows[: config.held_out], self._rows[config.held_out :].sort().values
         self._images = _resident(images_NHWC, device)
+        self._labels = _one_hot_labels(get_preset(config.preset), labels_N, self._images.device)
         self._order = (-1, torch.empty(0, dtype=torch.long))
 
     @property
@@ -77,15 +83,21 @@ class Feed:
         return self._order[1][position * size : (position + 1) * size]
 
     def minibatch(self, rounds_done: int) -> Tensor:
-        """Return D's minibatch in a round: (batch_size, C, H, W) in [-1, 1], channels-last, flipped and shifted."""
-        images = self._images[self.rows(rounds_done)]
+        """Return D's minibatch in a round: (batch_size, C, H, W) in [-1, 1], channels-last, flipped and shifted.
+
+        Planes of the labels follow if the preset is conditional.
+        """
+        rows = self.rows(rounds_done)
+        images = self._images[rows]
         if images.device != self.device:
             images = images.pin_memory().to(self.device, non_blocking=True)
         x_NCHW = to_unit_range(images)
         if self.config.flip or self.config.shift:
             coins = torch_generator(self.config.seed, "augmentation", device=self.device, round=rounds_done)
             x_NCHW = augmented(x_NCHW, coins, flip=self.config.flip, shift=self.config.shift)
-        return x_NCHW
+        if self._labels is None:
+            return x_NCHW
+        return with_planes(x_NCHW, self._labels[rows].to(x_NCHW))
 
 
 def augmented(x_NCHW: Tensor, coins: torch.Generator, *, flip: bool, shift: int) -> Tensor:
@@ -121,16 +133,31 @@ def augmented(x_NCHW: Tensor, coins: torch.Generator, *, flip: bool, shift: int)
 
 def _check(config: TrainingConfig, images_NHWC: np.ndarray) -> None:
     """Raise unless the images fit."""
-    ladder = get_preset(config.preset)
-    wanted = (ladder.image_size, ladder.image_size, ladder.image_channels)
+    preset = get_preset(config.preset)
+    wanted = preset.image_shape
     enough = config.held_out + config.batch_size
     if images_NHWC.shape[1:] != wanted or len(images_NHWC) < enough:
         raise TrainingError(
             f"The images do not fit the preset {config.preset!r}",
             got=f"{len(images_NHWC)} images of shape {images_NHWC.shape[1:]}",
             expected=f"at least {enough} images of shape {wanted}",
-            remedy=f"choose another preset, or resize the images with data pack --size {ladder.image_size}",
+            remedy=f"choose another preset, or resize the images with data pack --size {preset.image_size}",
         )
+
+
+def _one_hot_labels(preset: Preset, labels_N: np.ndarray | None, device: torch.device) -> Tensor | None:
+    """Return one-hot labels (N, num_classes) where the preset is conditional, refusing what it cannot use."""
+    if not preset.num_classes:
+        return None
+    if labels_N is None or not 0 <= labels_N.min() <= labels_N.max() < preset.num_classes:
+        found = "no labels" if labels_N is None else f"labels from {labels_N.min()} to {labels_N.max()}"
+        raise TrainingError(
+            f"The preset {preset.name!r} is told the class of every image",
+            got=found,
+            expected=f"labels from 0 to {preset.num_classes - 1}",
+            remedy="choose labelled images with --data, or another preset",
+        )
+    return one_hot(torch.from_numpy(labels_N).long(), preset.num_classes).to(device)
 
 
 def _resident(images_NHWC: np.ndarray, device: torch.device) -> Tensor:

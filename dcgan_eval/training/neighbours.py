@@ -58,7 +58,7 @@ def neighbour_score(trainer: Trainer, counts: tuple[int, ...] = COUNTS) -> dict[
     with untracked_statistics(trainer.G):
         while drawn < counts[-1]:
             step = min([_BATCH, *(count - drawn for count in counts if count > drawn)])
-            samples = trainer.G(sample_prior(trainer.ladder, step, z)).flatten(1)
+            samples = trainer.G.images(sample_prior(trainer.preset, step, z)).flatten(1)
             best_N, drawn = nearest_distances(held_out_ND, samples, best_N), drawn + step
             if drawn in counts:
                 scores[f"nearest_{drawn}"] = float(best_N.mean())

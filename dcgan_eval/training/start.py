@@ -56,10 +56,10 @@ def load_start(name_or_folder: str, preset: str) -> Start:
     D, G = (load_network(path, kind) for path, kind in zip(paths, kinds, strict=True))
     assert isinstance(D, Discriminator), "load_network checks the header"
     assert isinstance(G, Generator), "load_network checks the header"
-    if {D.ladder.name, G.ladder.name} != {preset}:
+    if {D.preset.name, G.preset.name} != {preset}:
         raise TrainingError(
             "The networks to start from are of another preset",
-            got=f"{D.ladder.name} in {name_or_folder}",
+            got=f"{D.preset.name} in {name_or_folder}",
             expected=preset,
             remedy="choose another --start",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..models.dcgan import Discriminator, Generator, build, sample_prior
-from ..models.presets import GRID, get_preset
+from ..models.presets import get_preset
 from ..seeding import derive, torch_generator
 from .checkpoint import Parts, is_finite, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
@@ -35,6 +37,8 @@ class Trainer:
         Real images, uint8, (N, H, W, C), of the preset's size.
     device : str
         Where to train.
+    labels_N : ndarray or None
+        Classes of the images, which a conditional preset needs.
     team : Team
         The processes that share the work; all are given the same images.
     sync_batch_norm : bool
@@ -47,7 +51,7 @@ class Trainer:
     Raises
     ------
     TrainingError
-        The images do not fit the preset, or the minibatch the processes.
+        The images or labels do not fit the preset, or the minibatch the processes.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Trainer:
         images_NHWC: np.ndarray,
         device: str = "cpu",
         *,
+        labels_N: np.ndarray | None = None,
         team: Team = ALONE,
         sync_batch_norm: bool = False,
         compiled: bool = False,
@@ -63,11 +68,11 @@ class Trainer:
     ):
         assert config.start == (start.sha256 if start else ""), "the configuration names what is started from"
         self.config, self.device, self.team = config, torch.device(device), team
-        self.ladder = get_preset(config.preset)
-        self.feed = Feed(config, images_NHWC, self.device)
+        self.preset = get_preset(config.preset)
+        self.feed = Feed(config, images_NHWC, self.device, labels_N)
         team.check_batch(config.batch_size)
-        D, G = (start.D, start.G) if start else build(self.ladder, derive(config.seed, "weights"))
-        self.head = self._build_head() if config.rotation else None
+        D, G = (start.D, start.G) if start else build(self.preset, derive(config.seed, "weights"))
+        self.head = self._build_head(D.trunk_width) if config.rotation else None
         for network in (D, G):
             if sync_batch_norm and team.size > 1:
                 synchronise_batch_norm(network)
@@ -75,12 +80,12 @@ class Trainer:
             if compiled:
                 network.compile()
         self.D, self.G = D, G
+        self.has_dropout = any(isinstance(m, nn.Dropout) for network in (D, G) for m in network.modules())
         self.parts = self._optimised()
         self.rounds_done = 0
 
-    def _build_head(self) -> nn.Linear:
+    def _build_head(self, width: int) -> nn.Linear:
         """Build the head that tells quarter turns."""
-        width = self.ladder.rungs[-1].channels * GRID * GRID
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.config.seed, "rotation head"))
             return nn.Linear(width, TURNS).to(self.device)
@@ -111,7 +116,8 @@ class Trainer:
             adam.param_groups[0]["lr"] = self.config.learning_rate_at(self.seen_images)
         z_D, z_G = self._latents()
         x_NCHW = self.team.share(self.feed.minibatch(self.rounds_done))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
+        bfloat16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16")
+        with bfloat16, self._seeded_dropout():
             losses = step_discriminator(
                 self.D,
                 self.G,
@@ -126,17 +132,30 @@ class Trainer:
         self.rounds_done += 1
         return losses
 
+    @contextmanager
+    def _seeded_dropout(self) -> Iterator[None]:
+        """Let this round's dropout derive from (seed, round, process), global random state left as it was."""
+        if not self.has_dropout:
+            yield
+            return
+        seed = derive(self.config.seed, "dropout", round=self.rounds_done, process=self.team.rank)
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
+            yield
+
     def _latents(self) -> tuple[Tensor, Tensor]:
         """Draw the latent vectors of both updates; return this process's rows."""
         latent = torch_generator(self.config.seed, "latent", device=self.device, round=self.rounds_done)
-        z_D = sample_prior(self.ladder, self.config.batch_size, latent)
-        z_G = sample_prior(self.ladder, self.config.batch_size, latent)
+        z_D = sample_prior(self.preset, self.config.batch_size, latent)
+        z_G = sample_prior(self.preset, self.config.batch_size, latent)
         return self.team.share(z_D), self.team.share(z_G)
 
     def networks(self) -> tuple[Discriminator, Generator]:
         """Return copies of D and G as they are now, on the CPU, that work in a single process."""
-        with torch.random.fork_rng(devices=[]):
-            D, G = Discriminator(self.ladder), Generator(self.ladder)
+        D, G = build(self.preset, seed=0)
         D.load_state_dict(self.D.state_dict())
         G.load_state_dict(self.G.state_dict())
         return D, G

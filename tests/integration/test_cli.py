@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dcgan_eval.cli.main import main
-from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.presets import get_ladder
 from dcgan_eval.models.release import released_parts
 from dcgan_eval.protocols.spec import SealedTest
 from dcgan_eval.records import load_record
@@ -200,7 +200,7 @@ def test_ablate(run, own_data: Path, small_weights: Path) -> None:  # type: igno
 
 def test_import_of_released_weights(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     draw = np.random.default_rng(0)
-    for number, part in enumerate(released_parts(get_preset("svhn32"), "discriminator"), start=1):
+    for number, part in enumerate(released_parts(get_ladder("svhn32"), "discriminator"), start=1):
         np.save(f"200_discrim_params.jl_{number:02d}.npy", draw.normal(0, 0.05, part.shape).astype(np.float32))
     imported = ("weights", "import", "dcgan-code", "200_discrim_params.jl", "--out", "d.safetensors")
     assert "svhn32 discriminator, layers conv1, conv2, conv3" in run(*imported).output
@@ -257,6 +257,25 @@ def test_a_pack_is_trained_on_and_the_curves_are_drawn(run, tmp_path: Path) -> N
     drawn = run("samples", "--weights", "run/generator.safetensors", "--rows", 2, "--columns", 3, "--out", "grid.png")
     assert drawn.exit_code == 0, drawn.output
     assert Image.open("grid.png").size == (3 * 64, 2 * 64)
+
+
+def test_digits_of_28_pixels_from_training_to_a_record(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (40, 28, 28, 1), dtype=np.uint8), np.arange(40) % 2
+    np.savez("own.npz", x_train=images[:30], y_train=labels[:30], x_test=images[30:], y_test=labels[30:])
+    common = ("--data", "own.npz", "--batch-size", 4, "--images", 16, "--out", "run")
+    trained = run("train", "mnist28_keras", *common, "--probe", "own.npz", "--probe-every", 8)
+    assert trained.exit_code == 0, trained.output
+    assert len(Path("run/probe.csv").read_text().splitlines()) == 3
+    shown = run("weights", "show", "run/generator.safetensors", "--network", "generator", "--json")
+    assert json.loads(shown.stdout)["preset"] == "mnist28_keras"
+    measured = run("svm", "own.npz", "--weights", "run/discriminator.safetensors", "--json")
+    assert measured.exit_code == 0, measured.output
+    assert json.loads(measured.stdout)["num_features"] == 480 * 16
+    np.savez("unlabelled.npz", images=images)
+    says(run("train", "mnist28_cond", "--data", "unlabelled.npz", "--batch-size", 4), "no labels", "--data")
+    says(run("train", "mnist28_cond", "--data", "own.npz", "--probe", "own.npz"), "told labels", "--probe")
+    says(run("svm", "own.npz", "--weights", "untrained:mnist28_cond:0"), "no unsupervised encoder", "--weights")
 
 
 def says(result: Result, *words: str) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dcgan_eval.errors import WeightsError
 from dcgan_eval.models.dcgan import build, sample_prior, to_unit_range
-from dcgan_eval.models.presets import PRESETS, get_preset
+from dcgan_eval.models.presets import LADDERS, get_ladder, get_preset
 
 
 @pytest.mark.parametrize(("name", "width"), [("imagenet32", 28_672), ("svhn32", 7_168), ("dcgan64", 30_720)])
@@ -16,18 +16,18 @@ def test_feature_width_is_that_of_the_paper(name: str, width: int) -> None:
     assert get_preset(name).feature_width == width
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", LADDERS)
 def test_generator_mirrors_discriminator(name: str) -> None:
-    ladder = get_preset(name)
+    ladder = get_ladder(name)
     D, G = build(ladder, seed=0)
     x_NCHW = G(sample_prior(ladder, 2, torch.Generator().manual_seed(0)))
     assert x_NCHW.shape == (2, ladder.image_channels, ladder.image_size, ladder.image_size)
     assert D(x_NCHW).shape == (2,)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", LADDERS)
 def test_discriminator_maps_have_the_documented_sizes(name: str) -> None:
-    ladder = get_preset(name)
+    ladder = get_ladder(name)
     D, _ = build(ladder, seed=0)
     h_NCHW, side = torch.zeros(2, ladder.image_channels, ladder.image_size, ladder.image_size), ladder.image_size
     for rung, block in zip(ladder.rungs, D.blocks(), strict=True):

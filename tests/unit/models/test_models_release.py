@@ -18,7 +18,7 @@ from dcgan_eval.errors import WeightsError
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, extract
 from dcgan_eval.models.dcgan import Discriminator, Generator, draw_samples, to_unit_range
-from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.presets import get_ladder
 from dcgan_eval.models.release import FILE_NAMES, RELEASE_CARD, import_release, released_parts
 from dcgan_eval.models.weights import load_network, read_card, save_network
 
@@ -53,7 +53,7 @@ def release(folder: Path, preset: str = "svhn32", network: str = "discriminator"
     container = folder / f"200_{FILE_NAMES[network]}"
     container.write_bytes(pickle.dumps(Bomb()))
     draw = np.random.default_rng(0)
-    for number, part in enumerate(released_parts(get_preset(preset), network), start=1):
+    for number, part in enumerate(released_parts(get_ladder(preset), network), start=1):
         np.save(f"{container}_{number:02d}.npy", draw.normal(size=part.shape).astype(np.float32))
     return container
 
@@ -68,14 +68,14 @@ def release(folder: Path, preset: str = "svhn32", network: str = "discriminator"
     ],
 )
 def test_the_number_of_arrays_is_the_releases(preset: str, network: str, count: int) -> None:
-    assert len(released_parts(get_preset(preset), network)) == count
+    assert len(released_parts(get_ladder(preset), network)) == count
 
 
 @pytest.mark.parametrize("network", FILE_NAMES)
 def test_order_flip_and_preset(tmp_path: Path, network: str) -> None:
     container = release(tmp_path, network=network)
     module = import_release(tmp_path, network)
-    assert module.ladder.name == "svhn32"
+    assert module.preset.name == "svhn32"
     assert not (tmp_path / "exploded").exists()
     arrays = [np.load(f"{container}_{n:02d}.npy") for n in range(1, 11 if network == "generator" else 9)]
     first = [p for p in module.parameters() if p.dim() == 4]

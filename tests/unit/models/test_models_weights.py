@@ -132,7 +132,7 @@ def test_manifest_lists_exactly_what_is_bundled() -> None:
             assert file_sha256(path) == entry[kind]["sha256"]
             assert path.stat().st_size == entry[kind]["size_bytes"]
             assert resolve(name, kind) == path
-            assert load_network(path, kind).ladder.name == entry["preset"]
+            assert load_network(path, kind).preset.name == entry["preset"]
             listed.add(path.name)
         listed |= set(entry["files"])
     assert {p.name for p in bundled_dir().iterdir() if not p.name.startswith((".", "__"))} == listed
