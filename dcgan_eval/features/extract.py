@@ -180,7 +180,7 @@ def _check_images(encoder: Encoder, images: ImageSet) -> None:
             f"The images of {images.name} do not fit the encoder {encoder.name!r}",
             got=f"{images.num_images} images of shape {images.image_shape}",
             expected=f"shape {encoder.image_shape} (height, width, channels)",
-            remedy="resize them with --image-size, or choose an encoder of their size with --encoder",
+            remedy="resize them with --image-size, or choose an encoder of their size with --weights or --encoder",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ def layer_widths(encoder: Encoder, layers: Sequence[str], image_shape: tuple[int
     EncoderError
         The images cannot be run, a layer does not run or returns no tensor, or an image's features depend on the batch.
     """
+    encoder = _with_statistics(encoder) if encoder.is_discriminator else encoder
     _check_norms(encoder)
     images = _noise(image_shape)
     together, alone = _features(encoder, layers, images), _features(encoder, layers, images[:1])
@@ -63,6 +65,16 @@ def layer_widths(encoder: Encoder, layers: Sequence[str], image_shape: tuple[int
 def _noise(image_shape: tuple[int, int, int]) -> Tensor:
     """Return two images, uint8, from a fixed seed."""
     return torch.randint(0, 256, (2, *image_shape), dtype=torch.uint8, generator=torch_generator(0, "probe"))
+
+
+def _with_statistics(encoder: Encoder) -> Encoder:
+    """Return a discriminator whose every batch norm has statistics: released ones only get theirs from the target."""
+    encoder = copy.copy(encoder)
+    encoder.module = copy.deepcopy(encoder.module)
+    for norm in norm_layers(encoder.module).values():
+        if norm.running_mean is None:
+            norm.running_mean, norm.running_var = torch.zeros_like(norm.weight), torch.ones_like(norm.weight)
+    return encoder
 
 
 def _check_norms(encoder: Encoder) -> None:

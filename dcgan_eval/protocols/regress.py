@@ -73,7 +73,7 @@ class Measure:
 def baseline_path(suite: str) -> Path:
     """Return the file of a suite's bundled baseline: inside an installed package, or of the checkout."""
     package = Path(__file__).resolve().parent.parent
-    inside = package / "baselines"
+    inside = package / "gate_baselines"
     return (inside if inside.is_dir() else package.parent / "benchmarks" / "baselines") / f"{suite}.json"
 
 

@@ -82,7 +82,7 @@ class EncoderFeatures:
             "name": self.encoder.name,
             "layers": list(self.layers),
             "all_layers": self.layers == self.encoder.layers,
-            "preset": getattr(getattr(self.encoder.module, "ladder", None), "name", None),
+            "preset": getattr(getattr(self.encoder.module, "preset", None), "name", None),
             "weights_sha256": identity.weights_sha256,
             "preprocessing": identity.preprocessing,
             "pooling": identity.pooling,

@@ -16,7 +16,7 @@ import pytest
 from dcgan_eval.errors import RecordError
 from dcgan_eval.features.store import _checksum
 from dcgan_eval.models import weights
-from dcgan_eval.protocols import regress, runner
+from dcgan_eval.protocols import classifiers, regress
 from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, compare, load_baseline, run_suite
 from dcgan_eval.svm.objective import Solution
 
@@ -62,10 +62,12 @@ def test_a_damaged_solver(quick_baseline, monkeypatch: pytest.MonkeyPatch, facto
 
 
 def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    honest = runner.fit_ovr
+    honest = classifiers.fit_ovr
     monkeypatch.setitem(SUITES, "smoke", (("digits", "pixels"),))
     monkeypatch.setattr(
-        runner, "fit_ovr", lambda *a, **k: (lambda s: replace(s, W=np.roll(np.asarray(s.W), 1, 0)))(honest(*a, **k))
+        classifiers,
+        "fit_ovr",
+        lambda *a, **k: (lambda s: replace(s, W=np.roll(np.asarray(s.W), 1, 0)))(honest(*a, **k)),
     )
     assert ("pixels", "score") in failures(compare(run_suite("smoke"), quick_baseline[0]))
 
