@@ -31,7 +31,7 @@ class LogisticFit:
     classes : ndarray
         Labels in order, (K,).
     status : str
-        ``"converged"`` or ``"max_iterations"``.
+        ``"converged"`` or ``"max_iterations"`` (of L-BFGS, or of its line search).
     duality_gap : float
         Relative, in float64.
     iterations : int
@@ -98,34 +98,45 @@ class LogisticClassifier:
         return {"objective": "1/2 ||W||^2 + C sum (logsumexp(W x) - w_y.x)"}
 
     def _fit(self, x_ND: Tensor, y: np.ndarray, C: float, start: Tensor | None) -> LogisticFit:
-        """Minimise from a start, then certify in float64."""
-        began = time.perf_counter()
+        """Minimise from a start and certify; where rounding stops progress short of that, go on in float64."""
+        began, iterations = time.perf_counter(), 0
         classes, index = np.unique(y, return_inverse=True)
         target = torch.from_numpy(index).to(self.device)
         shape = (len(classes), x_ND.shape[1] + 1)
+        W = torch.zeros(shape, dtype=torch.float64, device=self.device) if start is None else start
+        gap = np.inf
+        for dtype in dict.fromkeys((x_ND.dtype, torch.float64)):
+            W, more = self._descend(x_ND, target, W, C, dtype)
+            iterations += more
+            gap = _relative_gap(*evaluate(x_ND, target, W, C, torch.float64))
+            if gap <= self.tol:
+                break
+        status = "converged" if gap <= self.tol else "max_iterations"
+        return LogisticFit(C, len(x_ND), W, classes, status, gap, iterations, time.perf_counter() - began)
+
+    def _descend(self, x_ND: Tensor, target: Tensor, W: Tensor, C: float, dtype: torch.dtype) -> tuple[Tensor, int]:
+        """Run L-BFGS with products in ``dtype`` until half the tolerance; return weights and iterations."""
         last_gap = np.inf
 
         def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal last_gap
-            W = torch.from_numpy(w.reshape(shape)).to(self.device)
-            value, gradient = evaluate(x_ND, target, W, C, x_ND.dtype)
-            last_gap = float(gradient.square().sum()) / 2 / value
+            value, gradient = evaluate(x_ND, target, torch.from_numpy(w).view(W.shape).to(self.device), C, dtype)
+            last_gap = _relative_gap(value, gradient)
             return value, gradient.cpu().numpy().ravel()
 
         def stop_when_certified(_: np.ndarray) -> None:
             if last_gap <= 0.5 * self.tol:  # the other half is left to rounding
                 raise StopIteration
 
-        w0 = np.zeros(shape) if start is None else start.cpu().double().numpy()
         options = {"maxiter": self.max_iter, "maxfun": 2 * self.max_iter, "maxcor": _MEMORY, "ftol": 0.0, "gtol": 0.0}
-        found = minimize(
-            objective, w0.ravel(), jac=True, method="L-BFGS-B", callback=stop_when_certified, options=options
-        )
-        W = torch.from_numpy(found.x.reshape(shape)).to(self.device)
-        value, gradient = evaluate(x_ND, target, W, C, torch.float64)
-        gap = float(gradient.square().sum()) / 2 / value
-        status = "converged" if gap <= self.tol else "max_iterations"
-        return LogisticFit(C, len(x_ND), W, classes, status, gap, int(found.nit), time.perf_counter() - began)
+        w0 = W.cpu().numpy().ravel()
+        found = minimize(objective, w0, jac=True, method="L-BFGS-B", callback=stop_when_certified, options=options)
+        return torch.from_numpy(found.x).view(W.shape).to(self.device), int(found.nit)
+
+
+def _relative_gap(value: float, gradient: Tensor) -> float:
+    """Return half the squared norm of the gradient over the objective."""
+    return float(gradient.square().sum()) / 2 / value
 
 
 def evaluate(x_ND: Tensor, target: Tensor, W: Tensor, C: float, dtype: torch.dtype) -> tuple[float, Tensor]:

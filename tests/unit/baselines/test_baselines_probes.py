@@ -90,6 +90,20 @@ def test_float32_features_reach_their_certificate_along_the_path() -> None:
     assert all(a < b for a, b in itertools.pairwise(norms))
 
 
+def test_where_float32_rounding_stops_progress_float64_reaches_the_certificate() -> None:
+    X, y = blobs(300, 0)
+    X = (X + 300).astype(np.float32)  # a common offset: curvature of 1e7 along it
+    classifier = LogisticClassifier(tol=1e-6)
+    start = torch.zeros(4, 13, dtype=torch.float64)
+    data = (torch.from_numpy(X), torch.from_numpy(np.unique(y, return_inverse=True)[1]))
+    W, _ = classifier._descend(*data, start, 1.0, torch.float32)
+    value, gradient = evaluate(*data, W, 1.0, torch.float64)
+    assert float(gradient.square().sum()) / 2 / value > 1e-6
+    fit = classifier.fit(X, y, 1.0)
+    assert fit.status == "converged"
+    assert fit.duality_gap <= 1e-6
+
+
 def test_too_few_iterations_do_not_converge() -> None:
     X, y = blobs(200, 0)
     fit = LogisticClassifier(tol=1e-10, max_iter=2).fit(X, y, 1.0)
