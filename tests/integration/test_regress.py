@@ -64,11 +64,12 @@ def test_a_damaged_solver(quick_baseline, monkeypatch: pytest.MonkeyPatch, facto
 def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     honest = classifiers.fit_ovr
     monkeypatch.setitem(SUITES, "smoke", (("digits", "pixels"),))
-    monkeypatch.setattr(
-        classifiers,
-        "fit_ovr",
-        lambda *a, **k: (lambda s: replace(s, W=np.roll(np.asarray(s.W), 1, 0)))(honest(*a, **k)),
-    )
+
+    def rolled(*arguments: Any, **options: Any) -> Solution:
+        solution = honest(*arguments, **options)
+        return replace(solution, W=np.roll(np.asarray(solution.W), 1, 0))
+
+    monkeypatch.setattr(classifiers, "fit_ovr", rolled)
     assert ("pixels", "score") in failures(compare(run_suite("smoke"), quick_baseline[0]))
 
 
