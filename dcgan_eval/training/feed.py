@@ -89,7 +89,7 @@ class Feed:
         """
         rows = self.rows(rounds_done)
         images = self._images[rows]
-        if images.device != self.device:
+        if images.device.type != self.device.type:
             images = images.pin_memory().to(self.device, non_blocking=True)
         x_NCHW = to_unit_range(images)
         if self.config.flip or self.config.shift:
