@@ -28,7 +28,7 @@ from ..features.extract import COMPUTE_TYPES, ExtractOptions, Progress
 from ..records import Record
 from ..seeding import rng
 from ..svm.path import fit_ovr
-from .catalog import get_protocol
+from .catalog import PROTOCOLS, get_protocol
 from .evaluate import evaluate
 from .sources import EncoderFeatures, FeatureSource, PixelFeatures
 from .verify import score_band
@@ -181,9 +181,15 @@ def _numbers(record: Record) -> dict[str, Any]:
     """Return what a baseline keeps of a record."""
     names = "protocol protocol_version score num_draws C duality_gap num_features dataset_fingerprint weights_sha256"
     half = (record.ci95[1] - record.ci95[0]) / 2
-    num_test = record.data["test"]["num_images"]
-    band = half if record.num_draws > 1 else score_band(num_test)
-    return {**{name: getattr(record, name) for name in names.split()}, "score_band": band}
+    num_train, num_test = (record.data[part]["num_images"] for part in ("train", "test"))
+    protocol = next(p for p in PROTOCOLS.values() if p.id == record.protocol)
+    bands = {
+        "score_band": half if record.num_draws > 1 else score_band(num_test),
+        "score_band_at_another_C": half,
+        "curve_band": score_band(protocol.num_held_out(num_train)),
+    }
+    curve = {f"{row['C']:g}": row["score"] for row in record.selection}
+    return {**{name: getattr(record, name) for name in names.split()}, "curve": curve, **bands}
 
 
 def _reset_peak_memory() -> None:
@@ -244,11 +250,11 @@ def _compare_case(name: str, case: dict[str, Any], expected: dict[str, Any]) -> 
         yield Measure(name, "run", "not in the baseline", "a baseline", "", False)
         return
     for key, value in case.items():
-        if key not in ("protocol", "protocol_version", "score_band", "num_draws"):
-            yield _measure(name, key, value, expected[name])
+        if key not in ("protocol", "protocol_version", "num_draws") and "_band" not in key:
+            yield _measure(name, key, value, case, expected[name])
 
 
-def _measure(name: str, key: str, value: Any, baseline: dict[str, Any]) -> Measure:
+def _measure(name: str, key: str, value: Any, case: dict[str, Any], baseline: dict[str, Any]) -> Measure:
     """Compare one number by the rule for its kind."""
     known = baseline.get(key)
     if key == "objective_to_liblinear":
@@ -256,11 +262,17 @@ def _measure(name: str, key: str, value: Any, baseline: dict[str, Any]) -> Measu
     if key == "duality_gap":
         return Measure(name, key, value, known, "at most 1e-4", value <= OBJECTIVE_BAND)
     if key == "score":
-        band = baseline["score_band"]
+        band = baseline["score_band" if case["C"] == baseline["C"] else "score_band_at_another_C"]
         return Measure(name, key, value, known, f"±{100 * band:.2f} points", abs(value - known) <= band)
+    if key == "curve":
+        curve, band = baseline["curve"], baseline["curve_band"]
+        largest = max(abs(value[C] - curve[C]) for C in value.keys() & curve.keys())
+        name_, allowed = "largest change on validation rows", f"{100 * band:.2f} points"
+        return Measure(name, name_, largest, 0.0, allowed, largest <= band)
     if key == "C":
-        near = known is not None and 0.3 <= value / known <= 3.4  # the grid goes 1, 3, 10
-        return Measure(name, key, value, known, "one step of the grid", near)
+        curve, band = baseline["curve"], baseline["curve_band"]
+        tied = curve.get(f"{value:g}", 0.0) >= max(curve.values()) - band
+        return Measure(name, key, value, known, f"within {100 * band:.2f} points of the best on validation rows", tied)
     if key.startswith(("time", "memory")):
         factor = MEMORY_FACTOR if key.startswith("memory") else TIME_FACTOR
         # The baseline is made without a cache, so that features out of one have nothing to be compared with.
