@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import RecordError
 from ..records import Record
 from .charts import Chart, Series, line_chart
-from .tables import paper_cell, percent
+from .tables import features_label, interval, paper_cell, percent, shown
 
 _NO_EXAMPLES = "Not shown: give --examples RECORD, with the images under --data-dir and the features in the cache."
 
@@ -72,7 +72,7 @@ class Group:
     @property
     def scores(self) -> list[tuple[str, float]]:
         """Names and scores of the records."""
-        return [(_label(r), r.score) for _, r in self.records]
+        return [(features_label(r), r.score) for _, r in self.records]
 
 
 def build_page(
@@ -117,7 +117,15 @@ def build_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": percent, "share": _share, "paper": paper_cell}
+    templates.filters |= {
+        "percent": percent,
+        "share": _share,
+        "paper": paper_cell,
+        "label": features_label,
+        "interval": interval,
+    }
+    templates.filters["score"] = lambda r: percent(shown(r, r.score))
+    templates.filters["metric"] = lambda r: r.metric.replace("accuracy", r.shown_as)
     templates.globals["provenance"] = provenance_rows
     return templates.get_template("page.html.j2").render(
         title=title,
@@ -142,12 +150,6 @@ def _group(protocol: str, rows: list[tuple[str, tuple[Path, Record]]]) -> Group:
     return Group(protocol, records, _curves([r for _, r in records]), _draws([r for _, r in records]), _layers(records))
 
 
-def _label(r: Record) -> str:
-    """Return the features' name, with the layers where they are few."""
-    layers = r.features.get("layers", [])
-    return f"{r.features['name']} {layers[0]}" if len(layers) == 1 else str(r.features["name"])
-
-
 def _curves(records: list[Record]) -> list[Chart]:
     """Chart validation accuracy against what was chosen, one chart for each such parameter."""
     names = sorted({r.chosen[0] for r in records})
@@ -158,10 +160,10 @@ def _curve(name: str, records: list[Record]) -> Chart:
     """Chart validation accuracy against one parameter, with the chosen values marked."""
     tried = [[float(row[name]) for row in r.selection] for r in records]
     series = [
-        Series(_label(r), values, [100 * row["score"] for row in r.selection], values.index(float(r.chosen[1])))
+        Series(features_label(r), values, [100 * row["score"] for row in r.selection], values.index(float(r.chosen[1])))
         for r, values in zip(records, tried, strict=True)
     ]
-    marked = "; ".join(f"{_label(r)}: {name} = {r.chosen[1]:g} chosen" for r in records)
+    marked = "; ".join(f"{features_label(r)}: {name} = {r.chosen[1]:g} chosen" for r in records)
     return line_chart(
         f"Accuracy against {name}",
         series,
@@ -175,7 +177,9 @@ def _curve(name: str, records: list[Record]) -> Chart:
 def _draws(records: list[Record]) -> Chart | None:
     """Chart how far each draw's score is from the mean, sorted; None where no record has several."""
     series = [
-        Series(_label(r), list(range(1, r.num_draws + 1)), sorted(100 * (d["score"] - r.score) for d in r.draws))
+        Series(
+            features_label(r), list(range(1, r.num_draws + 1)), sorted(100 * (d["score"] - r.score) for d in r.draws)
+        )
         for r in records
         if r.num_draws > 1
     ]

@@ -198,4 +198,4 @@ def paper_cell(record: Record) -> str:
     """Return the published value that a trained DCGAN stands beside."""
     if record.paper is None or record.features["name"].startswith(("pixels", "untrained", "kmeans")):
         return "–"
-    return percent(record.paper["value"], 1) + ("" if record.paper["checked"] else " (unchecked)")
+    return percent(shown(record, record.paper["value"]), 1) + ("" if record.paper["checked"] else " (unchecked)")
