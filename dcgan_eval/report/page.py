@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +152,8 @@ def _group(protocol: str, rows: list[tuple[str, tuple[Path, Record]]]) -> Group:
 
 
 def _curves(records: list[Record]) -> list[Chart]:
-    """Chart validation accuracy against what was chosen, one chart for each such parameter."""
+    """Chart validation accuracy against what was chosen, of all layers together; a chart for each such parameter."""
+    records = [r for r in records if r.features.get("all_layers", True)] or records
     names = sorted({r.chosen[0] for r in records})
     return [_curve(name, [r for r in records if r.chosen[0] == name]) for name in names]
 
@@ -193,10 +195,21 @@ def _draws(records: list[Record]) -> Chart | None:
 
 def _layers(records: list[tuple[Path, Record]]) -> list[tuple[str, float]]:
     """Return (layers, score) where an encoder was measured layer by layer; empty otherwise."""
-    rows = [(r.features["name"], ", ".join(r.features.get("layers", [])), r.score) for _, r in records]
-    names = [name for name, _, _ in rows]
-    parts = [(f"{name}: {layers}", score) for name, layers, score in rows if layers and names.count(name) > 1]
+    rows = [(r.features["name"], tuple(r.features.get("layers", ())), r.score) for _, r in records]
+    counts = Counter(name for name, _, _ in rows)
+    whole = {name: max((layers for n, layers, _ in rows if n == name), key=len) for name in counts}
+    parts = {(f"{n}: {_part(layers, whole[n])}", score) for n, layers, score in rows if layers and counts[n] > 1}
     return sorted(parts)
+
+
+def _part(layers: tuple[str, ...], whole: tuple[str, ...]) -> str:
+    """Name some of an encoder's layers."""
+    if len(layers) == 1 or layers == whole:
+        return "all" if layers == whole else layers[0]
+    if layers == whole[: len(layers)]:
+        return f"up to {layers[-1]}"
+    left_out = [layer for layer in whole if layer not in layers]
+    return f"all but {left_out[0]}" if len(left_out) == 1 else " + ".join(layers)
 
 
 def training_charts(run_dir: Path) -> list[Chart]:
