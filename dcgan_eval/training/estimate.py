@@ -55,7 +55,7 @@ def estimate(trainer: Trainer, rounds: int = 3) -> dict[str, Any]:
         ``parameters`` (of D and G), ``flops_per_image``, ``state_bytes`` (parameters, gradients and Adam's moments),
         ``data_bytes``, ``images_per_s``, ``flops_per_s``, ``expected_hours``, and on a GPU ``peak_device_bytes``.
     """
-    config, sync = trainer.config, trainer.device.type == "cuda"
+    config, on_gpu = trainer.config, trainer.device.type == "cuda"
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("D", trainer.D), ("G", trainer.G))}
     per_image = flops_per_round(config) / (2 * config.batch_size)
     float(trainer.step()["g_loss"])
@@ -73,4 +73,4 @@ def estimate(trainer: Trainer, rounds: int = 3) -> dict[str, Any]:
         "flops_per_s": per_image * images_per_s,
         "expected_hours": config.total_images / images_per_s / 3600,
     }
-    return found | ({"peak_device_bytes": torch.cuda.max_memory_allocated(trainer.device)} if sync else {})
+    return found | ({"peak_device_bytes": torch.cuda.max_memory_allocated(trainer.device)} if on_gpu else {})
