@@ -13,38 +13,49 @@ import torch
 
 from ..data.catalog import load_data
 from ..data.imageset import ImageSet
+from ..errors import TrainingError
 from ..features.extract import ExtractOptions
 from ..models.dcgan import draw_samples
 from ..models.presets import PRESETS, get_preset
 from ..protocols.training_probe import TrainingProbe
 from ..report.figures import training_figure, write_image_grid
 from ..training import loop
-from ..training.config import TrainingConfig, paper_recipe
+from ..training.config import RECIPES, TrainingConfig
+from ..training.contrastive import ContrastiveTrainer
 from ..training.estimate import estimate
 from ..training.loop import RunOptions
 from ..training.neighbours import neighbour_score
 from ..training.parallel import Team, joined
 from ..training.start import load_start
-from ..training.trainer import Trainer
+from ..training.trainer import BaseTrainer, Trainer
 from ..training.watch import Measurement, Row, read_table
 from .console import err, out, progress_view
 from .options import data_dir_option, example, json_option, stack
 
-_IMAGENET = paper_recipe("imagenet32")
+_TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer}
+_BUILT_STARTS = {"random": "", "kmeans": "kmeans"}
 _PRINT_EVERY_S = 30.0
 _GRID = (8, 16)
 
 _recipe_options = stack(
-    click.option("--recipe", type=click.Choice(["paper"]), default="paper", show_default=True, help="Starting point."),
+    click.option(
+        "--recipe", type=click.Choice(list(RECIPES)), default="paper", show_default=True, help="Starting point."
+    ),
     click.option("--images", "total_images", type=int, help="Images to see, D's and G's together [default: recipe]."),
-    click.option("--decay-images", type=int, help="Decay the learning rate over the last N images [default: 0]."),
+    click.option("--decay-images", type=int, help="Decay the learning rate over the last N images [default: recipe]."),
     click.option("--batch-size", type=int, help="Images of a minibatch, over all processes [default: recipe]."),
     click.option("--learning-rate", type=float, help="Adam's step size [default: recipe]."),
     click.option("--weight-decay", type=float, help="L2 penalty [default: recipe]."),
     click.option("--flip", is_flag=True, help="Mirror half of the real images (not in the recipe)."),
     click.option("--shift", type=int, help="Move real images by up to N pixels (not in the recipe)."),
     click.option("--rotation", type=float, help="Weight of a loss that tells quarter turns (not in the recipe)."),
-    click.option("--start", metavar="NAME|DIR", help="Start from bundled weights or a run's networks, not at random."),
+    click.option("--view-size", type=int, help="Side of contrastive views, pixels [default: recipe]."),
+    click.option("--temperature", type=float, help="Of the contrastive loss [default: recipe]."),
+    click.option(
+        "--start",
+        metavar="random|kmeans|NAME|DIR",
+        help="Networks to begin with: random, of K-means, bundled ones or a run's [default: recipe].",
+    ),
     click.option("--held-out", type=int, help="Images never trained on, for --neighbours [default: 0]."),
     click.option("--seed", type=int, default=0, show_default=True, help="Root seed."),
     click.option("--compute", default="auto", show_default=True, metavar="auto|float32|bfloat16", help="Arithmetic."),
@@ -90,7 +101,11 @@ def _out_option(default: str | None) -> Callable[..., Any]:
 @_recipe_options
 @_run_options
 def train_imagenet(**options: Any) -> None:
-    """Train the DCGAN on ImageNet images at 32x32 by the paper's recipe; resumable, also under torchrun."""
+    """Train the DCGAN on ImageNet images at 32x32; resumable, also under torchrun.
+
+    The paper's recipe trains discriminator and generator against each other; the contrastive one trains a
+    discriminator alone, for its features.
+    """
     _train("imagenet32", **options)
 
 
@@ -101,7 +116,7 @@ def train_imagenet(**options: Any) -> None:
 @_recipe_options
 @_run_options
 def train(preset: str, **options: Any) -> None:
-    """Train a DCGAN of the family by the paper's recipe; resumable, also under torchrun."""
+    """Train a DCGAN of the family by the paper's recipe or another; resumable, also under torchrun."""
     _train(preset, **options)
 
 
@@ -123,17 +138,23 @@ def _train(
     **options: Any,
 ) -> None:
     """Train, or say what it would cost."""
-    assert recipe == "paper", "click checks the choice"
     place = ExtractOptions(compute=compute, device=device)
     run, wanted, every = _split(options)
-    pair = load_start(start, preset) if start else None
-    config = paper_recipe(preset, compute=place.compute_name, start=pair and pair.sha256, **wanted)
+    pair = load_start(start, preset) if start and start not in _BUILT_STARTS else None
+    named = pair.sha256 if pair else _BUILT_STARTS.get(start or "")
+    config = RECIPES[recipe](preset, compute=place.compute_name, start=named, **wanted)
+    if config.objective == "contrastive" and "neighbours_every" in every:
+        raise TrainingError(
+            "Without a generator there are no samples to be near to",
+            got=f"--neighbours with --recipe {recipe}",
+            remedy="leave out --neighbours, or choose --recipe paper",
+        )
     images = load_data(data_name, "train", data_dir)
     measuring = TrainingProbe(probe, data_dir, place) if probe else None
     if measuring:
         measuring.check(get_preset(preset))
     with joined(place.torch_device) as team:
-        trainer = Trainer(
+        trainer = _TRAINERS[config.objective](
             config,
             images.images,
             str(place.torch_device),
@@ -147,7 +168,7 @@ def _train(
             _report_dry_run(trainer, as_json)
             return
         folder = folder or Path("runs") / preset
-        measurements = _measurements(folder, measuring, every)
+        measurements = _measurements(trainer, folder, measuring, every)
         device_name = torch.cuda.get_device_name() if place.torch_device.type == "cuda" else "cpu"
         about = {"data": _describe(images), "device": device_name} | (pair.about if pair else {})
         result = _run(trainer, folder, run, measurements, about)
@@ -172,24 +193,31 @@ def _describe(images: ImageSet) -> dict[str, Any]:
     return {"name": images.name, "num_images": images.num_images, "fingerprint": images.without_labels().fingerprint}
 
 
-def _measurements(folder: Path, probe: TrainingProbe | None, every: dict[str, int]) -> list[Measurement]:
-    """Return what is measured on the way."""
+def _measurements(
+    trainer: BaseTrainer, folder: Path, probe: TrainingProbe | None, every: dict[str, int]
+) -> list[Measurement]:
+    """Return what is measured on the way: of the generator, if one is trained, and of the discriminator."""
 
-    def grid(trainer: Trainer) -> Row:
-        images = draw_samples(trainer.networks()[1], _GRID[0] * _GRID[1], columns=_GRID[1])
+    def grid(trainer: BaseTrainer) -> Row:
+        G = trainer.networks()[1]
+        assert G is not None, "only pairs are asked for samples"
+        images = draw_samples(G, _GRID[0] * _GRID[1], columns=_GRID[1])
         write_image_grid(images, _GRID[1], folder / "samples" / f"{trainer.seen_images:012d}.png")
         return {}
 
-    measurements = [Measurement("samples", every["samples_every"], grid)]
-    if "neighbours_every" in every:
-        measurements.append(Measurement("neighbours", every["neighbours_every"], neighbour_score))
+    measurements = []
+    if isinstance(trainer, Trainer):
+        measurements.append(Measurement("samples", every["samples_every"], grid))
+        if "neighbours_every" in every:
+            pair = trainer
+            measurements.append(Measurement("neighbours", every["neighbours_every"], lambda _: neighbour_score(pair)))
     if probe:
         measurements.append(Measurement("probe", every["probe_every"], lambda trainer: probe(trainer.networks()[0])))
     return measurements
 
 
 def _run(
-    trainer: Trainer, folder: Path, options: RunOptions, measurements: list[Measurement], about: dict[str, Any]
+    trainer: BaseTrainer, folder: Path, options: RunOptions, measurements: list[Measurement], about: dict[str, Any]
 ) -> dict[str, Any]:
     """Train with a progress bar that counts images, and print the losses now and then."""
     printed = 0.0
@@ -206,15 +234,32 @@ def _run(
             err.print(text, highlight=False)
 
         return loop.train(
-            trainer, folder, options, measurements=measurements, about=about, on_log=on_log, on_event=on_event
+            trainer,
+            folder,
+            options,
+            measurements=measurements,
+            about=about,
+            on_log=on_log,
+            on_event=on_event,
+            on_progress=progress,
         )
+
+
+_LOG_LABELS = {
+    "d_loss": "D",
+    "g_loss": "G",
+    "d_real": "D(x)",
+    "d_fake": "D(G(z))",
+    "rotation_accuracy": "turns",
+    "contrastive_loss": "loss",
+    "partner_accuracy": "partners found",
+}
 
 
 def _log_line(row: Row) -> str:
     """Show a row of the log."""
-    line = f"{int(row['seen_images']):>12,} images  D {row['d_loss']:.3f}  G {row['g_loss']:.3f}  "
-    line += f"D(x) {row['d_real']:.3f}  D(G(z)) {row['d_fake']:.3f}"
-    return line + (f"  turns {row['rotation_accuracy']:.3f}" if "rotation_accuracy" in row else "")
+    shown = [f"{label} {row[key]:.3f}" for key, label in _LOG_LABELS.items() if key in row]
+    return "  ".join([f"{int(row['seen_images']):>12,} images", *shown])
 
 
 def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -234,7 +279,7 @@ def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
         out.print("Continue with the same command and --resume.", highlight=False)
 
 
-def _report_dry_run(trainer: Trainer, as_json: bool) -> None:
+def _report_dry_run(trainer: BaseTrainer, as_json: bool) -> None:
     """Print what a run would be and cost."""
     config: TrainingConfig = trainer.config
     cost = estimate(trainer)

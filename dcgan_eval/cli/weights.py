@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..models.dcgan import Discriminator
 from ..models.release import RELEASE_CARD, import_release
-from ..models.weights import file_sha256, read_card, read_manifest, resolve, save_network
+from ..models.weights import bundled_networks, file_sha256, read_card, read_manifest, resolve, save_network
 from .console import out
 from .options import example, json_option
 
@@ -37,7 +37,7 @@ def list_weights(as_json: bool) -> None:
     for heading in ("name", "preset", "size MB", "summary"):
         table.add_column(heading)
     for name, entry in manifest["weights"].items():
-        size = sum(entry[kind]["size_bytes"] for kind in ("discriminator", "generator")) / 1e6
+        size = sum(entry[kind]["size_bytes"] for kind in bundled_networks(name)) / 1e6
         mark = " (default)" if name == manifest["default"] else ""
         table.add_row(name + mark, entry["preset"], f"{size:.1f}", entry["summary"])
     out.print(table)

@@ -26,7 +26,7 @@ from .dcgan import (
 from .presets import Preset, get_ladder, get_preset
 
 FORMAT = "dcgan-eval-weights-1"
-_NETWORKS: dict[str, type[Discriminator] | type[Generator]] = {
+NETWORKS: dict[str, type[Discriminator] | type[Generator]] = {
     "discriminator": Discriminator,
     "generator": Generator,
 }
@@ -45,8 +45,8 @@ def read_manifest() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``default`` (name of the default weights) and ``weights``: name -> ``discriminator`` and ``generator`` (each
-        with ``file``, ``sha256``, ``size_bytes``), ``card`` and ``summary``.
+        ``default`` (name of the default weights) and ``weights``: name -> ``discriminator`` and, unless trained without
+        one, ``generator`` (each with ``file``, ``sha256``, ``size_bytes``), ``card`` and ``summary``.
 
     Raises
     ------
@@ -68,7 +68,8 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
     Parameters
     ----------
     name_or_path : str, Path or None
-        A bundled name (``dcgan-eval weights list``), a path to a safetensors file, or None for the bundled default.
+        A bundled name (``dcgan-eval weights list``), a path to a safetensors file, or None for the bundled default (for
+        the last bundled weights that have the network, if the default has none).
     network : str
         ``"discriminator"`` or ``"generator"``.
 
@@ -87,6 +88,15 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
     name = str(name_or_path or manifest["default"])
     if name not in manifest["weights"]:
         raise unknown_name("bundled weights", name, manifest["weights"], WeightsError)
+    if network not in manifest["weights"][name]:
+        holding = [other for other, networks in manifest["weights"].items() if network in networks]
+        if name_or_path is not None or not holding:
+            raise WeightsError(
+                f"The bundled weights {name!r} have no {network}: they were trained without one",
+                expected=" or ".join(holding),
+                remedy="choose others with --weights",
+            )
+        name = holding[-1]
     entry = manifest["weights"][name][network]
     path = bundled_dir() / entry["file"]
     if not path.is_file() or file_sha256(path) != entry["sha256"]:
@@ -94,6 +104,11 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
             "A bundled weights file is missing or does not match its hash", got=str(path), remedy="reinstall dcgan-eval"
         )
     return path
+
+
+def bundled_networks(name: str) -> list[str]:
+    """Return which networks the bundled weights of a name consist of."""
+    return [kind for kind in NETWORKS if kind in read_manifest()["weights"][name]]
 
 
 def file_sha256(path: Path) -> str:
@@ -123,7 +138,7 @@ def save_network(
     WeightsError
         The file cannot be written.
     """
-    kind = next(kind for kind, cls in _NETWORKS.items() if isinstance(network, cls))
+    kind = next(kind for kind, cls in NETWORKS.items() if isinstance(network, cls))
     header = {"format": FORMAT, "preset": network.preset.name, "network": kind, "card": json.dumps(card or {})}
     if isinstance(network, Discriminator) and network.linear is None:
         header["num_layers"] = str(len(network.layer_names))

@@ -137,7 +137,7 @@ def _save(write: Callable[[], object], path: Path) -> None:
 
 
 def training_figure(log: Sequence[dict[str, float]], probe: Sequence[dict[str, float]], path: Path) -> Path:
-    """Draw the curves of a training run against the images seen: losses, D's outputs, gradient norms, probe.
+    """Draw the curves of a training run against the images seen: losses, outputs, gradient norms, probe.
 
     Parameters
     ----------
@@ -153,8 +153,13 @@ def training_figure(log: Sequence[dict[str, float]], probe: Sequence[dict[str, f
     """
     from matplotlib.figure import Figure
 
-    panels = [("loss", "log", ("d_loss", "g_loss", "rotation_loss")), ("output", "linear", ("d_real", "d_fake"))]
-    panels.append(("gradient norm", "log", ("d_grad_norm", "g_grad_norm")))
+    panels = [
+        ("loss", "log", ("d_loss", "g_loss", "rotation_loss", "contrastive_loss")),
+        ("output", "linear", ("d_real", "d_fake")),
+        ("partners found", "linear", ("partner_accuracy",)),
+        ("gradient norm", "log", ("d_grad_norm", "g_grad_norm")),
+    ]
+    panels = [(label, scale, keys) for label, scale, keys in panels if log[0].keys() & set(keys)]
     figure = Figure(figsize=(5 * (len(panels) + bool(probe)), 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels) + bool(probe))
     for axis, (label, scale, keys) in zip(axes, panels, strict=False):

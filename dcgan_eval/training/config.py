@@ -1,4 +1,4 @@
-"""What a training run is: one frozen, validated, printable configuration, and the paper's recipe for each preset."""
+"""What a training run is: one frozen, validated, printable configuration, and the recipes for each preset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import TrainingError
-from ..models.presets import get_preset
+from ..models.presets import Ladder, get_preset
 
 IMAGENET_EPOCH = 1_281_167  # training images of ILSVRC2012
 MNIST_EPOCH = 50_000  # training images of MNIST less the 10,000 that the authors' script holds out
@@ -15,7 +15,7 @@ MNIST_EPOCH = 50_000  # training images of MNIST less the 10,000 that the author
 _RECIPES: dict[str, dict[str, Any]] = {
     # arXiv:1511.06434, section 4 (ImageNet, faces), and the parameters and scripts of the 2016 release (SVHN)
     "imagenet32": {"total_images": 30 * IMAGENET_EPOCH},
-    "svhn32":     {"total_images": 200 * 73_257, "batch_size": 64, "learning_rate": 5e-4},
+    "svhn32":     {"total_images": 200 * 73_257, "batch_size": 64, "learning_rate": 2e-3},
     "dcgan64":    {"total_images": 25 * 350_000, "weight_decay": 1e-5},
     # the 2016 release's script for conditional digits, before its decay
     "mnist28_cond":  {"total_images": 100 * MNIST_EPOCH, "weight_decay": 2.5e-5},
@@ -24,6 +24,18 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "mnist28_tanh":  {"total_images": 100 * 60_000},
 }
 # fmt: on
+
+# What made the bundled imagenet32-plus; docs/log.md has the study that chose it.
+_CONTRASTIVE: dict[str, Any] = {
+    "objective": "contrastive",
+    "total_images": 650_240,
+    "warmup_images": 5_120,
+    "batch_size": 256,
+    "learning_rate": 2e-3,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "start": "kmeans",
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,13 @@ class TrainingConfig:
     ----------
     preset : str
         Row of the preset table.
+    objective : str
+        ``"adversarial"``, the paper's, or ``"contrastive"``: D alone learns which two views show the same image.
     total_images : int
-        Real images to see, counting those of discriminator and of generator minibatches (30 ImageNet epochs).
+        Real images to see (30 ImageNet epochs). The adversarial objective counts those of discriminator and of
+        generator minibatches, the contrastive one an image once for its two views.
+    warmup_images : int
+        Length of the linear rise of the learning rate from 0 at the start of the run.
     decay_images : int
         Length of the linear decay of the learning rate to 0 at the end of the run; 0 keeps it constant.
     batch_size : int
@@ -53,9 +70,12 @@ class TrainingConfig:
         layer. 0 leaves it out, as the paper does. Source: Chen et al., arXiv:1811.11212.
     held_out : int
         Images of the data set that are never trained on, for the nearest-neighbour score.
+    view_size, temperature : int, float
+        Side of the contrastive views in pixels, and the temperature of their loss.
     start : str
-        SHA-256 of the networks to start from, as :func:`~dcgan_eval.training.start.load_start` gives it; empty for
-        random ones, as in the paper.
+        SHA-256 of the networks to start from, as :func:`~dcgan_eval.training.start.load_start` gives it; ``"kmeans"``
+        for a discriminator built by :func:`~dcgan_eval.training.layerwise.start_from_kmeans`; empty for random ones,
+        as in the paper.
     seed : int
         Root seed: weights, order of the data, latent vectors, flips and shifts.
     compute : str
@@ -65,7 +85,9 @@ class TrainingConfig:
     """
 
     preset: str = "imagenet32"
+    objective: str = "adversarial"
     total_images: int = 30 * IMAGENET_EPOCH
+    warmup_images: int = 0
     decay_images: int = 0
     batch_size: int = 128
     learning_rate: float = 2e-4
@@ -75,13 +97,17 @@ class TrainingConfig:
     flip: bool = False
     shift: int = 0
     rotation: float = 0.0
+    view_size: int = 16
+    temperature: float = 0.2
     held_out: int = 0
     start: str = ""
     seed: int = 0
     compute: str = "float32"
 
     def __post_init__(self) -> None:
-        size = get_preset(self.preset).image_size
+        preset = get_preset(self.preset)
+        size, contrastive = preset.image_size, self.objective == "contrastive"
+        _require(self.objective in ("adversarial", "contrastive"), "objective", self.objective, "one of the two")
         _require(self.batch_size >= 2, "--batch-size", self.batch_size, "at least 2 (batch norm needs two images)")
         _require(self.total_images >= 2 * self.batch_size, "--images", self.total_images, "at least two minibatches")
         _require(0 <= self.decay_images <= self.total_images, "--decay-images", self.decay_images, "0 to --images")
@@ -89,20 +115,32 @@ class TrainingConfig:
         _require(self.weight_decay >= 0, "--weight-decay", self.weight_decay, "0 or more")
         _require(0 <= self.shift < size // 2, "--shift", self.shift, f"0 to {size // 2 - 1} pixels")
         _require(self.rotation >= 0, "--rotation", self.rotation, "0 or more")
+        _require(not (contrastive and self.rotation), "--rotation", self.rotation, "0 with the contrastive objective")
+        _require(8 <= self.view_size <= size, "--view-size", self.view_size, f"8 to {size} pixels")
+        _require(self.temperature > 0, "--temperature", self.temperature, "a positive number")
         _require(self.held_out >= 0, "--held-out", self.held_out, "0 or more")
         _require(self.compute in ("float32", "bfloat16"), "--compute", self.compute, "float32 or bfloat16")
+        is_ladder = isinstance(preset, Ladder)
+        _require(is_ladder or not (contrastive or self.start == "kmeans"), "preset", self.preset, "a ladder of layers")
+
+    @property
+    def minibatches_per_round(self) -> int:
+        """Minibatches that a round counts: D's and G's, or D's alone."""
+        return 1 if self.objective == "contrastive" else 2
 
     @property
     def total_rounds(self) -> int:
-        """Rounds of one discriminator and one generator update."""
-        return self.total_images // (2 * self.batch_size)
+        """Rounds: of one discriminator and one generator update, or of a contrastive update."""
+        return self.total_images // (self.minibatches_per_round * self.batch_size)
 
     def learning_rate_at(self, seen_images: int) -> float:
-        """Return the learning rate after ``seen_images``: constant, then linear decay to 0."""
-        left = max(0, self.total_images - seen_images)
-        if left >= self.decay_images:
-            return self.learning_rate
-        return self.learning_rate * left / self.decay_images
+        """Return the learning rate after ``seen_images``: linear rise, constant, then linear decay to 0."""
+        factor = 1.0
+        if self.warmup_images:
+            factor = min(factor, (seen_images + self.batch_size) / self.warmup_images)
+        if self.decay_images:
+            factor = min(factor, max(0, self.total_images - seen_images) / self.decay_images)
+        return self.learning_rate * factor
 
     def departures(self) -> dict[str, Any]:
         """Return the fields that differ from the paper's recipe for the preset; the seed is none."""
@@ -142,6 +180,32 @@ def paper_recipe(preset: str, **departures: Any) -> TrainingConfig:
     get_preset(preset)
     changed = {name: value for name, value in departures.items() if value is not None}
     return TrainingConfig(**{"preset": preset, **_RECIPES.get(preset, {}), **changed})
+
+
+def contrastive_recipe(preset: str, **departures: Any) -> TrainingConfig:
+    """Return the recipe of contrastive learning for a preset, with some fields changed.
+
+    Parameters
+    ----------
+    preset : str
+        Row of the preset table; one whose discriminator is a ladder.
+    **departures
+        Fields of :class:`TrainingConfig`; None leaves a field as the recipe has it. The learning rate decays over the
+        last nine tenths of the run unless ``decay_images`` says otherwise.
+
+    Raises
+    ------
+    TrainingError
+        A value that cannot be used, with its flag.
+    WeightsError
+        No such preset.
+    """
+    values = _CONTRASTIVE | {name: value for name, value in departures.items() if value is not None}
+    values.setdefault("decay_images", values["total_images"] * 9 // 10)
+    return TrainingConfig(preset=preset, **values)
+
+
+RECIPES = {"paper": paper_recipe, "contrastive": contrastive_recipe}
 
 
 def _require(holds: bool, flag: str, got: object, expected: str) -> None:

@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.presets import get_preset
 from .config import TrainingConfig
-from .trainer import Trainer
+from .trainer import BaseTrainer, Trainer
 
 _FLOP_BATCH = 4
 _FLOAT32_BYTES = 4
 _COPIES = 4  # parameter, gradient and Adam's two moments
 
 
-def flops_per_round(config: TrainingConfig) -> float:
+def flops_per_round(config: TrainingConfig, kind: type[BaseTrainer] = Trainer) -> float:
     """Count the floating-point operations of a round, matrix products and convolutions alone.
 
     Parameters
     ----------
     config : TrainingConfig
-        Preset and batch size decide.
+        Preset, objective and batch size decide.
+    kind : type
+        Of the trainer.
 
     Returns
     -------
     float
-        Multiplications and additions, forward and backward, of both updates, counted on a small minibatch and scaled.
+        Multiplications and additions, forward and backward, of all updates, counted on a small minibatch and scaled.
     """
-    small = TrainingConfig(preset=config.preset, batch_size=_FLOP_BATCH, rotation=config.rotation)
+    small = replace(config, batch_size=_FLOP_BATCH, held_out=0, start="", compute="float32")
     images = np.zeros((_FLOP_BATCH, *get_preset(config.preset).image_shape), np.uint8)
-    trainer = Trainer(small, images, labels_N=np.zeros(_FLOP_BATCH, np.int64))
+    trainer = kind(small, images, labels_N=np.zeros(_FLOP_BATCH, np.int64))
     with FlopCounterMode(display=False) as counter:
         trainer.step()
     return counter.get_total_flops() * config.batch_size / _FLOP_BATCH
 
 
-def estimate(trainer: Trainer, rounds: int = 3) -> dict[str, Any]:
+def estimate(trainer: BaseTrainer, rounds: int = 3) -> dict[str, Any]:
     """Measure some rounds and say what the whole run costs; the trainer is not to be used afterwards.
 
     Parameters
     ----------
-    trainer : Trainer
+    trainer : BaseTrainer
         As it would start.
     rounds : int
         Rounds to measure, after one to warm up.
@@ -57,13 +61,14 @@ def estimate(trainer: Trainer, rounds: int = 3) -> dict[str, Any]:
     """
     config, on_gpu = trainer.config, trainer.device.type == "cuda"
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("D", trainer.D), ("G", trainer.G))}
-    per_image = flops_per_round(config) / (2 * config.batch_size)
-    float(trainer.step()["g_loss"])
+    images_per_round = config.minibatches_per_round * config.batch_size
+    per_image = flops_per_round(config, type(trainer)) / images_per_round
+    _wait(trainer.step())
     started = time.perf_counter()
     for _ in range(rounds):
         losses = trainer.step()
-    float(losses["g_loss"])  # waits for the device
-    images_per_s = 2 * config.batch_size * rounds / (time.perf_counter() - started)
+    _wait(losses)
+    images_per_s = images_per_round * rounds / (time.perf_counter() - started)
     found = {
         "parameters": parameters,
         "flops_per_image": per_image,
@@ -74,3 +79,9 @@ def estimate(trainer: Trainer, rounds: int = 3) -> dict[str, Any]:
         "expected_hours": config.total_images / images_per_s / 3600,
     }
     return found | ({"peak_device_bytes": torch.cuda.max_memory_allocated(trainer.device)} if on_gpu else {})
+
+
+def _wait(losses: dict[str, Tensor]) -> None:
+    """Wait until the device has done a round."""
+    for value in losses.values():
+        float(value)

@@ -70,13 +70,18 @@ class Feed:
         """The images that are never trained on, on the device."""
         return self._images[self._held_out.to(self._images.device)].to(self.device)
 
-    def rows(self, rounds_done: int) -> Tensor:
-        """Return D's rows in a round, (batch_size,) int64: even minibatches of the epoch's order; odd ones are G's.
+    @property
+    def training_images(self) -> Tensor:
+        """The images that are trained on, uint8, (N, H, W, C)."""
+        return self._images[self._rows.to(self._images.device)]
 
-        G's own minibatch is only counted, as G sees no real image.
+    def rows(self, rounds_done: int) -> Tensor:
+        """Return D's rows in a round, (batch_size,) int64: the next minibatch of the epoch's order.
+
+        Of an adversarial round's two it is the first; G's own is only counted, as G sees no real image.
         """
         size = self.config.batch_size
-        epoch, position = divmod(2 * rounds_done, self.num_images // size)
+        epoch, position = divmod(self.config.minibatches_per_round * rounds_done, self.num_images // size)
         if self._order[0] != epoch:
             order = rng(self.config.seed, "order", epoch=epoch).permutation(self.num_images)
             self._order = (epoch, self._rows[torch.from_numpy(order)].to(self._images.device))

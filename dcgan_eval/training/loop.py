@@ -15,13 +15,14 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..models.weights import save_network
+from ..models.weights import NETWORKS, save_network
 from .checkpoint import find_checkpoints, newest_checkpoint, read_state
-from .trainer import Trainer
+from .layerwise import Progress
+from .trainer import BaseTrainer
 from .watch import Board, Health, Measurement, Row, Table
 
 LOG_EVERY_ROUNDS = 20
-FIXED = ("preset", "batch_size", "held_out", "rotation", "start", "seed")
+FIXED = ("preset", "objective", "batch_size", "held_out", "rotation", "start", "seed")
 """Fields that cannot change within a run: they decide what its state and its position mean."""
 
 
@@ -51,7 +52,7 @@ class RunOptions:
 
 
 def train(
-    trainer: Trainer,
+    trainer: BaseTrainer,
     folder: Path,
     options: RunOptions = RunOptions(),
     *,
@@ -59,13 +60,14 @@ def train(
     about: dict[str, Any] | None = None,
     on_log: Callable[[Row], None] = lambda row: None,
     on_event: Callable[[str], None] = lambda text: None,
+    on_progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Train until the configuration's number of images, a time limit, or SIGINT/SIGTERM; then save.
 
     Parameters
     ----------
-    trainer : Trainer
-        The pair.
+    trainer : BaseTrainer
+        What is trained.
     folder : Path
         Gets ``round-*/`` (checkpoints), ``log.csv`` and a table for each measurement, ``config.json``,
         ``discriminator.safetensors`` and ``generator.safetensors``, and in ``best/`` those with the best score.
@@ -77,12 +79,14 @@ def train(
         JSON-able facts for the model card, such as the data.
     on_log, on_event : callable
         Called with each row of the log, and with sentences about what happens.
+    on_progress : callable
+        Called with what is done before the first round, how much of it, and how much there is.
 
     Returns
     -------
     dict
         ``status`` (``"finished"``, ``"time limit"`` or ``"interrupted"``), ``rounds_done``, ``seen_images``,
-        ``images_per_s`` of this call, and the paths ``discriminator`` and ``generator``.
+        ``images_per_s`` of this call, and the paths ``discriminator`` and, if there is one, ``generator``.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def train(
         The folder holds a run and ``resume`` is false, the configuration differs, training diverged or collapsed, or a
         file cannot be written.
     """
-    return _Run(trainer, folder, options, measurements, about or {}, on_log, on_event).go()
+    return _Run(trainer, folder, options, measurements, about or {}, on_log, on_event, on_progress).go()
 
 
 class _Run:
@@ -98,16 +102,18 @@ class _Run:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: BaseTrainer,
         folder: Path,
         options: RunOptions,
         measurements: Sequence[Measurement],
         about: dict[str, Any],
         on_log: Callable[[Row], None],
         on_event: Callable[[str], None],
+        on_progress: Progress,
     ):
         self.trainer, self.folder, self.options, self.about = trainer, folder, options, about
         self.measurements, self.on_log, self.on_event = measurements, on_log, on_event
+        self.on_progress = on_progress
         self.leads, self.health, self.history = trainer.team.leads, Health(), list[dict[str, Any]]()
         self._begin()
         self.first_round, self.started = trainer.rounds_done, time.monotonic()
@@ -156,6 +162,8 @@ class _Run:
         newest = newest_checkpoint(self.folder)
         if newest:
             self._continue(newest)
+        else:
+            self.trainer.initialise(self.on_progress)
         if not self.leads:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -217,16 +225,17 @@ class _Run:
         self.saved = time.monotonic()
 
     def _export(self, folder: Path, facts: dict[str, Any]) -> dict[str, str]:
-        """Write both networks with their card; return their paths."""
+        """Write the networks with their card; return their paths."""
         trainer = self.trainer
         rows = self.tables["log"].rows
         card: dict[str, Any] = {"config": trainer.config.as_dict(), "departures": trainer.config.departures()}
         card |= {"seen_images": trainer.seen_images, "last_log": rows[-1] if rows else {}, "history": self.history}
         card |= self.about | facts
-        D, G = trainer.networks()
-        save_network(D, folder / "discriminator.safetensors", card=card)
-        save_network(G, folder / "generator.safetensors", card=card)
-        return {name: str(folder / f"{name}.safetensors") for name in ("discriminator", "generator")}
+        pair = zip(NETWORKS, trainer.networks(), strict=True)
+        networks = {name: network for name, network in pair if network is not None}
+        for name, network in networks.items():
+            save_network(network, folder / f"{name}.safetensors", card=card)
+        return {name: str(folder / f"{name}.safetensors") for name in networks}
 
     def _end(self, status: str) -> dict[str, Any]:
         """Save everything and say where it is."""

@@ -48,6 +48,12 @@ class Team:
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
+    def follow_leader(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors, in place, by those of the process that leads."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def agree(self, value: int, device: torch.device) -> int:
         """Return the largest value that any process has: if one must stop, all do."""
         if self.size == 1:

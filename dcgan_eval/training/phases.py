@@ -129,7 +129,7 @@ def step_discriminator(
     if head is not None:
         losses |= rotation_loss(D, head, x_NCHW)
         loss = loss + rotation * losses["rotation_loss"]
-    losses["d_grad_norm"] = _descend(optimiser, loss, team)
+    losses["d_grad_norm"] = descend(optimiser, loss, team)
     return {key: value.detach() for key, value in losses.items()}
 
 
@@ -139,12 +139,12 @@ def step_generator(
     """Update G once; D only passes gradients through, none are formed for its weights."""
     D.requires_grad_(False)
     losses = generator_loss(D, G, z_NZ)
-    losses["g_grad_norm"] = _descend(optimiser, losses["g_loss"], team)
+    losses["g_grad_norm"] = descend(optimiser, losses["g_loss"], team)
     D.requires_grad_(True)
     return {key: value.detach() for key, value in losses.items()}
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, team: Team) -> Tensor:
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, team: Team) -> Tensor:
     """Take one step on a scalar loss; return the length of the gradient."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

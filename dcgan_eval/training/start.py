@@ -9,36 +9,37 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..models.dcgan import Discriminator, Generator
-from ..models.weights import file_sha256, load_network, read_card, resolve
+from ..models.weights import NETWORKS, bundled_networks, file_sha256, load_network, read_card, resolve
 
 
 @dataclass(frozen=True)
 class Start:
-    """A pair to start from.
+    """Networks to start from.
 
     Attributes
     ----------
     D, G : Discriminator, Generator
-        The networks; their optimisers start without moments.
+        The networks; their optimisers start without moments. G is None where D was trained without one.
     sha256 : str
-        Hash of both files.
+        Hash of the files.
     about : dict
         For the card: what they were called and how many images they had seen.
     """
 
     D: Discriminator
-    G: Generator
+    G: Generator | None
     sha256: str
     about: dict[str, Any]
 
 
 def load_start(name_or_folder: str, preset: str) -> Start:
-    """Load a pair.
+    """Load a pair, or a discriminator that has no generator.
 
     Parameters
     ----------
     name_or_folder : str
-        Bundled weights, or a folder with ``discriminator.safetensors`` and ``generator.safetensors``, such as a run's.
+        Bundled weights, or a folder with ``discriminator.safetensors`` and perhaps ``generator.safetensors``, such as a
+        run's.
     preset : str
         What they must be.
 
@@ -49,20 +50,25 @@ def load_start(name_or_folder: str, preset: str) -> Start:
     WeightsError
         They are not there, or unusable.
     """
-    kinds = ("discriminator", "generator")
     folder = Path(name_or_folder)
-    is_folder = folder.is_dir()
-    paths = [folder / f"{kind}.safetensors" if is_folder else resolve(name_or_folder, kind) for kind in kinds]
-    D, G = (load_network(path, kind) for path, kind in zip(paths, kinds, strict=True))
+    if folder.is_dir():
+        paths = {kind: folder / f"{kind}.safetensors" for kind in NETWORKS}
+        paths = {kind: path for kind, path in paths.items() if kind == "discriminator" or path.exists()}
+    else:
+        resolve(name_or_folder)  # an unknown name is an error
+        paths = {kind: resolve(name_or_folder, kind) for kind in bundled_networks(name_or_folder)}
+    networks = {kind: load_network(path, kind) for kind, path in paths.items()}
+    D, G = networks["discriminator"], networks.get("generator")
     assert isinstance(D, Discriminator), "load_network checks the header"
-    assert isinstance(G, Generator), "load_network checks the header"
-    if {D.preset.name, G.preset.name} != {preset}:
+    assert G is None or isinstance(G, Generator), "load_network checks the header"
+    found = {network.preset.name for network in networks.values()}
+    if found != {preset}:
         raise TrainingError(
             "The networks to start from are of another preset",
             got=f"{D.preset.name} in {name_or_folder}",
             expected=preset,
             remedy="choose another --start",
         )
-    digest = hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()
-    seen = read_card(paths[0])["card"].get("seen_images")
+    digest = hashlib.sha256("".join(map(file_sha256, paths.values())).encode()).hexdigest()
+    seen = read_card(paths["discriminator"])["card"].get("seen_images")
     return Start(D, G, digest, {"started_from": {"name": folder.name, "seen_images": seen}})

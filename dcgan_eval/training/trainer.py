@@ -1,4 +1,4 @@
-"""A pair in training: networks, optimisers, position, and one round."""
+"""Networks in training: optimisers, position, and one round."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ..seeding import derive, torch_generator
 from .checkpoint import Parts, is_finite, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .feed import Feed
+from .layerwise import Progress, start_from_kmeans
 from .parallel import ALONE, Team, synchronise_batch_norm
 from .phases import TURNS, step_discriminator, step_generator
 from .start import Start
 
 
-class Trainer:
-    """A pair in training.
+class BaseTrainer:
+    """What every run trains: a discriminator with what belongs to it, optimisers, and a position.
 
     Every random number derives from (seed, round), so a resumed run equals an uninterrupted one: bit for bit on a CPU
     with the same number of threads.
@@ -44,15 +45,18 @@ class Trainer:
     sync_batch_norm : bool
         Normalise over the minibatches of all processes instead of each by its own.
     compiled : bool
-        Compile both networks with ``torch.compile``.
+        Compile the networks with ``torch.compile``.
     start : Start or None
-        Networks to start from, named by ``config.start``; None starts from random ones.
+        Networks to start from, named by ``config.start``.
 
     Raises
     ------
     TrainingError
         The images or labels do not fit the preset, or the minibatch the processes.
     """
+
+    parts: Parts
+    adam: dict[str, torch.optim.Optimizer]
 
     def __init__(
         self,
@@ -66,97 +70,58 @@ class Trainer:
         compiled: bool = False,
         start: Start | None = None,
     ):
-        assert config.start == (start.sha256 if start else ""), "the configuration names what is started from"
+        assert start is None or start.sha256 == config.start, "the configuration names what is started from"
         self.config, self.device, self.team = config, torch.device(device), team
         self.preset = get_preset(config.preset)
         self.feed = Feed(config, images_NHWC, self.device, labels_N)
         team.check_batch(config.batch_size)
-        D, G = (start.D, start.G) if start else build(self.preset, derive(config.seed, "weights"))
-        self.head = self._build_head(D.trunk_width) if config.rotation else None
-        for network in (D, G):
+        self.D, self.G = build(self.preset, derive(config.seed, "weights"))
+        if start:
+            self.D, self.G = start.D, start.G or self.G
+        for network in (self.D, self.G):
             if sync_batch_norm and team.size > 1:
                 synchronise_batch_norm(network)
             network.train().to(self.device).to(memory_format=torch.channels_last)
             if compiled:
                 network.compile()
-        self.D, self.G = D, G
-        self.has_dropout = any(isinstance(m, nn.Dropout) for network in (D, G) for m in network.modules())
-        self.parts = self._optimised()
         self.rounds_done = 0
 
-    def _build_head(self, width: int) -> nn.Linear:
-        """Build the head that tells quarter turns."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.config.seed, "rotation head"))
-            return nn.Linear(width, TURNS).to(self.device)
+    def initialise(self, progress: Progress) -> None:
+        """Do what a new run begins with and a resumed one does not repeat."""
+        if self.config.start == "kmeans":
+            start_from_kmeans(self.D, self.feed.training_images, self.config.seed, progress)
+            self.team.follow_leader(self.D.state_dict().values())
 
-    def _optimised(self) -> Parts:
-        """Make the optimisers; return everything that has state."""
-        parts: Parts = {"D": self.D, "G": self.G}
-        if self.head:
-            parts["head"] = self.head
+    def _adam(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Make an optimiser."""
         config = self.config
         betas = (config.beta1, config.beta2)
-        trained = {"D": [*self.D.parameters(), *(self.head.parameters() if self.head else ())]}
-        trained["G"] = list(self.G.parameters())
-        self.adam = {
-            name: torch.optim.Adam(found, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
-            for name, found in trained.items()
-        }
-        return parts | {f"adam_{name}": adam for name, adam in self.adam.items()}
+        return torch.optim.Adam(parameters, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
 
     @property
     def seen_images(self) -> int:
-        """Real images seen so far, D's and G's minibatches together, in all processes."""
-        return 2 * self.config.batch_size * self.rounds_done
+        """Real images seen so far, in all processes, as the configuration counts them."""
+        return self.config.minibatches_per_round * self.config.batch_size * self.rounds_done
 
     def step(self) -> dict[str, Tensor]:
         """Do one round; return losses, outputs and gradient norms as tensors on the device (no synchronisation)."""
         for adam in self.adam.values():
             adam.param_groups[0]["lr"] = self.config.learning_rate_at(self.seen_images)
-        z_D, z_G = self._latents()
-        x_NCHW = self.team.share(self.feed.minibatch(self.rounds_done))
-        bfloat16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16")
-        with bfloat16, self._seeded_dropout():
-            losses = step_discriminator(
-                self.D,
-                self.G,
-                self.adam["D"],
-                x_NCHW,
-                z_D,
-                head=self.head,
-                rotation=self.config.rotation,
-                team=self.team,
-            )
-            losses |= step_generator(self.D, self.G, self.adam["G"], z_G, team=self.team)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
+            losses = self._round()
         self.rounds_done += 1
         return losses
 
-    @contextmanager
-    def _seeded_dropout(self) -> Iterator[None]:
-        """Let this round's dropout derive from (seed, round, process), global random state left as it was."""
-        if not self.has_dropout:
-            yield
-            return
-        seed = derive(self.config.seed, "dropout", round=self.rounds_done, process=self.team.rank)
-        on_gpu = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
-            torch.default_generator.manual_seed(seed)
-            if on_gpu:
-                torch.cuda.manual_seed(seed)
-            yield
+    def _round(self) -> dict[str, Tensor]:
+        """Do the updates of a round."""
+        raise NotImplementedError
 
-    def _latents(self) -> tuple[Tensor, Tensor]:
-        """Draw the latent vectors of both updates; return this process's rows."""
-        latent = torch_generator(self.config.seed, "latent", device=self.device, round=self.rounds_done)
-        z_D = sample_prior(self.preset, self.config.batch_size, latent)
-        z_G = sample_prior(self.preset, self.config.batch_size, latent)
-        return self.team.share(z_D), self.team.share(z_G)
-
-    def networks(self) -> tuple[Discriminator, Generator]:
-        """Return copies of D and G as they are now, on the CPU, that work in a single process."""
+    def networks(self) -> tuple[Discriminator, Generator | None]:
+        """Return copies of D and of G, if it is trained, as they are now, on the CPU, that work in a single process."""
         D, G = build(self.preset, seed=0)
         D.load_state_dict(self.D.state_dict())
+        if "G" not in self.parts:
+            return D, None
         G.load_state_dict(self.G.state_dict())
         return D, G
 
@@ -178,3 +143,56 @@ class Trainer:
         state = load_checkpoint(path, self.parts)
         self.rounds_done = state["rounds_done"]
         return state
+
+
+class Trainer(BaseTrainer):
+    """A pair in training by the paper's adversarial objective; parameters and errors as for :class:`BaseTrainer`."""
+
+    def __init__(self, config: TrainingConfig, images_NHWC: np.ndarray, device: str = "cpu", **options: Any):
+        super().__init__(config, images_NHWC, device, **options)
+        self.head = self._build_head(self.D.trunk_width) if config.rotation else None
+        self.has_dropout = any(isinstance(m, nn.Dropout) for net in (self.D, self.G) for m in net.modules())
+        head: dict[str, nn.Module] = {"head": self.head} if self.head else {}
+        self.adam = {
+            "D": self._adam([p for module in (self.D, *head.values()) for p in module.parameters()]),
+            "G": self._adam(list(self.G.parameters())),
+        }
+        self.parts = {"D": self.D, "G": self.G, **head, **{f"adam_{name}": adam for name, adam in self.adam.items()}}
+
+    def _build_head(self, width: int) -> nn.Linear:
+        """Build the head that tells quarter turns."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.config.seed, "rotation head"))
+            return nn.Linear(width, TURNS).to(self.device)
+
+    def _round(self) -> dict[str, Tensor]:
+        """Update D, then G, each on its own minibatch."""
+        z_D, z_G = self._latents()
+        x_NCHW = self.team.share(self.feed.minibatch(self.rounds_done))
+        rotation, team = self.config.rotation, self.team
+        with self._seeded_dropout():
+            losses = step_discriminator(
+                self.D, self.G, self.adam["D"], x_NCHW, z_D, head=self.head, rotation=rotation, team=team
+            )
+            return losses | step_generator(self.D, self.G, self.adam["G"], z_G, team=team)
+
+    @contextmanager
+    def _seeded_dropout(self) -> Iterator[None]:
+        """Let this round's dropout derive from (seed, round, process), global random state left as it was."""
+        if not self.has_dropout:
+            yield
+            return
+        seed = derive(self.config.seed, "dropout", round=self.rounds_done, process=self.team.rank)
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
+            yield
+
+    def _latents(self) -> tuple[Tensor, Tensor]:
+        """Draw the latent vectors of both updates; return this process's rows."""
+        latent = torch_generator(self.config.seed, "latent", device=self.device, round=self.rounds_done)
+        z_D = sample_prior(self.preset, self.config.batch_size, latent)
+        z_G = sample_prior(self.preset, self.config.batch_size, latent)
+        return self.team.share(z_D), self.team.share(z_G)

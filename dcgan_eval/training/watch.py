@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TrainingError
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .trainer import BaseTrainer
 
 Row = dict[str, float]
 
@@ -40,7 +40,7 @@ class Measurement:
 
     name: str
     every_images: int
-    measure: Callable[[Trainer], Row]
+    measure: Callable[[BaseTrainer], Row]
 
     def is_due(self, seen_before: int, seen_now: int) -> bool:
         """Tell whether a round crossed a multiple of the interval."""
@@ -141,7 +141,7 @@ class Health:
                 got=", ".join(f"{key} {value:g}" for key, value in row.items()),
                 remedy=remedy,
             )
-        self.bad_rows = self.bad_rows + 1 if row["d_loss"] < COLLAPSED_LOSS else 0
+        self.bad_rows = self.bad_rows + 1 if row.get("d_loss", math.inf) < COLLAPSED_LOSS else 0
         if self.bad_rows >= COLLAPSED_ROWS:
             raise TrainingError(
                 f"Training collapsed: D tells real from generated images without effort, so G learns nothing, since "

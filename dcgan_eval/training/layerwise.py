@@ -1,0 +1,163 @@
+"""A discriminator that starts from its data: every convolution's kernels are centroids of whitened patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ..models.dcgan import Discriminator, to_unit_range
+from ..models.networks import ConvRung
+from ..seeding import rng, torch_generator
+
+Progress = Callable[[str, int, int], None]
+
+NUM_IMAGES = 5_000
+NUM_PATCHES = 60_000
+NUM_DIRECTIONS = 640
+"""Strongest directions of a layer's patches that are whitened; the others are left out."""
+
+ITERATIONS = 10
+_FLOOR = 0.1  # added to the variance along each direction, as a share of their mean
+_BATCH = 128
+_NORM_IMAGES = 1_024
+
+
+@torch.no_grad()
+def start_from_kmeans(
+    D: Discriminator,
+    images_NHWC: Tensor,
+    seed: int,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    num_images: int = NUM_IMAGES,
+    num_patches: int = NUM_PATCHES,
+) -> None:
+    """Replace the kernels of D, layer by layer, by centroids of what the layer sees of unlabelled images.
+
+    Patches of the layer's input, of the kernel's size, are whitened along their strongest directions; spherical K-means
+    gives as many centroids as the layer has channels; a kernel answers to the likeness of a whitened patch with a
+    centroid. Batch norm gets gain 1, bias 0 and the images' statistics; the first layer, which has none, is scaled to
+    answers of unit standard deviation.
+
+    Parameters
+    ----------
+    D : Discriminator
+        Of a ladder; changed in place.
+    images_NHWC : Tensor
+        uint8, (N, H, W, C).
+    seed : int
+        Root seed: images, places of patches, first centroids.
+    progress : callable
+        Called after each layer.
+    num_images, num_patches : int
+        Images and patches, at most, that a layer is learned from.
+
+    Source: Coates & Ng, "Learning Feature Representations with K-means", 2012 (whitening and spherical K-means); for
+    starting convolutional networks, Kraehenbuehl et al., arXiv:1511.06856. Deviations: a fixed number of directions.
+    """
+    blocks = D.blocks()
+    device = next(D.parameters()).device
+    chosen = rng(seed, "k-means start: images").permutation(len(images_NHWC))[:num_images]
+    h_NCHW = to_unit_range(images_NHWC[torch.from_numpy(chosen).sort().values.to(images_NHWC.device)].to(device))
+    for number, block in enumerate(blocks):
+        assert isinstance(block, ConvRung), "the configuration checks the preset"
+        draw = torch_generator(seed, "k-means start", layer=number)
+        _learn(block, _patches(h_NCHW, block.conv, num_patches, draw), draw)
+        if block.norm is not None:
+            _settle(block, block.norm, h_NCHW[:_NORM_IMAGES])
+        with torch.autocast(device.type, torch.bfloat16):
+            h_NCHW = torch.cat([block(x).bfloat16() for x in h_NCHW.split(_BATCH)])
+        block.train()
+        progress("K-means start: layers", number + 1, len(blocks))
+
+
+def _patches(h_NCHW: Tensor, conv: nn.Conv2d, count: int, draw: torch.Generator) -> Tensor:
+    """Cut patches of a convolution's input at random places of its stride, inside the maps where they are large enough.
+
+    Returns
+    -------
+    Tensor
+        float32, (about ``count``, C * k * k), in the order of the kernel's values.
+    """
+    num_images, _, size, _ = h_NCHW.shape
+    k, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    margin = padding if size > 2 * k else 0
+    lowest, highest = -(-margin // stride), (size - 1 - margin) // stride
+    places = torch.randint(lowest, highest + 1, (2, num_images, max(1, count // num_images)), generator=draw) * stride
+    rows, columns = places.to(h_NCHW.device)[..., None, None]
+    padded_NHWC = nn.functional.pad(h_NCHW, (padding,) * 4).permute(0, 2, 3, 1)
+    image = torch.arange(num_images, device=h_NCHW.device)[:, None, None, None]
+    offset = torch.arange(k, device=h_NCHW.device)
+    found = padded_NHWC[image, rows + offset[:, None], columns + offset]  # (N, per image, k, k, C)
+    return found.permute(0, 1, 4, 2, 3).flatten(2).flatten(0, 1).float()
+
+
+def _learn(block: ConvRung, patches_PD: Tensor, draw: torch.Generator) -> None:
+    """Set a layer's kernels."""
+    centred_PD = patches_PD - patches_PD.mean(0)
+    whitening_DQ = _whitening(centred_PD, draw)
+    whitened_PQ = centred_PD @ whitening_DQ
+    centroids_KQ = spherical_kmeans(whitened_PQ, block.conv.out_channels, ITERATIONS, draw)
+    kernels_KD = centroids_KQ @ whitening_DQ.T
+    answers_PK = patches_PD[: len(patches_PD) // 3] @ kernels_KD.T
+    spread = answers_PK.std() if block.norm is None else answers_PK.std(0)[:, None]
+    block.conv.weight.copy_((kernels_KD / spread).view_as(block.conv.weight))
+
+
+def _whitening(x_PD: Tensor, draw: torch.Generator) -> Tensor:
+    """Return the matrix (D, Q) that whitens centred points along their strongest directions, by subspace iteration."""
+    basis_DQ = torch.randn(x_PD.shape[1], min(NUM_DIRECTIONS, *x_PD.shape), generator=draw).to(x_PD.device)
+    for _ in range(2):
+        basis_DQ = torch.linalg.qr(x_PD.T @ (x_PD @ basis_DQ)).Q
+    projected_PQ = x_PD @ basis_DQ
+    variances, V = torch.linalg.eigh(projected_PQ.T @ projected_PQ / len(x_PD))
+    return basis_DQ @ V / (variances + _FLOOR * variances.mean()).sqrt()
+
+
+def spherical_kmeans(x_PQ: Tensor, num_centroids: int, iterations: int, draw: torch.Generator) -> Tensor:
+    """Return unit vectors that share out points by the angle to them.
+
+    Parameters
+    ----------
+    x_PQ : Tensor
+        Points, (P, Q); only their directions count.
+    num_centroids, iterations : int
+        K, and how often assignment and averages alternate.
+    draw : torch.Generator
+        Chooses the points that centroids start from, also when one has lost all of its points.
+
+    Returns
+    -------
+    Tensor
+        (K, Q).
+    """
+    x_PQ = normalize(x_PQ, dim=1)
+
+    def some(count: int) -> Tensor:
+        return x_PQ[torch.randint(0, len(x_PQ), (count,), generator=draw).to(x_PQ.device)]
+
+    centroids_KQ = some(num_centroids)
+    for _ in range(iterations):
+        nearest_P = torch.cat([(x @ centroids_KQ.T).argmax(1) for x in x_PQ.split(8_192)])
+        sums_KQ = torch.zeros_like(centroids_KQ).index_add_(0, nearest_P, x_PQ)
+        is_lost = torch.bincount(nearest_P, minlength=num_centroids) == 0
+        sums_KQ[is_lost] = some(int(is_lost.sum()))
+        centroids_KQ = normalize(sums_KQ, dim=1)
+    return centroids_KQ
+
+
+def _settle(block: ConvRung, norm: nn.BatchNorm2d, h_NCHW: Tensor) -> None:
+    """Set a layer's batch norm: gain 1, bias 0, running statistics of the given inputs; leave it in evaluation mode."""
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+    momentum, norm.momentum = norm.momentum, None  # averages over all minibatches
+    norm.reset_running_stats()
+    block.train()
+    with torch.autocast(h_NCHW.device.type, torch.bfloat16):
+        for x_NCHW in h_NCHW.split(_BATCH):
+            block(x_NCHW)
+    norm.momentum = momentum
+    block.eval()
