@@ -1,6 +1,6 @@
 """Put a training run into ``pretrained/``: networks with float16 kernels, model card, samples, losses, manifest.
 
-    python benchmarks/bundle_weights.py runs/imagenet32 --name imagenet32-first --data "60,000 Tiny ImageNet images" \
+    python benchmarks/bundle_weights.py runs/imagenet32 --name imagenet32-paper --data "60,000 Tiny ImageNet images" \
         --default --record benchmarks/results/digits.json --record benchmarks/results/cifar10.json
 
 With ``--card-only`` the networks stay as they are and the card takes up the records measured with them.
@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from dcgan_eval.models.dcgan import Generator, draw_samples
-from dcgan_eval.models.weights import file_sha256, load_network, read_card, save_network
+from dcgan_eval.models.weights import NETWORKS, file_sha256, load_network, read_card, save_network
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig
@@ -22,29 +22,49 @@ from dcgan_eval.training.watch import read_table
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 CARD = """# {name}
 
-A DCGAN ({preset}) trained by `dcgan-eval train-imagenet`; loaded by name with `--weights {name}`.
+{what}; loaded by name with `--weights {name}`.
 
 | | |
 |---|---|
 | data | {data} |
 | labels | not used |
-| recipe | the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, \
-each on its own minibatch, non-saturating cross-entropy |
+| recipe | {recipe} |
 | departures | {departures} |
-| images seen | {seen_images:,} (D and G minibatches together, as the paper counts), of {total_images:,} planned |
+| images seen | {seen} |
 | device | {device} |
-| last losses | D {d_loss:.3f}, G {g_loss:.3f}, D(x) {d_real:.3f}, D(G(z)) {d_fake:.3f} |
+| chosen by | {chosen_by} |
+| last losses | {losses} |
 | stored as | safetensors, kernels in float16, batch norm in float32 |
 | licence | weights MIT; Tiny ImageNet is for non-commercial research use |
 
 ## Measured with these weights
 
 {results}
-
-![samples from fixed z]({name}.samples.png)
-
-![losses against images seen]({name}.losses.png)
-"""
+{pictures}"""
+WHAT = {
+    "adversarial": "A DCGAN ({preset}) trained by `dcgan-eval train-imagenet`",
+    "contrastive": "The discriminator of a DCGAN ({preset}) trained alone, without a generator, by "
+    "`dcgan-eval train-imagenet --recipe contrastive`; its linear unit is untrained",
+}
+RECIPE = {
+    "adversarial": "the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, "
+    "each on its own minibatch, non-saturating cross-entropy",
+    "contrastive": "kernels of K-means on whitened patches, layer by layer, then NT-Xent between two views of "
+    "{view_size}x{view_size} pixels: Adam {learning_rate:g}, beta1 {beta1:g}, beta2 {beta2:g}, minibatch {batch_size}, "
+    "temperature {temperature:g}, linear decay over the last {decay_images:,} images",
+}
+SEEN = {
+    "adversarial": "{seen_images:,} (D and G minibatches together, as the paper counts), of {total_images:,} planned",
+    "contrastive": "{seen_images:,}, each as two views, of {total_images:,} planned",
+}
+LABELS = {
+    "d_loss": "D",
+    "g_loss": "G",
+    "d_real": "D(x)",
+    "d_fake": "D(G(z))",
+    "contrastive_loss": "contrastive",
+    "partner_accuracy": "partners found",
+}
 
 
 def main() -> None:
@@ -64,17 +84,22 @@ def main() -> None:
     _write_manifest(arguments, card)
 
 
+def _kinds(folder: Path, stem: str = "") -> dict[str, Path]:
+    """Return the networks' files in a folder: the discriminator's and, if there is one, the generator's."""
+    files = {kind: folder / f"{stem}{kind}.safetensors" for kind in NETWORKS}
+    return {kind: file for kind, file in files.items() if file.exists()}
+
+
 def _write_networks(arguments: argparse.Namespace) -> dict:
-    """Write D and G in float16 with their sample grid and curves; return the card's facts."""
-    files = {kind: PRETRAINED / f"{arguments.name}.{kind}.safetensors" for kind in ("discriminator", "generator")}
+    """Write the networks in float16 with their sample grid and curves; return the card's facts."""
     if arguments.card_only:
-        return read_card(files["discriminator"])["card"]
-    networks = arguments.run / "best" if arguments.best else arguments.run
-    facts = read_card(networks / "discriminator.safetensors")["card"]
+        return read_card(_kinds(PRETRAINED, f"{arguments.name}.")["discriminator"])["card"]
+    networks = _kinds(arguments.run / "best" if arguments.best else arguments.run)
+    facts = read_card(networks["discriminator"])["card"]
     facts |= {"data": arguments.data, "device": arguments.device}
-    for kind, file in files.items():
-        network = load_network(networks / f"{kind}.safetensors", kind)
-        save_network(network, file, card=facts, half=True)
+    for kind, file in networks.items():
+        network = load_network(file, kind)
+        save_network(network, PRETRAINED / f"{arguments.name}.{kind}.safetensors", card=facts, half=True)
         if isinstance(network, Generator):
             write_image_grid(draw_samples(network, 128), 16, PRETRAINED / f"{arguments.name}.samples.png")
     tables = (read_table(arguments.run / f"{name}.csv") for name in ("log", "probe"))
@@ -82,22 +107,40 @@ def _write_networks(arguments: argparse.Namespace) -> dict:
     return facts
 
 
+def _pictures(name: str) -> dict[str, str]:
+    """Return the pictures of the weights: file name -> caption."""
+    captions = {f"{name}.samples.png": "samples from fixed z", f"{name}.losses.png": "losses against images seen"}
+    return {file: caption for file, caption in captions.items() if (PRETRAINED / file).exists()}
+
+
 def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     """Write the model card."""
     records = [(path, load_record(path)) for path in arguments.record]
     rows = [f"| `{r.protocol}` | {100 * r.score:.2f} | {_spread(r)} | {path.name} |" for path, r in records]
     header = ["| protocol | accuracy % | 95 % interval | record (benchmarks/results) |", "|---|---:|---:|---|"]
-    config = facts["config"]
-    departures = [f"{key} {value}" for key, value in TrainingConfig(**config).departures().items()]
+    config = TrainingConfig(**facts["config"])
+    values = config.as_dict() | {"seen_images": facts["seen_images"]}
+    departures = [f"{key} {value}" for key, value in config.departures().items()]
+    earlier, probe = facts.get("started_from"), facts.get("probe")
+    seen = SEEN[config.objective].format(**values)
+    if earlier:
+        seen += f", after the {earlier['seen_images']:,} of `{earlier['name']}`, which it started from"
     text = CARD.format(
         name=arguments.name,
+        what=WHAT[config.objective].format(**values),
+        recipe=RECIPE[config.objective].format(**values),
+        seen=seen,
         results="\n".join(header + rows) if rows else "Nothing yet.",
         departures=", ".join(departures) or "none",
         data=arguments.data,
         device=arguments.device,
-        seen_images=facts["seen_images"],
-        **{k: config[k] for k in ("preset", "learning_rate", "beta1", "batch_size", "total_images")},
-        **{k: facts["last_log"][k] for k in ("d_loss", "g_loss", "d_real", "d_fake")},
+        chosen_by=f"the best probe on training rows of CIFAR-10: validation accuracy {100 * probe['score']:.1f} %"
+        if probe
+        else "the end of the run",
+        losses=", ".join(
+            f"{label} {facts['last_log'][key]:.3f}" for key, label in LABELS.items() if key in facts["last_log"]
+        ),
+        pictures="".join(f"\n![{caption}]({file})\n" for file, caption in _pictures(arguments.name).items()),
     )
     (PRETRAINED / f"{arguments.name}.md").write_text(text)
 
@@ -114,10 +157,9 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     entry = {
         "preset": facts["config"]["preset"],
         "summary": f"{arguments.data}, {facts['seen_images'] / 1e6:.2f} million images seen",
-        "files": [f"{arguments.name}.{end}" for end in ("md", "samples.png", "losses.png")],
+        "files": [f"{arguments.name}.md", *_pictures(arguments.name)],
     }
-    for kind in ("discriminator", "generator"):
-        file = PRETRAINED / f"{arguments.name}.{kind}.safetensors"
+    for kind, file in _kinds(PRETRAINED, f"{arguments.name}.").items():
         entry[kind] = {"file": file.name, "sha256": file_sha256(file), "size_bytes": file.stat().st_size}
     manifest["weights"][arguments.name] = entry
     if arguments.default:

@@ -13,8 +13,8 @@ from .console import out
 from .options import example
 
 
-@click.command(epilog=example("dcgan-eval samples --weights imagenet32-first --out grid.png"))
-@click.option("--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the bundled default].")
+@click.command(epilog=example("dcgan-eval samples --weights imagenet32-paper --out grid.png"))
+@click.option("--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the newest bundled].")
 @click.option("--out", "path", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
 @click.option("--rows", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--columns", type=click.IntRange(1), default=16, show_default=True)

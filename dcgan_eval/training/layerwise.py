@@ -15,7 +15,7 @@ from ..seeding import rng, torch_generator
 Progress = Callable[[str, int, int], None]
 
 NUM_IMAGES = 5_000
-NUM_PATCHES = 60_000
+PATCHES_PER_IMAGE = 12
 NUM_DIRECTIONS = 640
 """Strongest directions of a layer's patches that are whitened; the others are left out."""
 
@@ -33,7 +33,6 @@ def start_from_kmeans(
     progress: Progress = lambda what, done, total: None,
     *,
     num_images: int = NUM_IMAGES,
-    num_patches: int = NUM_PATCHES,
 ) -> None:
     """Replace the kernels of D, layer by layer, by centroids of what the layer sees of unlabelled images.
 
@@ -52,8 +51,8 @@ def start_from_kmeans(
         Root seed: images, places of patches, first centroids.
     progress : callable
         Called after each layer.
-    num_images, num_patches : int
-        Images and patches, at most, that a layer is learned from.
+    num_images : int
+        Images, at most, that the layers are learned from, each layer from 12 patches of each.
 
     Source: Coates & Ng, "Learning Feature Representations with K-means", 2012 (whitening and spherical K-means); for
     starting convolutional networks, Kraehenbuehl et al., arXiv:1511.06856. Deviations: a fixed number of directions.
@@ -65,7 +64,7 @@ def start_from_kmeans(
     for number, block in enumerate(blocks):
         assert isinstance(block, ConvRung), "the configuration checks the preset"
         draw = torch_generator(seed, "k-means start", layer=number)
-        _learn(block, _patches(h_NCHW, block.conv, num_patches, draw), draw)
+        _learn(block, _patches(h_NCHW, block.conv, PATCHES_PER_IMAGE, draw), draw)
         if block.norm is not None:
             _settle(block, block.norm, h_NCHW[:_NORM_IMAGES])
         with torch.autocast(device.type, torch.bfloat16):
@@ -74,19 +73,19 @@ def start_from_kmeans(
         progress("K-means start: layers", number + 1, len(blocks))
 
 
-def _patches(h_NCHW: Tensor, conv: nn.Conv2d, count: int, draw: torch.Generator) -> Tensor:
+def _patches(h_NCHW: Tensor, conv: nn.Conv2d, per_image: int, draw: torch.Generator) -> Tensor:
     """Cut patches of a convolution's input at random places of its stride, inside the maps where they are large enough.
 
     Returns
     -------
     Tensor
-        float32, (about ``count``, C * k * k), in the order of the kernel's values.
+        float32, (N * per_image, C * k * k), in the order of the kernel's values.
     """
     num_images, _, size, _ = h_NCHW.shape
     k, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
     margin = padding if size > 2 * k else 0
     lowest, highest = -(-margin // stride), (size - 1 - margin) // stride
-    places = torch.randint(lowest, highest + 1, (2, num_images, max(1, count // num_images)), generator=draw) * stride
+    places = torch.randint(lowest, highest + 1, (2, num_images, per_image), generator=draw) * stride
     rows, columns = places.to(h_NCHW.device)[..., None, None]
     padded_NHWC = nn.functional.pad(h_NCHW, (padding,) * 4).permute(0, 2, 3, 1)
     image = torch.arange(num_images, device=h_NCHW.device)[:, None, None, None]

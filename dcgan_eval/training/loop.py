@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..models.weights import NETWORKS, save_network
 from .checkpoint import find_checkpoints, newest_checkpoint, read_state
+from .config import TrainingConfig
 from .layerwise import Progress
 from .trainer import BaseTrainer
 from .watch import Board, Health, Measurement, Row, Table
@@ -177,7 +178,8 @@ class _Run:
         state = read_state(path)
         self.history = state.get("history", [])
         config = self.trainer.config.as_dict()
-        changed = {key: [state["config"].get(key), value] for key, value in config.items()}
+        earlier = TrainingConfig().as_dict() | state["config"]  # a checkpoint of before may lack newer fields
+        changed = {key: [earlier[key], value] for key, value in config.items()}
         changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
         fixed = [key for key in changed if key in FIXED]
         if changed and (fixed or not self.options.allow_changes):

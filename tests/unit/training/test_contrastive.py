@@ -91,25 +91,25 @@ def test_spherical_kmeans_finds_directions() -> None:
 def test_patches_are_what_the_kernels_see() -> None:
     conv = nn.Conv2d(3, 4, 5, 2, 2, bias=False)
     maps = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    patches = _patches(maps, conv, 60, torch.Generator().manual_seed(1))
+    patches = _patches(maps, conv, 20, torch.Generator().manual_seed(1))
     assert patches.shape == (60, 75)
-    answers = patches @ conv.weight.flatten(1).T
-    seen = conv(maps).permute(0, 2, 3, 1).flatten(1, 2).repeat_interleave(20, 0).reshape(60, -1, 4)
-    assert torch.cdist(answers[:, None], seen).amin((1, 2)).max() < 1e-4
+    answers = patches @ conv.weight.detach().flatten(1).T
+    seen = conv(maps).detach().permute(0, 2, 3, 1).flatten(1, 2).repeat_interleave(20, 0).reshape(60, -1, 4)
+    assert (answers[:, None] - seen).abs().amax(2).amin(1).max() < 1e-4
 
 
 def test_a_start_from_kmeans_answers_evenly_and_follows_the_seed(images: np.ndarray) -> None:
     pixels = torch.from_numpy(images)
     networks = [build(get_preset("svhn32"), 0)[0].train() for _ in range(3)]
     for D, seed in zip(networks, (0, 0, 1), strict=True):
-        start_from_kmeans(D, pixels, seed, num_patches=2_000)
+        start_from_kmeans(D, pixels, seed)
     first, again, other = (D.state_dict() for D in networks)
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     assert not torch.equal(first["conv1.conv.weight"], other["conv1.conv.weight"])
     x = to_unit_range(pixels)
-    answers = networks[0].get_submodule("conv1.conv")(x)
+    answers = networks[0].get_submodule("conv1.conv")(x).detach()
     assert 0.5 < float(answers.std()) < 2
-    second = networks[0].get_submodule("conv2.conv")(networks[0].get_submodule("conv1")(x))
+    second = networks[0].get_submodule("conv2.conv")(networks[0].get_submodule("conv1")(x)).detach()
     norm = networks[0].get_submodule("conv2.norm")
     assert norm.training
     assert torch.allclose(norm.running_mean, second.mean((0, 2, 3)), atol=0.05 * float(second.std()))
