@@ -70,10 +70,10 @@ class Feed:
         """The images that are never trained on, on the device."""
         return self._images[self._held_out.to(self._images.device)].to(self.device)
 
-    @property
-    def training_images(self) -> Tensor:
-        """The images that are trained on, uint8, (N, H, W, C)."""
-        return self._images[self._rows.to(self._images.device)]
+    def some_images(self, count: int) -> Tensor:
+        """Return up to ``count`` random images of those that are trained on, uint8, (N, H, W, C)."""
+        chosen = rng(self.config.seed, "some images").permutation(self.num_images)[:count]
+        return self._images[self._rows[torch.from_numpy(chosen).sort().values].to(self._images.device)]
 
     def rows(self, rounds_done: int) -> Tensor:
         """Return D's rows in a round, (batch_size,) int64: the next minibatch of the epoch's order.

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from ..models.dcgan import Discriminator, to_unit_range
 from ..models.networks import ConvRung
-from ..seeding import rng, torch_generator
+from ..seeding import torch_generator
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,8 +31,6 @@ def start_from_kmeans(
     images_NHWC: Tensor,
     seed: int,
     progress: Progress = lambda what, done, total: None,
-    *,
-    num_images: int = NUM_IMAGES,
 ) -> None:
     """Replace the kernels of D, layer by layer, by centroids of what the layer sees of unlabelled images.
 
@@ -46,27 +44,25 @@ def start_from_kmeans(
     D : Discriminator
         Of a ladder; changed in place.
     images_NHWC : Tensor
-        uint8, (N, H, W, C).
+        uint8, (N, H, W, C); each layer is learned from 12 patches of each.
     seed : int
-        Root seed: images, places of patches, first centroids.
+        Root seed: places of patches, first centroids.
     progress : callable
         Called after each layer.
-    num_images : int
-        Images, at most, that the layers are learned from, each layer from 12 patches of each.
 
     Source: Coates & Ng, "Learning Feature Representations with K-means", 2012 (whitening and spherical K-means); for
     starting convolutional networks, Kraehenbuehl et al., arXiv:1511.06856. Deviations: a fixed number of directions.
     """
     blocks = D.blocks()
     device = next(D.parameters()).device
-    chosen = rng(seed, "k-means start: images").permutation(len(images_NHWC))[:num_images]
-    h_NCHW = to_unit_range(images_NHWC[torch.from_numpy(chosen).sort().values.to(images_NHWC.device)].to(device))
+    h_NCHW = to_unit_range(images_NHWC.to(device))
     for number, block in enumerate(blocks):
         assert isinstance(block, ConvRung), "the configuration checks the preset"
         draw = torch_generator(seed, "k-means start", layer=number)
         _learn(block, _patches(h_NCHW, block.conv, PATCHES_PER_IMAGE, draw), draw)
         if block.norm is not None:
-            _settle(block, block.norm, h_NCHW[:_NORM_IMAGES])
+            _settle(block.norm, block.conv, h_NCHW[:_NORM_IMAGES])
+        block.eval()
         with torch.autocast(device.type, torch.bfloat16):
             h_NCHW = torch.cat([block(x).bfloat16() for x in h_NCHW.split(_BATCH)])
         block.train()
@@ -148,15 +144,11 @@ def spherical_kmeans(x_PQ: Tensor, num_centroids: int, iterations: int, draw: to
     return centroids_KQ
 
 
-def _settle(block: ConvRung, norm: nn.BatchNorm2d, h_NCHW: Tensor) -> None:
-    """Set a layer's batch norm: gain 1, bias 0, running statistics of the given inputs; leave it in evaluation mode."""
+def _settle(norm: nn.BatchNorm2d, conv: nn.Conv2d, h_NCHW: Tensor) -> None:
+    """Set a batch norm: gain 1, bias 0, and as running statistics those of the convolution's answers."""
     nn.init.ones_(norm.weight)
     nn.init.zeros_(norm.bias)
-    momentum, norm.momentum = norm.momentum, None  # averages over all minibatches
-    norm.reset_running_stats()
-    block.train()
     with torch.autocast(h_NCHW.device.type, torch.bfloat16):
-        for x_NCHW in h_NCHW.split(_BATCH):
-            block(x_NCHW)
-    norm.momentum = momentum
-    block.eval()
+        found = [torch.var_mean(conv(x).float(), (0, 2, 3)) for x in h_NCHW.split(_BATCH)]
+    var, mean = (torch.stack(values).mean(0) for values in zip(*found, strict=True))
+    norm.load_state_dict({"running_var": var, "running_mean": mean}, strict=False)

@@ -18,7 +18,7 @@ from ..seeding import derive, torch_generator
 from .checkpoint import Parts, is_finite, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .feed import Feed
-from .layerwise import Progress, start_from_kmeans
+from .layerwise import NUM_IMAGES, Progress, start_from_kmeans
 from .parallel import ALONE, Team, synchronise_batch_norm
 from .phases import TURNS, step_discriminator, step_generator
 from .start import Start
@@ -70,7 +70,8 @@ class BaseTrainer:
         compiled: bool = False,
         start: Start | None = None,
     ):
-        assert start is None or start.sha256 == config.start, "the configuration names what is started from"
+        named = start.sha256 == config.start if start else config.start in ("", "kmeans")
+        assert named, "the configuration names what is started from"
         self.config, self.device, self.team = config, torch.device(device), team
         self.preset = get_preset(config.preset)
         self.feed = Feed(config, images_NHWC, self.device, labels_N)
@@ -89,7 +90,7 @@ class BaseTrainer:
     def initialise(self, progress: Progress) -> None:
         """Do what a new run begins with and a resumed one does not repeat."""
         if self.config.start == "kmeans":
-            start_from_kmeans(self.D, self.feed.training_images, self.config.seed, progress)
+            start_from_kmeans(self.D, self.feed.some_images(NUM_IMAGES), self.config.seed, progress)
             self.team.follow_leader(self.D.state_dict().values())
 
     def _adam(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
