@@ -216,6 +216,13 @@ class _Run:
         shown = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in self._position())
         self.on_event(f"{self.trainer.seen_images:>12,} images  {measurement.name}" + (f": {shown}" if shown else ""))
 
+    def _measure_end(self) -> None:
+        """Measure what a finished run has come to, unless it just was."""
+        for measurement in self.measurements:
+            rows = self.tables[measurement.name].rows
+            if not rows or rows[-1]["round"] < self.trainer.rounds_done:
+                self._measure(measurement)
+
     def _position(self) -> Row:
         """Return the columns that every table begins with."""
         trainer = self.trainer
@@ -245,6 +252,8 @@ class _Run:
         trained = self.trainer.rounds_done - self.first_round
         paths: dict[str, str] = {}
         if self.leads:
+            if status == "finished":
+                self._measure_end()
             self._save()
             paths = self._export(self.folder, {})
         return {
