@@ -123,6 +123,9 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     departures = [f"{key} {value}" for key, value in config.departures().items()]
     earlier, probe = facts.get("started_from"), facts.get("probe")
     seen = SEEN[config.objective].format(**values)
+    for event in facts.get("history", []):
+        changes = ", ".join(f"{key} from {old} to {new}" for key, (old, new) in event["changed"].items())
+        departures.append(f"changed after round {event['rounds_done']}: {changes}")
     if earlier:
         seen += f", after the {earlier['seen_images']:,} of `{earlier['name']}`, which it started from"
     text = CARD.format(
