@@ -171,6 +171,8 @@ def training_figure(log: Sequence[dict[str, float]], probe: Sequence[dict[str, f
     if probe:
         axes[-1].plot([row["seen_images"] for row in probe], [100 * row["score"] for row in probe], ".-")
         axes[-1].set(xlabel="images seen", ylabel="probe: validation accuracy %")
+    for axis in axes:
+        axis.locator_params(axis="x", nbins=4)
     _save(lambda: figure.savefig(path, dpi=100), path)
     return path
 
