@@ -209,8 +209,9 @@ def _measurements(
     if isinstance(trainer, Trainer):
         measurements.append(Measurement("samples", every["samples_every"], grid))
         if "neighbours_every" in every:
-            pair = trainer
-            measurements.append(Measurement("neighbours", every["neighbours_every"], lambda _: neighbour_score(pair)))
+            measurements.append(
+                Measurement("neighbours", every["neighbours_every"], lambda _: neighbour_score(trainer))
+            )
     if probe:
         measurements.append(Measurement("probe", every["probe_every"], lambda trainer: probe(trainer.networks()[0])))
     return measurements
