@@ -50,6 +50,13 @@ _recipe_options = stack(
     click.option("--shift", type=int, help="Move real images by up to N pixels (not in the recipe)."),
     click.option("--rotation", type=float, help="Weight of a loss that tells quarter turns (not in the recipe)."),
     click.option("--view-size", type=int, help="Side of contrastive views, pixels [default: recipe]."),
+    click.option(
+        "--view-area", type=(float, float), help="Smallest and largest share of the image in a contrastive view."
+    ),
+    click.option(
+        "--decoupled/--coupled", default=None, help="Contrastive loss without the partner in its denominator."
+    ),
+    click.option("--warmup-images", type=int, help="Raise the learning rate from 0 over the first N images."),
     click.option("--temperature", type=float, help="Of the contrastive loss [default: recipe]."),
     click.option(
         "--start",
@@ -183,6 +190,7 @@ def _split(options: dict[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[st
     run = RunOptions(**{name: options.pop(name) for name in names}, part_bytes=part_mb and part_mb << 20)
     every = {name: options.pop(name) for name in ("probe_every", "samples_every")}
     neighbours = options.pop("neighbours")
+    options["view_min_area"], options["view_max_area"] = options.pop("view_area") or (None, None)
     if neighbours and not options["held_out"]:
         options["held_out"] = 1_000
     return run, options, every | ({"neighbours_every": every["samples_every"]} if neighbours else {})

@@ -70,8 +70,12 @@ class TrainingConfig:
         layer. 0 leaves it out, as the paper does. Source: Chen et al., arXiv:1811.11212.
     held_out : int
         Images of the data set that are never trained on, for the nearest-neighbour score.
-    view_size, temperature : int, float
-        Side of the contrastive views in pixels, and the temperature of their loss.
+    view_size : int
+        Side of the contrastive views, pixels.
+    view_min_area, view_max_area : float
+        Smallest and largest share of the image that a contrastive view shows.
+    temperature, decoupled : float, bool
+        Of the contrastive loss; see :func:`~dcgan_eval.training.contrastive.contrastive_loss`.
     start : str
         SHA-256 of the networks to start from, as :func:`~dcgan_eval.training.start.load_start` gives it; ``"kmeans"``
         for a discriminator built by :func:`~dcgan_eval.training.layerwise.start_from_kmeans`; empty for random ones,
@@ -98,7 +102,10 @@ class TrainingConfig:
     shift: int = 0
     rotation: float = 0.0
     view_size: int = 16
+    view_min_area: float = 0.2
+    view_max_area: float = 1.0
     temperature: float = 0.2
+    decoupled: bool = False
     held_out: int = 0
     start: str = ""
     seed: int = 0
@@ -117,6 +124,8 @@ class TrainingConfig:
         _require(self.rotation >= 0, "--rotation", self.rotation, "0 or more")
         _require(not (contrastive and self.rotation), "--rotation", self.rotation, "0 with the contrastive objective")
         _require(8 <= self.view_size <= size, "--view-size", self.view_size, f"8 to {size} pixels")
+        areas = (self.view_min_area, self.view_max_area)
+        _require(0 < areas[0] <= areas[1] <= 1, "--view-area", areas, "two shares from above 0 to 1, ascending")
         _require(self.temperature > 0, "--temperature", self.temperature, "a positive number")
         _require(self.held_out >= 0, "--held-out", self.held_out, "0 or more")
         _require(self.compute in ("float32", "bfloat16"), "--compute", self.compute, "float32 or bfloat16")

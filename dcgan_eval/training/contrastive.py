@@ -16,7 +16,6 @@ from .config import TrainingConfig
 from .phases import descend
 from .trainer import BaseTrainer
 
-MIN_AREA = 0.2
 MAX_STRETCH = 4 / 3
 COLOUR = 0.4
 _HUE = 0.3 * COLOUR
@@ -24,8 +23,8 @@ _COLOUR_SHARE, _GREY_SHARE = 0.8, 0.2
 HEAD_WIDTHS = (512, 128)
 
 
-def random_views(x_NCHW: Tensor, size: int, coins: torch.Generator) -> Tensor:
-    """Return a random view of each image: a part of 0.2 to 1 of its area, perhaps mirrored, in other colours or grey.
+def random_views(x_NCHW: Tensor, size: int, areas: tuple[float, float], coins: torch.Generator) -> Tensor:
+    """Return a random view of each image: a part of its area, perhaps mirrored, in other colours or grey.
 
     Parameters
     ----------
@@ -33,6 +32,8 @@ def random_views(x_NCHW: Tensor, size: int, coins: torch.Generator) -> Tensor:
         Images (N, 3, H, W) in [-1, 1].
     size : int
         Side of the views, pixels.
+    areas : (float, float)
+        Smallest and largest share of the image that a view shows.
     coins : torch.Generator
         On the images' device.
 
@@ -44,14 +45,15 @@ def random_views(x_NCHW: Tensor, size: int, coins: torch.Generator) -> Tensor:
     Source: Chen et al., arXiv:2002.05709, appendix A. Deviations: sides of at most the image's; a shift of each colour
     channel stands for the turn of hue; no blur.
     """
-    return _recoloured(_cut(x_NCHW, size, coins), coins).contiguous(memory_format=torch.channels_last)
+    return _recoloured(_cut(x_NCHW, size, areas, coins), coins).contiguous(memory_format=torch.channels_last)
 
 
-def _cut(x_NCHW: Tensor, size: int, coins: torch.Generator) -> Tensor:
+def _cut(x_NCHW: Tensor, size: int, areas: tuple[float, float], coins: torch.Generator) -> Tensor:
     """Cut random parts out of images, resize them and mirror half of them."""
     count, device = len(x_NCHW), x_NCHW.device
     area, stretch, left, top, coin = torch.rand(5, count, generator=coins, device=device)
-    side = (MIN_AREA + (1 - MIN_AREA) * area).sqrt()
+    smallest, largest = areas
+    side = (smallest + (largest - smallest) * area).sqrt()
     stretch = torch.exp((stretch - 0.5) * math.log(MAX_STRETCH))
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
     zero = torch.zeros_like(width)
@@ -76,8 +78,8 @@ def _recoloured(x_NCHW: Tensor, coins: torch.Generator) -> Tensor:
     return torch.where(greyed < _GREY_SHARE, y_NCHW.mean(1, keepdim=True), y_NCHW).clamp(-1, 1)
 
 
-def contrastive_loss(a_NE: Tensor, b_NE: Tensor, temperature: float) -> dict[str, Tensor]:
-    """Return the cross-entropy of finding each view's partner among all other views, and how often it is found.
+def contrastive_loss(a_NE: Tensor, b_NE: Tensor, temperature: float, *, decoupled: bool = False) -> dict[str, Tensor]:
+    """Return the loss of telling each view's partner from all other views, and how often it is found.
 
     Parameters
     ----------
@@ -85,15 +87,22 @@ def contrastive_loss(a_NE: Tensor, b_NE: Tensor, temperature: float) -> dict[str
         Embeddings of two views of N images, of any length.
     temperature : float
         Divides the cosines.
+    decoupled : bool
+        Leave the partner out of the denominator, so that an easy partner does not weaken the push from the others.
 
-    Source: NT-Xent of Chen et al., arXiv:2002.05709, equation 1.
+    Source: NT-Xent of Chen et al., arXiv:2002.05709, equation 1; decoupled, Yeh et al., arXiv:2110.06848, equation 6.
     """
     count = len(a_NE)
     z = normalize(torch.cat([a_NE, b_NE]).float(), dim=1)
-    cosines = (z @ z.T).fill_diagonal_(-math.inf) / temperature
+    cosines = (z @ z.T).fill_diagonal_(-math.inf) / temperature  # (2N, 2N), no view with itself
     partner = torch.arange(2 * count, device=z.device).roll(count)
     found = (cosines.detach().argmax(1) == partner).float().mean()
-    return {"contrastive_loss": cross_entropy(cosines, partner), "partner_accuracy": found}
+    if decoupled:
+        others = cosines.scatter(1, partner[:, None], -math.inf)
+        loss = (others.logsumexp(1) - cosines.gather(1, partner[:, None])[:, 0]).mean()
+    else:
+        loss = cross_entropy(cosines, partner)
+    return {"contrastive_loss": loss, "partner_accuracy": found}
 
 
 class ContrastiveTrainer(BaseTrainer):
@@ -121,8 +130,9 @@ class ContrastiveTrainer(BaseTrainer):
         config, team = self.config, self.team
         x_NCHW = team.share(self.feed.minibatch(self.rounds_done))
         coins = torch_generator(config.seed, "views", device=self.device, round=self.rounds_done, process=team.rank)
-        views = torch.cat([random_views(x_NCHW, config.view_size, coins) for _ in range(2)])
+        areas = (config.view_min_area, config.view_max_area)
+        views = torch.cat([random_views(x_NCHW, config.view_size, areas, coins) for _ in range(2)])
         a_NE, b_NE = self.head(self.D.trunk(views).mean((2, 3))).chunk(2)
-        losses = contrastive_loss(a_NE, b_NE, config.temperature)
+        losses = contrastive_loss(a_NE, b_NE, config.temperature, decoupled=config.decoupled)
         losses["d_grad_norm"] = descend(self.adam["D"], losses["contrastive_loss"], team)
         return {key: value.detach() for key, value in losses.items()}

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "dcgan_eval"
 # Each part may import the parts that stand before it on an earlier line, and itself.
 LAYERS = [
-    {"errors", "seeding", "provenance", "records"},
+    {"errors", "files", "progress", "devices", "seeding", "provenance", "records"},
     {"data", "models", "svm"},
     {"features", "training"},
     {"protocols", "baselines", "insight"},

@@ -61,7 +61,7 @@ def test_the_loss_is_the_published_one() -> None:
 
 def test_views_show_parts_of_their_images(images: np.ndarray) -> None:
     across = torch.linspace(-0.5, 0.5, 32).expand(500, 3, 32, 32)  # grey, so only brightness and contrast change
-    views = random_views(across, 16, torch.Generator().manual_seed(0))
+    views = random_views(across, 16, (0.2, 1.0), torch.Generator().manual_seed(0))
     assert views.shape == (500, 3, 16, 16)
     slopes = (views[:, 0, 8, -3] - views[:, 0, 8, 2]) / (11 / 16)
     assert 0.35 < (slopes < 0).float().mean() < 0.65  # mirrored half of the time
@@ -69,7 +69,7 @@ def test_views_show_parts_of_their_images(images: np.ndarray) -> None:
     assert shares.max() < 1.4**2 * 32 / 31  # contrast and brightness each change a slope by up to 40 %
     assert shares.min() > 0.6**2 * math.sqrt(0.2 * 3 / 4)
     x = to_unit_range(torch.from_numpy(images))
-    first, again, other = (random_views(x, 24, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    first, again, other = (random_views(x, 24, (0.2, 1.0), torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.abs().max() <= 1

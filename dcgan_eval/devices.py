@@ -1,0 +1,80 @@
+"""Where numbers are computed and in which type: devices, random generators and transfers are asked for here only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import DcganEvalError, unknown_name
+
+_CPU = torch.device("cpu")
+COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device for a name as typed: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises
+    ------
+    DcganEvalError
+        An unknown name, or a device that is not there.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+        raise unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps"), DcganEvalError)
+    if kind == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[kind]:
+        raise DcganEvalError(f"There is no device {name}", got=f"--device {name}", remedy="use --device cpu or auto")
+    return torch.device(name)
+
+
+@lru_cache
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether the device multiplies bfloat16 matrices in hardware; elsewhere it takes over 200 times as long."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def fast_type(device: torch.device) -> torch.dtype:
+    """Return the fastest type whose products are good enough to train with: bfloat16 in hardware, else float32."""
+    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device, without waiting for it where it goes to a GPU."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = _CPU) -> Iterator[None]:
+    """Let torch's global random numbers, of the CPU and of one GPU, follow from ``seed``; afterwards put them back.
+
+    ``torch.manual_seed`` under ``fork_rng(devices=[])`` would reseed every GPU for good, so it is not used.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

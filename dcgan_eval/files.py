@@ -1,0 +1,189 @@
+"""One way to finish a file: written under a name of its own, flushed, read back, renamed, and the folder flushed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import DcganEvalError
+
+PARTIAL = ".partial"
+_MAGIC = {b"\x89HDF\r\n\x1a\n": "HDF5", b"\x89PNG": "PNG", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"GIF8": "GIF"}
+_KINDS = {
+    ".json": "JSON",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
+    ".png": "PNG",
+    ".gif": "GIF",
+    ".npz": "zip",
+    ".parquet": "Parquet",
+    ".safetensors": "safetensors",
+    ".html": "HTML",
+    ".csv": "CSV",
+    ".tex": "LaTeX",
+    ".md": "Markdown",
+    ".xml": "XML",
+}
+
+
+def write_file(path: Path, data: bytes | str) -> Path:
+    """Write a whole file so that its name holds either what it held before or all of ``data``.
+
+    Parameters
+    ----------
+    path : Path
+        Name of the file; its folder is made.
+    data : bytes or str
+        Content; text is encoded as UTF-8.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, or does not read back as what was written; the earlier file is as it was.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with replacing(path, check=lambda written: _compare(written, content)) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+@contextmanager
+def replacing(path: Path, check: Callable[[Path], None] = lambda written: None) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` to write to; on leaving, flush it, check it and let it take its place.
+
+    Parameters
+    ----------
+    path : Path
+        Name of the file; its folder is made.
+    check : callable
+        Called with the temporary name once all of it is on the disk; raises where it is not what it should be.
+
+    Yields
+    ------
+    Path
+        Unique to this call, in the same folder, with the same suffix.
+
+    Raises
+    ------
+    OSError
+        As :func:`write_file`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=PARTIAL + path.suffix, dir=path.parent)
+    partial = Path(name)
+    try:
+        os.fchmod(descriptor, 0o666 & ~_umask())
+        os.close(descriptor)
+        yield partial
+        flush(partial)
+        check(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or the entries of a folder, down to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 (hexadecimal) of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_target(
+    path: Path,
+    option: str,
+    error: type[DcganEvalError] = DcganEvalError,
+    *,
+    suffixes: tuple[str, ...] = (),
+    force: bool = False,
+) -> None:
+    """Raise, before any work, unless a result can be written to ``path``; nothing but its folder is made.
+
+    Parameters
+    ----------
+    path : Path
+        Where the result will go.
+    option : str
+        The option that named it, for the remedy: ``"--out"``.
+    error : type
+        Class of the error.
+    suffixes : tuple of str
+        Suffixes that the result may have, the first being the usual one; empty allows any.
+    force : bool
+        Replace a file of another kind.
+
+    Raises
+    ------
+    DcganEvalError
+        No name, a wrong suffix, a folder, a folder that cannot be written, or a file of another kind.
+    """
+    remedy = f"give another place with {option}"
+    if not path.name:
+        raise error("The result has no file name", got=f"{option} {str(path)!r}", remedy=remedy)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise error(f"The name given with {option} has another suffix", got=str(path), expected=" or ".join(suffixes))
+    if path.is_dir():
+        raise error("The result would replace a folder", got=str(path), remedy=f"give the name of a file with {option}")
+    if path.exists() and not path.is_file():
+        raise error("The result would go to something that is no file", got=str(path), remedy=remedy)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as problem:
+        raise error("The result cannot be written", got=f"{path}: {problem}", remedy=remedy) from problem
+    found, wanted = kind_of(path), _KINDS.get(path.suffix.lower())
+    if not force and found is not None and wanted is not None and found != wanted:
+        raise error(
+            "The result would replace a file of another kind",
+            got=f"{path}, which holds {found}",
+            expected=f"a new name, or a file of {wanted}",
+            remedy=remedy,
+        )
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what an existing file holds, by its first bytes, else by its suffix; None for an empty or missing one."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return None
+    if not head:
+        return None
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head[8:9] == b"{" and head[7] == 0:  # a length of 64 bits, then the header
+        return "safetensors"
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "JSON"
+    return _KINDS.get(path.suffix.lower(), "something else")
+
+
+def _compare(path: Path, content: bytes) -> None:
+    """Raise unless a file reads back as what was written."""
+    if path.read_bytes() != content:
+        raise OSError(f"{path} does not read back as what was written")
+
+
+def _umask() -> int:
+    """Return the process's file mode mask."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,80 @@
+"""One way to finish a file: whole or not at all, whoever else writes, and never over a file of another kind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+
+from dcgan_eval.errors import DcganEvalError
+from dcgan_eval.files import check_target, kind_of, replacing, write_file
+
+
+def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    target = write_file(tmp_path / "a.json", "old")
+    with pytest.raises(RuntimeError, match="half way"), replacing(target) as partial:
+        partial.write_text("new")
+        raise RuntimeError("half way")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_does_not_read_back_does_not_take_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = write_file(tmp_path / "a.json", "old")
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"other bytes than were written")
+    with pytest.raises(OSError, match="read back"):
+        write_file(target, "new")
+    assert target.read_text() == "old"
+
+
+def test_many_processes_write_one_name(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dcgan_eval.files import write_file\n"
+        "for _ in range(50): write_file(Path(sys.argv[1]), sys.argv[2] * 10_000)"
+    )
+    target = tmp_path / "shared.json"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(target), letter]) for letter in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert set(target.read_text()) in ({"a"}, {"b"}, {"c"})
+    assert len(target.read_text()) == 10_000
+    assert os.listdir(tmp_path) == ["shared.json"]
+
+
+def test_the_mode_of_a_new_file_follows_the_mask(tmp_path: Path) -> None:
+    earlier = os.umask(0o027)
+    try:
+        assert write_file(tmp_path / "a", b"x").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(earlier)
+
+
+def test_kinds_are_told_by_content(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "features.json", "w") as file:
+        file["x"] = 1
+    (tmp_path / "record.json").write_text(' {"schema": 1}')
+    (tmp_path / "page.html").write_text("<!doctype html>")
+    assert kind_of(tmp_path / "features.json") == "HDF5"
+    assert kind_of(tmp_path / "record.json") == "JSON"
+    assert kind_of(tmp_path / "page.html") == "HTML"
+    assert kind_of(tmp_path / "missing") is None
+
+
+def test_targets_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"schema": 1}')
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "pipe.png", "record.json/x.png"):
+        with pytest.raises(DcganEvalError, match="--out"):
+            check_target(tmp_path / name, "--out")
+    with pytest.raises(DcganEvalError, match="suffix"):
+        check_target(tmp_path / "a.txt", "--out", suffixes=(".png",))
+    (tmp_path / "was.safetensors").write_text('{"schema": 1}')
+    with pytest.raises(DcganEvalError, match="another kind"):
+        check_target(tmp_path / "was.safetensors", "--out")
+    check_target(tmp_path / "was.safetensors", "--out", force=True)
+    check_target(tmp_path / "record.json", "--record")
+    check_target(tmp_path / "new" / "record.json", "--record")
