@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from dcgan_eval.protocols.published import TABLES
 from dcgan_eval.records import load_record
-from dcgan_eval.report.published import table_rows, to_markdown
+from dcgan_eval.report.paper_numbers import TABLES
+from dcgan_eval.report.paper_tables import table_rows, to_markdown
 from dcgan_eval.report.tables import markdown_results
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,13 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 _PACKAGES = ("dcgan-eval", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "h5py")
 
 
 def environment() -> dict[str, Any]:
     """Return versions, processor, threads and accelerator, as plain values for a record."""
+    import torch  # here, because it takes longer to import than most commands take
+
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

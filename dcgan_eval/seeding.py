@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *names: str, **indices: int | str) -> int:
@@ -39,4 +42,6 @@ def torch_generator(
     seed: int, *names: str, device: torch.device | str = "cpu", **indices: int | str
 ) -> torch.Generator:
     """Return torch's generator for a named stream on ``device`` (see :func:`derive`)."""
+    import torch  # here, because what reads records has no use for it
+
     return torch.Generator(device=device).manual_seed(derive(seed, *names, **indices))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from ..protocols.compare import compare as compare_records
 from ..records import load_record
+from ..report.paired import paired_comparison
 from ..report.tables import class_table, paired_table
 from .console import out
 from .options import example, json_option
@@ -23,7 +23,7 @@ from .options import example, json_option
 def compare(a: Path, b: Path, seed: int, as_json: bool) -> None:
     """Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class."""
     records = [load_record(a), load_record(b)]
-    found = compare_records(*records, seed=seed)
+    found = paired_comparison(*records, seed=seed)
     if as_json:
         classes = {name: [r.class_accuracies[name] for r in records] for name in records[0].class_names}
         click.echo(json.dumps({**asdict(found), "class_accuracies": classes}, indent=1))

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from ..errors import RecordError
-from ..protocols.regress import SUITES, Measure, baseline_path, compare, load_baseline, run_suite
+from ..protocols.regress import SUITES, Measure, baseline_path, judge, load_baseline, run_suite
 from ..report.gate import junit, markdown, short
 from .console import err, out, progress_view
 from .options import data_dir_option, example
@@ -51,7 +51,7 @@ def regress(
         found = run_suite(suite, data_dir=data_dir, cache_dir=cache_dir or fresh, progress=progress)
     if baseline is None:
         ctx.exit(_update(found, path))
-    measures = compare(found, baseline)
+    measures = judge(found, baseline)
     out.print(_table(measures, suite))
     values = {**found, "measures": [asdict(m) for m in measures], "passed": all(m.passed for m in measures)}
     _write(junit_path, junit(measures, suite))

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from ..errors import RecordError
-from ..protocols.published import TABLES
 from ..records import load_record
-from ..report.published import NamedRecord, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
+from ..report.paper_numbers import TABLES
+from ..report.paper_tables import NamedRecord, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
 from .console import out
 from .options import example
 

@@ -228,7 +228,7 @@ def load_baseline(path: Path, suite: str) -> dict[str, Any]:
     return dict(found)
 
 
-def compare(found: dict[str, Any], baseline: dict[str, Any]) -> list[Measure]:
+def judge(found: dict[str, Any], baseline: dict[str, Any]) -> list[Measure]:
     """Compare a run of a suite with its baseline, number by number.
 
     Parameters
@@ -236,12 +236,10 @@ def compare(found: dict[str, Any], baseline: dict[str, Any]) -> list[Measure]:
     found, baseline : dict
         From :func:`run_suite` and :func:`load_baseline`.
     """
-    return [
-        measure for name, case in found["cases"].items() for measure in _compare_case(name, case, baseline["cases"])
-    ]
+    return [measure for name, case in found["cases"].items() for measure in _judge_case(name, case, baseline["cases"])]
 
 
-def _compare_case(name: str, case: dict[str, Any], expected: dict[str, Any]) -> Iterator[Measure]:
+def _judge_case(name: str, case: dict[str, Any], expected: dict[str, Any]) -> Iterator[Measure]:
     """Compare one run."""
     if "error" in case:
         yield Measure(name, "run", case["error"], "no error", "", False)

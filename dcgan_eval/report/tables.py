@@ -121,7 +121,7 @@ def class_table(records: Sequence[Record]) -> Table:
 
 
 def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Table:
-    """Show two records and what :func:`dcgan_eval.protocols.compare.compare` found between them.
+    """Show two records and what :func:`dcgan_eval.report.paired.paired_comparison` found between them.
 
     Parameters
     ----------

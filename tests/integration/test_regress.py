@@ -17,7 +17,7 @@ from dcgan_eval.errors import RecordError
 from dcgan_eval.features.store import _checksum
 from dcgan_eval.models import weights
 from dcgan_eval.protocols import classifiers, regress
-from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, compare, load_baseline, run_suite
+from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, judge, load_baseline, run_suite
 from dcgan_eval.svm.objective import Solution
 
 
@@ -42,7 +42,7 @@ def failures(measures: list[Measure]) -> set[tuple[str, str]]:
 
 def test_the_same_again_is_no_regression(quick: None, quick_baseline: tuple[dict[str, Any], Path]) -> None:
     baseline, cache = quick_baseline
-    measures = compare(run_suite("smoke", cache_dir=cache), baseline)
+    measures = judge(run_suite("smoke", cache_dir=cache), baseline)
     assert failures(measures) == set()
     assert {m.name for m in measures} >= {"score", "C", "objective_to_liblinear", "weights_sha256", "memory"}
     assert "time" in baseline["cases"]["digits_l2svm, untrained:svhn32"]
@@ -58,7 +58,7 @@ def test_a_damaged_solver(quick_baseline, monkeypatch: pytest.MonkeyPatch, facto
 
     monkeypatch.setitem(SUITES, "smoke", ())
     monkeypatch.setattr(regress, "fit_ovr", damaged)
-    assert failures(compare(run_suite("smoke"), quick_baseline[0])) == {("solver", "objective_to_liblinear")}
+    assert failures(judge(run_suite("smoke"), quick_baseline[0])) == {("solver", "objective_to_liblinear")}
 
 
 def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -70,7 +70,7 @@ def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.Monkey
         return replace(solution, W=np.roll(np.asarray(solution.W), 1, 0))
 
     monkeypatch.setattr(classifiers, "fit_ovr", rolled)
-    assert ("pixels", "score") in failures(compare(run_suite("smoke"), quick_baseline[0]))
+    assert ("pixels", "score") in failures(judge(run_suite("smoke"), quick_baseline[0]))
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["checksum kept", "checksum made anew"])
@@ -88,7 +88,7 @@ def test_a_damaged_cache(
                 if hidden:
                     checks = [_checksum(rolled[i : i + 256]) for i in range(0, len(rolled), 256)]
                     file[f"crc32/{name}"][:] = checks
-    measures = compare(run_suite("smoke", cache_dir=damaged), baseline)
+    measures = judge(run_suite("smoke", cache_dir=damaged), baseline)
     assert failures(measures) == {("untrained:svhn32", "score" if hidden else "run")}
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_weight_file(
         path.write_bytes(data)
     monkeypatch.setattr(weights, "bundled_dir", lambda: copy)
     monkeypatch.setitem(SUITES, "smoke", (("digits", None),))
-    measures = compare(run_suite("smoke", cache_dir=tmp_path), quick_baseline[0])
+    measures = judge(run_suite("smoke", cache_dir=tmp_path), quick_baseline[0])
     assert failures(measures) == {("bundled", "run")}
     assert "does not match its hash" in str(next(m.value for m in measures if not m.passed))
 
@@ -115,7 +115,7 @@ def test_other_weights_fail_by_their_hash(
     changed["cases"]["digits_l2svm, untrained:svhn32"]["weights_sha256"] = "0" * 64
     monkeypatch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"),))
     found = run_suite("smoke", cache_dir=cache)
-    assert failures(compare(found, changed)) == {("untrained:svhn32", "weights_sha256")}
+    assert failures(judge(found, changed)) == {("untrained:svhn32", "weights_sha256")}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_each_number_has_its_band(quick_baseline, key: str, change, fails: bool)
     name = "digits_l2svm, pixels"
     found = {"cases": {name: {"C": 1e-3, "memory": 2.0, **baseline["cases"][name]}}}
     expected = {"cases": {name: {**found["cases"][name], key: change(found["cases"][name][key])}}}
-    assert failures(compare(found, expected)) == ({("pixels", key)} if fails else set())
+    assert failures(judge(found, expected)) == ({("pixels", key)} if fails else set())
 
 
 def test_the_choice_of_C_may_move_among_ties_only(quick_baseline) -> None:  # type: ignore[no-untyped-def]
@@ -148,16 +148,16 @@ def test_the_choice_of_C_may_move_among_ties_only(quick_baseline) -> None:  # ty
         expected = {**known, "curve": curve}
         # the score at another C may be anywhere in the interval of the baseline's
         found = {**expected, "C": float(other), "score": known["score"] + 0.9 * known["score_band_at_another_C"]}
-        assert failures(compare({"cases": {name: found}}, {"cases": {name: expected}})) == fails
+        assert failures(judge({"cases": {name: found}}, {"cases": {name: expected}})) == fails
     moved = {C: score - (0.1 if best == C else 0.0) for C, score in known["curve"].items()}
     found = {**known, "curve": moved}
-    assert failures(compare({"cases": {name: found}}, {"cases": {name: known}})) == {
+    assert failures(judge({"cases": {name: found}}, {"cases": {name: known}})) == {
         ("pixels", "largest change on validation rows")
     }
 
 
 def test_a_case_without_a_baseline_fails() -> None:
-    assert failures(compare({"cases": {"new": {"score": 1.0}}}, {"cases": {}})) == {("new", "run")}
+    assert failures(judge({"cases": {"new": {"score": 1.0}}}, {"cases": {}})) == {("new", "run")}
 
 
 def test_the_command(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from dcgan_eval.protocols.catalog import PROTOCOLS
-from dcgan_eval.protocols.published import TABLES
 from dcgan_eval.records import Record, load_record
-from dcgan_eval.report.published import OTHER, Row, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
+from dcgan_eval.report.paper_numbers import TABLES
+from dcgan_eval.report.paper_tables import OTHER, Row, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
 
 ROOT = Path(__file__).parents[3]
 CIFAR10 = load_record(ROOT / "benchmarks" / "results" / "cifar10.json")

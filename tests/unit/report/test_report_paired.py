@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from dcgan_eval.errors import RecordError
-from dcgan_eval.protocols.compare import compare, mcnemar
 from dcgan_eval.records import Record, load_record, pack_counts, unpack_counts
+from dcgan_eval.report.paired import mcnemar, paired_comparison
 
 COMMITTED = load_record(Path(__file__).parents[3] / "benchmarks" / "results" / "digits.json")
 
@@ -31,16 +31,16 @@ def test_counts_survive_packing() -> None:
 def test_single_draws() -> None:
     draw = np.random.default_rng(1)
     a, b = (draw.random(2_000) < 0.7).astype(int), (draw.random(2_000) < 0.6).astype(int)
-    found = compare(record(a), record(b))
+    found = paired_comparison(record(a), record(b))
     assert found.difference == pytest.approx(a.mean() - b.mean())
     # the bootstrap of a mean of 2,000 differences is close to normal; 9,999 resamples give its ends to a few percent
     half = 1.96 * np.std(a - b) / np.sqrt(2_000)
     expected = (found.difference - half, found.difference + half)
     assert found.ci95 == pytest.approx(expected, abs=0.05 * half)
     assert (found.only_a, found.only_b) == (np.sum((a == 1) & (b == 0)), np.sum((a == 0) & (b == 1)))
-    assert compare(record(a), record(b)) == found
+    assert paired_comparison(record(a), record(b)) == found
     # pairing matters: of two records that err on the same images the difference is known exactly
-    same = compare(record(a), record(a))
+    same = paired_comparison(record(a), record(a))
     assert (same.difference, same.ci95, same.mcnemar_p) == (0, (0, 0), 1)
 
 
@@ -54,7 +54,7 @@ def test_mcnemar_is_the_binomial_tail(only_a: int, only_b: int) -> None:
 
 def test_several_draws_have_no_mcnemar() -> None:
     draw = np.random.default_rng(2)
-    found = compare(record(draw.integers(0, 11, 500), 10), record(draw.integers(0, 2, 500)))
+    found = paired_comparison(record(draw.integers(0, 11, 500), 10), record(draw.integers(0, 2, 500)))
     assert found.mcnemar_p is found.only_a is None
     assert found.ci95[0] < found.difference < found.ci95[1]
 
@@ -63,9 +63,9 @@ def test_records_of_different_data_or_of_schema_1_are_refused() -> None:
     a = record(np.ones(500, int))
     other = {**a.data, "test": {**a.data["test"], "fingerprint": "0" * 64}}
     with pytest.raises(RecordError, match=r"different test images.*digits test, 500 images"):
-        compare(a, replace(a, data=other))
+        paired_comparison(a, replace(a, data=other))
     with pytest.raises(RecordError, match="does not say which images were right"):
-        compare(a, replace(a, right=None, schema=1))
+        paired_comparison(a, replace(a, right=None, schema=1))
 
 
 def test_accuracies_per_class_come_from_the_confusion_matrix() -> None:

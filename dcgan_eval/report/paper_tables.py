@@ -11,8 +11,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from ..protocols.published import PAPER, PublishedRow, PublishedTable, Section
 from ..records import Record
+from .paper_numbers import PAPER, PublishedRow, PublishedTable, Section
 from .tables import features_label, percent, shown
 
 NamedRecord = tuple[Path, Record]
