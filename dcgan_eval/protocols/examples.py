@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ..data.imageset import ImageSet
-from ..errors import StoreError
+from ..errors import RecordError, StoreError
 from ..features.extract import store_identity
 from ..features.store import find_store
 from ..features.taps import Encoder
 from ..records import Record, unpack_counts
 from ..svm.path import fit_ovr
-from .catalog import PROTOCOLS, load_protocol_data
+from .catalog import PROTOCOLS, load_protocol_images
 from .sources import EncoderFeatures, FeatureSource
 from .verify import record_source
 
@@ -42,7 +42,7 @@ class NearImages:
 
 
 class RecordExamples:
-    """The images and cached features behind a record; test labels are never read.
+    """The images and cached features behind a record; test labels at most say which count is whose.
 
     Parameters
     ----------
@@ -60,10 +60,23 @@ class RecordExamples:
     """
 
     def __init__(self, record: Record, data_dir: Path | None, cache_dir: Path, encoder: Encoder | None = None):
-        protocol = next(p for p in PROTOCOLS.values() if p.id == record.protocol)
+        protocol = next((p for p in PROTOCOLS.values() if p.id == record.protocol), None)
+        if protocol is None:
+            raise RecordError(
+                "Examples can be shown of the catalogue's protocols only",
+                got=record.protocol,
+                expected=", ".join(PROTOCOLS),
+            )
         self.record, self.source = record, record_source(record, encoder, cache_dir)
-        self.train, sealed = load_protocol_data(protocol, data_dir)
-        self.test = sealed.images
+        self.train, test = load_protocol_images(protocol, data_dir)
+        if record.data["test"]["fingerprint"] != test.fingerprint:
+            raise RecordError(
+                "The record was measured on other test images than those at hand",
+                got=f"fingerprint {test.fingerprint[:12]}",
+                expected=record.data["test"]["fingerprint"][:12],
+                remedy="give the data behind the record with --data-dir",
+            )
+        self._order, self.test = packing_order(record, test), test.without_labels()
         _check_cached(self.source, self.train.without_labels(), self.test, record.command)
         self.source.prepare(self.train.without_labels(), self.test, lambda what, done, total: None)
 
@@ -88,18 +101,34 @@ class RecordExamples:
             The record does not say which images were right, has several draws, or its fit is too large.
         """
         record = self.record
-        if record.right is None or record.C is None or record.num_draws > 1 or self.train.num_images > _MOST_ROWS:
+        is_svm = record.classifier["name"] == "l2svm" and record.C is not None
+        if record.right is None or not is_svm or record.num_draws > 1 or self.train.num_images > _MOST_ROWS:
             raise StoreError(
                 "Mistakes cannot be shown",
-                expected=f"a record of schema 2 or later, of a single fit of at most {_MOST_ROWS:,} images",
+                expected=f"a record of schema 2 or later, of a single L2-SVM of at most {_MOST_ROWS:,} images",
                 remedy="run the protocol again",
             )
-        wrong = unpack_counts(record.right) == 0
+        right_N = np.empty(self.test.num_images, np.int64)
+        right_N[self._order] = unpack_counts(record.right)
         solution = fit_ovr(self.source.train(np.arange(self.train.num_images)), self.train.labels, record.C)
-        decisions = solution.decision_function(self.source.test())[self.test.canonical_order]
-        margins = np.where(wrong, np.ptp(np.sort(decisions, axis=1)[:, -2:], axis=1), -1)
-        worst = np.argsort(-margins, kind="stable")[: min(count, int(wrong.sum()))]
-        return self.test.images[self.test.canonical_order[worst]], decisions[worst].argmax(axis=1)
+        decisions_NK = solution.decision_function(self.source.test())
+        margins_N = np.where(right_N == 0, np.ptp(np.sort(decisions_NK, axis=1)[:, -2:], axis=1), -1)
+        worst = np.argsort(-margins_N, kind="stable")[: min(count, int((right_N == 0).sum()))]
+        return self.test.images[worst], decisions_NK[worst].argmax(axis=1)
+
+
+def packing_order(record: Record, test: ImageSet) -> np.ndarray:
+    """Return the rows of the test set in the order in which a record packs its counts, (N,).
+
+    Parameters
+    ----------
+    record : Record
+        Up to schema 2 packs by (label, pixel hash), later ones by the pixel hash alone.
+    test : ImageSet
+        With labels.
+    """
+    keys = (test.pixel_hashes, test.labels) if record.schema <= 2 else (test.pixel_hashes,)
+    return np.lexsort(keys)
 
 
 def _unit(F_ND: np.ndarray) -> np.ndarray:

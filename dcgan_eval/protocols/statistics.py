@@ -38,3 +38,49 @@ def interval_of_mean(scores: Sequence[float], num_test: int) -> list[float]:
     mean, error = float(np.mean(scores)), float(stats.sem(scores))
     half = float(stats.t.ppf(0.975, len(scores) - 1)) * error
     return [mean - half, mean + half]
+
+
+def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[float]:
+    """Return a 95 % confidence interval of the accuracy over other draws and other test images.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        Accuracies of the D draws on the same N test images, fractions.
+    right_N : ndarray of int
+        In how many of the draws each test image was classified right, (N,).
+
+    Returns
+    -------
+    list of float
+        [low, high] within 0 and 1: Wilson's interval of a proportion for a single draw, else Student's t with the
+        standard error below. Another pool of training images to draw from is not covered.
+
+    Raises
+    ------
+    ValueError
+        The counts do not add up to the scores.
+
+    Source: Two-way analysis of variance without replication; degrees of freedom by Satterthwaite 1946. With
+    x_dn in {0, 1} = mean + draw_d + image_n + rest_dn, the mean of all x has the variance
+    s2_draw / D + s2_image / N + s2_rest / (D N). The variance of the draws' scores over D estimates the first and the
+    last term together; that of the images' shares over N the second, and the last once more, which is taken off.
+    """
+    num_draws, num_test = len(scores), len(right_N)
+    if not np.isclose(np.sum(right_N), np.sum(scores) * num_test, rtol=0, atol=0.5):
+        raise ValueError(f"{np.sum(right_N)} images were right in all, {np.sum(scores) * num_test:.1f} by the scores")
+    if num_draws == 1:
+        return interval_of_mean(scores, num_test)
+    mean = float(np.mean(scores))
+    of_draws, of_images = np.var(scores, ddof=1) / num_draws, np.var(right_N / num_draws, ddof=1) / num_test
+    # The sum of squares of all D x N zeros and ones, less what draws and images explain, is the rest's.
+    squares = num_draws * num_test * mean * (1 - mean)
+    explained = num_test * (num_draws - 1) * num_draws * of_draws + num_draws * (num_test - 1) * num_test * of_images
+    of_rest = max(0.0, squares - explained) / (num_draws * num_test * (num_draws - 1) * (num_test - 1))
+    of_images = max(0.0, of_images - of_rest)
+    variance = of_draws + of_images
+    if variance == 0:
+        return [mean, mean]
+    freedom = variance**2 / (of_draws**2 / (num_draws - 1) + of_images**2 / (num_test - 1))
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return [max(0.0, mean - half), min(1.0, mean + half)]
