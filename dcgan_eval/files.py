@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from .errors import DcganEvalError
 
 PARTIAL = ".partial"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # network file systems without a lock service
 _MAGIC = {b"\x89HDF\r\n\x1a\n": "HDF5", b"\x89PNG": "PNG", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"GIF8": "GIF"}
 _KINDS = {
     ".json": "JSON",
@@ -87,6 +92,49 @@ def replacing(path: Path, check: Callable[[Path], None] = lambda written: None) 
             partial.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock that goes with ``path``, a file of its own in the same folder, while something is written.
+
+    A killed process lets go of it. On a file system without locks this warns and goes on.
+
+    Parameters
+    ----------
+    path : Path
+        What is written; its folder is made.
+    wait : bool
+        Wait for another process that holds the lock; else raise.
+    on_wait : callable
+        Called about once a second while waiting.
+
+    Raises
+    ------
+    filelock.Timeout
+        Another process holds it, and ``wait`` is false.
+    OSError
+        The folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    while True:
+        try:
+            lock.acquire(timeout=1 if wait else 0)
+            break
+        except Timeout:
+            if not wait:
+                raise
+            on_wait()
+        except (NotImplementedError, OSError) as problem:
+            if not isinstance(problem, NotImplementedError) and problem.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(f"No file locks in {path.parent}: let only one process at a time write there", stacklevel=3)
+            break
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def flush(path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.imageset import ImageSet
+from ..data.splits import by_label
 from ..errors import DcganEvalError, TrainingError
 from ..features.extract import Progress, has_fast_bfloat16
 from ..models.dcgan import Discriminator, LadderDiscriminator, initialise, to_unit_range
@@ -211,8 +212,9 @@ class SupervisedSearch:
         adam = torch.optim.AdamW(
             network.parameters(), drawn["learning_rate"], weight_decay=drawn["weight_decay"], fused=True
         )
-        images = torch.from_numpy(train.images[train.canonical_order])
-        labels = torch.from_numpy(train.labels[train.canonical_order])  # type: ignore[index]
+        grouped = by_label(train, train.canonical_order)
+        images = torch.from_numpy(train.images[grouped])
+        labels = torch.from_numpy(train.labels[grouped])  # type: ignore[index]
         for epoch in range(self.options.epochs):
             network.train()
             order = rng(self.options.seed, "supervised order", trial=trial, epoch=epoch).permutation(len(images))

@@ -32,6 +32,8 @@ class ImageSet:
         Name of each class; empty with labels means ``"0"`` to the largest label.
     name, split : str
         What the set is called in messages and records.
+    names : ndarray of str, (N,), or None
+        What each image is called where it came from: a path, a key, a row; None where nothing is known.
 
     Raises
     ------
@@ -49,11 +51,14 @@ class ImageSet:
     class_names: tuple[str, ...] = ()
     name: str = "images"
     split: str = "all"
+    names: npt.NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images, self._title)
         if self.labels is not None:
             object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.images), self._title))
+        if self.names is not None:
+            object.__setattr__(self, "names", _checked_names(self.names, len(self.images), self._title))
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names) or self._default_names())
         self._check_classes()
 
@@ -87,8 +92,12 @@ class ImageSet:
 
     @cached_property
     def canonical_order(self) -> npt.NDArray[np.int64]:
-        """Rows sorted by (label, pixel hash): (N,) int64; rows that tie are identical and interchangeable."""
-        return _canonical_order(self._sort_labels, self.pixel_hashes)
+        """Rows sorted by pixel hash: (N,) int64.
+
+        Labels settle the order of identical images only, so that it follows from the set and not from its files;
+        whoever sees the images in this order sees the same bytes whatever their labels are.
+        """
+        return np.lexsort((self._sort_labels, self.pixel_hashes)).astype(np.int64)
 
     @cached_property
     def canonical_rank(self) -> npt.NDArray[np.int64]:
@@ -127,12 +136,15 @@ class ImageSet:
         """
         index = _checked_rows(rows, self.num_images, self._title)
         labels = None if self.labels is None else self.labels[index]
-        taken = dataclasses.replace(self, images=self.images[index], labels=labels, split=split or self.split)
+        names = None if self.names is None else self.names[index]
+        taken = dataclasses.replace(
+            self, images=self.images[index], labels=labels, names=names, split=split or self.split
+        )
         return self._with_known_hashes(taken, index)
 
     def without_labels(self) -> ImageSet:
-        """Return the same images without their labels, for code that must not see them."""
-        return self._with_known_hashes(dataclasses.replace(self, labels=None), slice(None))
+        """Return the same images without labels and names (paths tell classes), for code that must not see them."""
+        return self._with_known_hashes(dataclasses.replace(self, labels=None, names=None), slice(None))
 
     @property
     def _title(self) -> str:
@@ -189,16 +201,11 @@ def fingerprint_of(
     image_shape: tuple[int, int, int], labels: npt.NDArray[np.int64], hashes: npt.NDArray[np.bytes_]
 ) -> str:
     """Return what :attr:`ImageSet.fingerprint` is, from labels (-1 for none) and pixel hashes, in any order."""
-    order = _canonical_order(labels, hashes)
+    order = np.lexsort((hashes, labels))
     pairs = np.empty(len(labels), dtype=[("label", "<i8"), ("hash", "S64")])
     pairs["label"], pairs["hash"] = labels[order], hashes[order]
     header = "x".join(str(size) for size in image_shape)
     return hashlib.sha256(header.encode() + b"\n" + pairs.tobytes()).hexdigest()
-
-
-def _canonical_order(labels: npt.NDArray[np.int64], hashes: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
-    """Sort rows by (label, pixel hash)."""
-    return np.lexsort((hashes, labels)).astype(np.int64)
 
 
 def _check_images(images: Any, title: str) -> None:
@@ -251,6 +258,18 @@ def _checked_labels(labels: Any, num_images: int, title: str) -> npt.NDArray[np.
             remedy="give one label for each image, in the same order",
         )
     return array.astype(np.int64)
+
+
+def _checked_names(names: Any, num_images: int, title: str) -> npt.NDArray[np.str_]:
+    """Return the names as strings, or say why they cannot be."""
+    array = np.asarray(names)
+    if array.shape != (num_images,) or array.dtype.kind not in "UO":
+        raise DataError(
+            f"The names of the images of {title} do not match its images",
+            got=f"shape {array.shape}, {array.dtype}",
+            expected=f"one string for each of {num_images} images",
+        )
+    return array.astype(np.str_)
 
 
 def _checked_rows(rows: npt.ArrayLike, num_images: int, title: str) -> npt.NDArray[np.int64]:

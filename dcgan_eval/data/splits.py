@@ -1,8 +1,9 @@
 """Splits and draws that depend on the images and a named seed, never on files or their order.
 
-Every function works over rows sorted by (label, SHA-256 of the pixels), so the same images give the same split whether
-they came from torchvision, Parquet or a folder. Each class draws from its own stream: changing one class leaves the
-draws of the others alone.
+Every function works on each class's rows sorted by the SHA-256 of the pixels, so the same images give the same split
+whether they came from torchvision, Parquet or a folder. Grouping by label stays in here: what is returned is in the
+set's canonical order, which knows no labels. Each class draws from its own stream: changing one class leaves the draws
+of the others alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DataError
+from dcgan_eval.provenance import digest
 from dcgan_eval.seeding import rng
 
 Rows = npt.NDArray[np.int64]
@@ -99,7 +101,7 @@ def draw_per_class(images: ImageSet, rows: npt.ArrayLike, per_class: int, seed: 
 
 
 def first_per_class(images: ImageSet, count: int) -> Rows:
-    """Take the first images of every class in canonical order.
+    """Take the images of every class whose pixel hashes are the smallest.
 
     Parameters
     ----------
@@ -120,7 +122,7 @@ def first_per_class(images: ImageSet, count: int) -> Rows:
     """
     groups = _members(images, images.canonical_order)
     _check_enough(images, groups, count)
-    return np.concatenate([group[:count] for group in groups])
+    return _sorted(images, np.concatenate([group[:count] for group in groups]))
 
 
 def _members(images: ImageSet, rows: Rows) -> list[Rows]:
@@ -137,10 +139,25 @@ def _members(images: ImageSet, rows: Rows) -> list[Rows]:
             expected="at least two classes with images",
             remedy="put the images of each class into a folder of its own, or give their labels",
         )
+    grouped = by_label(images, rows)
+    bounds = np.searchsorted(images.labels[grouped], np.arange(images.num_classes + 1))
+    return [grouped[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
+def by_label(images: ImageSet, rows: Rows) -> Rows:
+    """Return some rows of a labelled set sorted by (label, pixel hash)."""
+    assert images.labels is not None, "only called for labelled images"
     ordered = _sorted(images, rows)
-    labels = images.labels[ordered]
-    bounds = np.searchsorted(labels, np.arange(images.num_classes + 1))
-    return [ordered[start:stop] for start, stop in itertools.pairwise(bounds)]
+    grouped: Rows = ordered[np.argsort(images.labels[ordered], kind="stable")]
+    return grouped
+
+
+def rows_digest(images: ImageSet, rows: Rows) -> str:
+    """Return the SHA-256 of the pixel hashes of some rows of a labelled set, sorted by (label, pixel hash).
+
+    It says which images a split or a draw held, wherever they came from; records keep it.
+    """
+    return digest(*images.pixel_hashes[by_label(images, rows)].astype(str))
 
 
 def _sorted(images: ImageSet, rows: Rows) -> Rows:

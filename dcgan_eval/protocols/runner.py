@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import provenance
 from ..data.imageset import ImageSet
-from ..data.splits import draw_per_class, stratified_split
+from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
 from ..features.extract import Progress
 from ..records import CERTIFIED, Record, pack_counts
@@ -47,10 +47,8 @@ class _Run:
         return rows
 
     def note_rows(self, images: ImageSet, rows: np.ndarray, stream: str) -> None:
-        """Note the digest of the pixels of some rows, in canonical order."""
-        ordered = rows[np.argsort(images.canonical_rank[rows])]
-        digest = provenance.digest(*images.pixel_hashes[ordered].astype(str))
-        self.rows_sha256.setdefault(stream, []).append(digest)
+        """Note the digest of the pixels of some rows."""
+        self.rows_sha256.setdefault(stream, []).append(rows_digest(images, rows))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

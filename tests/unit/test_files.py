@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import h5py
 import pytest
 
 from dcgan_eval.errors import DcganEvalError
-from dcgan_eval.files import check_target, kind_of, replacing, write_file
+from dcgan_eval.files import check_target, kind_of, locked, replacing, write_file
 
 
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     target = write_file(tmp_path / "a.json", "old")
-    with pytest.raises(RuntimeError, match="half way"), replacing(target) as partial:
-        partial.write_text("new")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with replacing(target) as partial:
+            partial.write_text("new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -78,3 +85,33 @@ def test_targets_are_refused_before_the_work(tmp_path: Path) -> None:
     check_target(tmp_path / "was.safetensors", "--out", force=True)
     check_target(tmp_path / "record.json", "--record")
     check_target(tmp_path / "new" / "record.json", "--record")
+
+
+def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from dcgan_eval.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a.h5")], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(filelock.Timeout), locked(tmp_path / "a.h5", wait=False):
+        pass
+    waits: list[int] = []
+
+    def on_wait() -> None:
+        waits.append(1)
+        holder.kill()
+
+    with locked(tmp_path / "a.h5", on_wait=on_wait):
+        assert waits
+    holder.wait()
+
+
+def test_without_locks_work_goes_on_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_lock)
+    with pytest.warns(UserWarning, match="No file locks"), locked(tmp_path / "a.h5"):
+        pass

@@ -67,10 +67,31 @@ def test_pixel_hashes_are_sha256_of_the_bytes_also_of_strided_images():
     assert images.pixel_hashes.tolist() == expected
 
 
-def test_canonical_order_sorts_by_label_then_hash(toy):
-    keys = [(toy.labels[row], toy.pixel_hashes[row]) for row in toy.canonical_order]
-    assert keys == sorted(keys)
+def test_canonical_order_is_by_hash_alone(toy):
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in toy.images]
+    assert [hashes[row] for row in toy.canonical_order] == sorted(hashes)
     assert np.array_equal(toy.canonical_order[toy.canonical_rank], np.arange(len(toy)))
+
+
+def test_nobody_learns_labels_from_the_order_of_rows(toy):
+    """Shuffled and relabelled, a set shows the same bytes in the same order."""
+    shuffle = np.random.default_rng(1).permutation(len(toy))
+    relabelled = ImageSet(toy.images[shuffle], np.random.default_rng(2).integers(0, 3, len(toy)), toy.class_names)
+    assert np.array_equal(relabelled.images[relabelled.canonical_order], toy.images[toy.canonical_order])
+
+
+def test_identical_images_with_two_labels_keep_one_order_wherever_they_stand(toy):
+    twice = ImageSet(np.concatenate([toy.images[:5], toy.images[:5]]), [0] * 5 + [1] * 5)
+    swapped = twice.take(np.arange(10)[::-1])
+    assert np.array_equal(twice.labels[twice.canonical_order], swapped.labels[swapped.canonical_order])
+
+
+def test_names_follow_their_images(toy):
+    named = ImageSet(toy.images, toy.labels, toy.class_names, names=np.array([f"{i}.png" for i in range(len(toy))]))
+    assert named.take([4, 2]).names.tolist() == ["4.png", "2.png"]
+    assert named.without_labels().names is None  # a path tells the class
+    with pytest.raises(DataError, match="names"):
+        ImageSet(toy.images, names=np.array(["a"]))
 
 
 def test_fingerprint_ignores_order_and_names(toy):

@@ -1,0 +1,66 @@
+"""The rows of every protocol of the catalogue are pinned: no version may give a published number other images.
+
+The digests were made by the first version; the digests here are formed with hashlib, from pixels and labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.data.splits import draw_per_class, rows_digest, stratified_split
+from dcgan_eval.errors import DataError
+from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
+
+_CIFAR10_VALIDATION = "48a617badeb164f73972e742d90623d7f74cc5385caf407373de3a5cd6f8f7a4"
+VALIDATION = {
+    "digits": "69c7d2b39744410ff723ac31f1cde428925a9c2628f0bc41fcfe681d4356c5ed",
+    "cifar10": _CIFAR10_VALIDATION,
+    "cifar10-400": _CIFAR10_VALIDATION,
+    "cifar10-small": "7c5a04fd86d30ce7fbdc2bf40082c66c997d766b951333c9efc42de339f92a77",
+    "svhn-small": "2d445a9a74f581f928f8f9be76c098edd52afe1a15f1cf6441d7488087659c13",
+}
+DRAWS = {
+    ("cifar10-400", "selection", 2): "380173301f24de4c47abd96c8181550fc0fc9a3a8fb042ad9165d1b2712f40c3",
+    ("cifar10-400", "test", 9): "ee528aca1ee59b508e51203ee8b96d0cfea840c7dd79c052225828987429bbd4",
+    ("svhn-small", "selection", 9): "ef000126e0beb09e18773a7a7235e430e092dfd38105d1d98dd31ec7879a3e6e",
+    ("svhn-small", "test", 99): "b48b6a37ae33c22b59a92d3634edfadc2d9b6f664c33b452c6354dc42736c1c0",
+}
+
+
+def train_images(name: str) -> ImageSet:
+    try:
+        return load_protocol_data(get_protocol(name))[0]
+    except DataError as error:
+        pytest.skip(f"no data for {name}: {error.what}")
+
+
+def digest(images: ImageSet, rows: np.ndarray) -> str:
+    """Hash the rows' pixel hashes in the order of (label, hash)."""
+    assert images.labels is not None
+    keys = sorted((int(images.labels[row]), hashlib.sha256(images.images[row].tobytes()).hexdigest()) for row in rows)
+    return hashlib.sha256("\n".join(key for _, key in keys).encode()).hexdigest()
+
+
+def test_every_protocol_is_pinned() -> None:
+    assert set(PROTOCOLS) - set(VALIDATION) == {"svhn"}  # its training split was at hand nowhere
+
+
+@pytest.mark.parametrize("name", VALIDATION)
+def test_validation_rows_are_pinned(name: str) -> None:
+    images, protocol = train_images(name), get_protocol(name)
+    _, validation = stratified_split(images, protocol.num_held_out(images.num_images), 0, "validation")
+    assert digest(images, validation) == VALIDATION[name]
+    assert rows_digest(images, validation) == VALIDATION[name]
+
+
+@pytest.mark.parametrize(("name", "stream", "number"), DRAWS)
+def test_draws_are_pinned(name: str, stream: str, number: int) -> None:
+    images, protocol = train_images(name), get_protocol(name)
+    kept, _ = stratified_split(images, protocol.num_held_out(images.num_images), 0, "validation")
+    assert protocol.per_class is not None
+    rows = draw_per_class(images, kept, protocol.per_class, 0, number, stream)
+    assert digest(images, rows) == DRAWS[name, stream, number]
