@@ -33,6 +33,7 @@ _COMMANDS = {
     "train": "dcgan_eval.cli.train",
     "train-imagenet": "dcgan_eval.cli.train",
     "verify": "dcgan_eval.cli.records",
+    "walk": "dcgan_eval.cli.insight",
     "weights": "dcgan_eval.cli.weights",
 }
 

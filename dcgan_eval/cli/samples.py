@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
+import torch
 
-from ..models.dcgan import Generator, draw_samples
+from ..insight.drawing import in_batches, read_latents, settled
+from ..models.dcgan import Generator, draw_samples, to_uint8
 from ..models.weights import load_network, resolve
 from ..report.figures import write_image_grid
+from ..report.panels import write_numbered
 from .console import out
 from .options import example
 
@@ -19,11 +23,24 @@ from .options import example
 @click.option("--rows", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--columns", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Root seed of z.")
-def samples(weights: str | None, path: Path, rows: int, columns: int, seed: int) -> None:
+@click.option(
+    "--z", "latents", type=click.Path(path_type=Path), help="Draw these, .npy or .json, all in one minibatch."
+)
+@click.option("--numbered", is_flag=True, help="Write the index of each sample above it.")
+def samples(
+    weights: str | None, path: Path, rows: int, columns: int, seed: int, latents: Path | None, numbered: bool
+) -> None:
     """Draw a grid of samples from a generator, with the statistics of their minibatch as the 2016 release does.
 
-    The columns of a conditional generator's grid show its classes in turn.
+    The columns of a conditional generator's grid show its classes in turn. Given latent vectors (--z) are drawn each by
+    itself, with frozen statistics.
     """
     G = load_network(resolve(weights, "generator"), "generator")
     assert isinstance(G, Generator), "load_network checks the header"
-    out.print(str(write_image_grid(draw_samples(G, rows * columns, seed, columns), columns, path)), highlight=False)
+    if latents is None:
+        images = draw_samples(G, rows * columns, seed, columns)
+    else:
+        images = to_uint8(in_batches(settled(G, seed), read_latents(latents, G.preset), torch.device("cpu")))
+        columns = min(columns, len(images))
+        images = np.concatenate([images, np.full_like(images[: -len(images) % columns], 255)])  # fills the last row
+    out.print(str((write_numbered if numbered else write_image_grid)(images, columns, path)), highlight=False)

@@ -138,31 +138,43 @@ def sample_prior(preset: Preset, count: int, generator: torch.Generator, labels_
     return torch.cat([z_NZ, one_hot(labels_N, preset.num_classes).to(z_NZ)], 1)
 
 
+def grid_latents(preset: Preset, count: int, seed: int = 0, columns: int | None = None) -> Tensor:
+    """Return the fixed latent vectors of a grid of samples, (count, z_dim + num_classes), float32 on the CPU.
+
+    Parameters
+    ----------
+    preset : Preset
+        Row of the preset table.
+    count : int
+        Images of the grid.
+    seed : int
+        Root seed of z.
+    columns : int or None
+        Of the grid: the classes of a conditional preset go from left to right and begin again in every row. None means
+        one row.
+    """
+    labels_N = torch.arange(count) % (columns or count) % max(1, preset.num_classes)
+    return sample_prior(preset, count, torch_generator(seed, "sample grid"), labels_N)
+
+
 @torch.no_grad()
 def draw_samples(G: Generator, count: int, seed: int = 0, columns: int | None = None) -> np.ndarray:
-    """Draw images from fixed z with the statistics of their own minibatch, as the 2016 release does.
+    """Draw the images of :func:`grid_latents` with the statistics of their own minibatch, as the 2016 release does.
 
     Parameters
     ----------
     G : Generator
         Left as it is.
-    count : int
-        Images, all in one minibatch.
-    seed : int
-        Root seed of z.
-    columns : int or None
-        Of the grid that the images are for: a conditional G's classes go from left to right and begin again in every
-        row. None means one row.
+    count, seed, columns : int, int, int or None
+        See :func:`grid_latents`.
 
     Returns
     -------
     ndarray
         uint8 (count, H, W, C).
     """
-    preset = G.preset
     G = copy.deepcopy(G).train()  # a copy, because training mode moves the running averages
-    labels_N = torch.arange(count) % (columns or count) % max(1, preset.num_classes)
-    z_NZ = sample_prior(preset, count, torch_generator(seed, "sample grid"), labels_N)
+    z_NZ = grid_latents(G.preset, count, seed, columns)
     return to_uint8(G.images(z_NZ.to(next(G.parameters()).device)))
 
 
