@@ -21,6 +21,8 @@ from .options import (
     example,
     layer_option,
     making_options,
+    seed_option,
+    tol_option,
 )
 
 
@@ -31,8 +33,8 @@ from .options import (
 @making_options
 @data_dir_option
 @download_option
-@click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws.")
-@click.option("--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify.")
+@seed_option
+@tol_option
 @click.option("--out", "folder", type=click.Path(path_type=Path), help="[default: records/ablate-PROTOCOL-WEIGHTS].")
 def ablate(
     protocol: str,

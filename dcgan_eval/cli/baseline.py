@@ -18,6 +18,9 @@ from ..protocols.search import run_search
 from ..protocols.sources import EncoderFeatures, PixelFeatures
 from .console import progress_view
 from .options import (
+    COUNT,
+    MINUTES,
+    Number,
     cache_dir_option,
     default_cache_dir,
     device_option,
@@ -59,10 +62,16 @@ def random(protocol: str, preset: str, cache_dir: Path | None, **options: Any) -
 
 @baseline.command(epilog=example("dcgan-eval baseline kmeans cifar10-small --data-dir ~/data"))
 @protocol_argument
-@click.option("--centroids", default=1600, show_default=True, help="Number of centroids K; an image has 4 K features.")
+@click.option(
+    "--centroids",
+    type=Number(int, 1, 10**6),
+    default=1600,
+    show_default=True,
+    help="Number of centroids K; an image has 4 K features.",
+)
 @click.option("--hard", is_flag=True, help="One-hot assignment instead of the triangle activation.")
-@click.option("--patches", default=400_000, show_default=True, help="Patches to learn from.")
-@click.option("--iterations", default=50, show_default=True, help="Iterations of K-means.")
+@click.option("--patches", type=COUNT, default=400_000, show_default=True, help="Patches to learn from.")
+@click.option("--iterations", type=Number(int, 1, 10**6), default=50, show_default=True, help="Iterations of K-means.")
 @click.option(
     "--published-c", is_flag=True, help="Fix C at the authors' 100 (of the mean loss) instead of choosing it."
 )
@@ -104,9 +113,11 @@ def knn(protocol: str, **options: Any) -> None:
 @baseline.command(epilog=example("dcgan-eval baseline supervised cifar10-small --trials 4 --data-dir ~/data"))
 @protocol_argument
 @click.option("--preset", default="imagenet32", show_default=True, help="Architecture.")
-@click.option("--trials", default=64, show_default=True, help="Trials of the random search.")
-@click.option("--epochs", default=20, show_default=True, help="Epochs of each trial.")
-@click.option("--max-minutes", type=float, help="Stop after this time; the same command goes on.")
+@click.option(
+    "--trials", type=Number(int, 0, 10**6), default=64, show_default=True, help="Trials of the random search."
+)
+@click.option("--epochs", type=Number(int, 1, 10**6), default=20, show_default=True, help="Epochs of each trial.")
+@click.option("--max-minutes", type=MINUTES, help="Stop after this time; the same command goes on.")
 @device_option
 @cache_dir_option
 @probe_options

@@ -12,13 +12,13 @@ from ..records import load_record
 from ..report.paired import paired_comparison
 from ..report.tables import class_table, paired_table
 from .console import out
-from .options import example, json_option
+from .options import SEED, example, json_option
 
 
 @click.command(epilog=example("dcgan-eval compare quickstart/discriminator.json quickstart/untrained.json"))
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Root seed of the bootstrap.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of the bootstrap.")
 @json_option
 def compare(a: Path, b: Path, seed: int, as_json: bool) -> None:
     """Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from ..data.catalog import DATASETS, check_data, default_data_dir, find
 from ..data.pack import pack
 from .console import err, out, progress_view
-from .options import data_dir_option, example, json_option
+from .options import SIDE, Number, data_dir_option, example, json_option
 
 
 @click.group(epilog=example("dcgan-eval data list --data-dir ~/data"))
@@ -53,11 +53,13 @@ def check(name: str, data_dir: Path | None, as_json: bool) -> None:
 
 @data.command("pack", epilog=example("dcgan-eval data pack ~/imagenet/train --size 32 --out imagenet32.h5"))
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--size", default=32, show_default=True, help="Shorter side, and square cut from the centre, in pixels.")
+@click.option(
+    "--size", type=SIDE, default=32, show_default=True, help="Shorter side, and square cut from the centre, in pixels."
+)
 @click.option(
     "--out", "out_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HDF5 to write."
 )
-@click.option("--processes", type=click.IntRange(1), help="Processes that decode; one for each core by default.")
+@click.option("--processes", type=Number(int, 1, 1_024), help="Processes that decode; one for each core by default.")
 @json_option
 def pack_data(source: Path, size: int, out_file: Path, processes: int | None, as_json: bool) -> None:
     """Shrink a folder, tar archive or Parquet files of images to one file for training.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import EncoderError
 from .console import out
-from .options import stack
+from .options import SIDE, stack
 
 if TYPE_CHECKING:
     from ..features.taps import Encoder
@@ -81,7 +81,7 @@ _options = stack(
         metavar="SPEC",
         help="What --weights takes, torchvision:NAME[:WEIGHTS], timm:NAME[:pretrained], or package.module:factory.",
     ),
-    click.option("--image-size", type=int, metavar="N", help="Resize images to this side [default: as they are]."),
+    click.option("--image-size", type=SIDE, metavar="N", help="Resize images to this side [default: as they are]."),
     click.option(
         "--normalise", metavar="paper|imagenet|MEAN/STD", help="How pixels are scaled [default: paper, to -1...1]."
     ),

@@ -18,7 +18,7 @@ from ..models.dcgan import sample_prior, to_uint8
 from ..report.panels import write_animation, write_rows
 from ..seeding import torch_generator
 from .console import err, out
-from .options import device_option, example, json_option, stack
+from .options import SEED, Number, device_option, example, json_option, stack
 
 _CALIBRATION_SAMPLES = 1_024
 
@@ -28,9 +28,9 @@ weights_option = click.option(
 discriminator_option = click.option(
     "--discriminator", metavar="NAME|FILE", help="For features [default: the one that belongs to the generator]."
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Root seed of everything random.")
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of everything random.")
 samples_option = click.option(
-    "--samples", type=click.IntRange(2), default=128, show_default=True, help="Size of the grid that indices name."
+    "--samples", type=Number(int, 2, 10**6), default=128, show_default=True, help="Size of the grid that indices name."
 )
 
 
@@ -79,11 +79,15 @@ def _features(pair: Pair, draw: Any, seed: int, device: torch.device) -> Feature
 
 @click.command(epilog=example("dcgan-eval walk --rows 4 --out walk.png"))
 @click.option(
-    "--points", type=click.IntRange(2), default=9, show_default=True, help="Random z that a walk goes through."
+    "--points", type=Number(int, 2, 10**6), default=9, show_default=True, help="Random z that a walk goes through."
 )
-@click.option("--rows", type=click.IntRange(1), default=10, show_default=True, help="Walks, a row each.")
-@click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Steps from one z to the next.")
-@click.option("--every", type=click.IntRange(1), default=8, show_default=True, help="Show one image out of so many.")
+@click.option("--rows", type=Number(int, 1, 10**6), default=10, show_default=True, help="Walks, a row each.")
+@click.option(
+    "--steps", type=Number(int, 1, 10**6), default=16, show_default=True, help="Steps from one z to the next."
+)
+@click.option(
+    "--every", type=Number(int, 1, 10**6), default=8, show_default=True, help="Show one image out of so many."
+)
 @click.option("--path", "shape", type=click.Choice(walking.PATHS), default="linear", show_default=True)
 @click.option("--animate", type=click.Path(path_type=Path, dir_okay=False), help="The first walk as .gif or .png too.")
 @_pair_options("walk.png")

@@ -2,44 +2,98 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import re
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import __version__
 from ..errors import DcganEvalError
 from .options import example
+from .streams import keep_encodable
 
-# Command -> module that defines it, under the same name (dashes become underscores) or the one given; loaded if called.
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# Command -> module that defines it, under the same name (dashes become underscores) or the one given, and its help. The
+# module is loaded when the command is called; that the help is the command's own is tested.
+_CLI = "dcgan_eval.cli"
 _COMMANDS = {
-    "ablate": "dcgan_eval.cli.ablate",
-    "baseline": "dcgan_eval.cli.baseline",
-    "compare": "dcgan_eval.cli.compare",
-    "completion": "dcgan_eval.cli.completion",
-    "data": "dcgan_eval.cli.data",
-    "export": "dcgan_eval.cli.records",
-    "features": "dcgan_eval.cli.features",
-    "list": "dcgan_eval.cli.records:list_records",
-    "probe": "dcgan_eval.cli.probe",
-    "quickstart": "dcgan_eval.cli.quickstart",
-    "regress": "dcgan_eval.cli.regress",
-    "report": "dcgan_eval.cli.report",
-    "samples": "dcgan_eval.cli.samples",
-    "show": "dcgan_eval.cli.show",
-    "svm": "dcgan_eval.cli.svm",
-    "table": "dcgan_eval.cli.table",
-    "train": "dcgan_eval.cli.train",
-    "train-imagenet": "dcgan_eval.cli.train",
-    "verify": "dcgan_eval.cli.records",
-    "walk": "dcgan_eval.cli.insight",
-    "weights": "dcgan_eval.cli.weights",
+    "ablate": (
+        f"{_CLI}.ablate",
+        "Run a protocol on each layer alone, on all layers up to each, and on all but each; a record for every one.",
+    ),
+    "baseline": (f"{_CLI}.baseline", "Run a baseline through a protocol; each gives a record like any other."),
+    "compare": (
+        f"{_CLI}.compare",
+        "Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class.",
+    ),
+    "completion": (f"{_CLI}.completion", "Print the completion script of a shell."),
+    "data": (f"{_CLI}.data", "Find data sets and check what is in them."),
+    "export": (
+        f"{_CLI}.records",
+        "Write records as one table: CSV and Parquet with every value, or LaTeX to print.",
+    ),
+    "features": (
+        f"{_CLI}.features",
+        "Cache the features of a data set in HDF5; interrupted, it continues where it stopped.",
+    ),
+    "list": (f"{_CLI}.records:list_records", "List records, one line each [default: those in records/]."),
+    "probe": (
+        f"{_CLI}.probe",
+        "Run a protocol with another classifier than the L2-SVM; each gives a record under an id of its own.",
+    ),
+    "quickstart": (
+        f"{_CLI}.quickstart",
+        "Run the whole pipeline on scikit-learn's digits: no data, network or GPU needed.",
+    ),
+    "regress": (
+        f"{_CLI}.regress",
+        "Run a suite and compare each number with its baseline; exit code 1 when one has moved.",
+    ),
+    "report": (
+        f"{_CLI}.report",
+        "Make one HTML page of records, which needs nothing else and opens from disk.",
+    ),
+    "samples": (
+        f"{_CLI}.samples",
+        "Draw a grid of samples from a generator, with the statistics of their minibatch as the 2016 release does.",
+    ),
+    "show": (f"{_CLI}.show", "Show a record, or several beside each other."),
+    "svm": (f"{_CLI}.svm", "Run a protocol end to end: features, choice of C, certified L2-SVM, record."),
+    "table": (
+        f"{_CLI}.table",
+        "Set a published table beside our records [default: those in benchmarks/results, else in records].",
+    ),
+    "train": (
+        f"{_CLI}.train",
+        "Train a DCGAN of the family by the paper's recipe or another; resumable, also under torchrun.",
+    ),
+    "train-imagenet": (
+        f"{_CLI}.train",
+        "Train the DCGAN on ImageNet images at 32x32; resumable, also under torchrun.",
+    ),
+    "verify": (
+        f"{_CLI}.records",
+        "Check a record against the data and weights it names; exit code 1 when something differs.",
+    ),
+    "walk": (
+        f"{_CLI}.insight",
+        "Walk between random z and measure how evenly the image changes: jumps suggest stored images.",
+    ),
+    "weights": (
+        f"{_CLI}.weights",
+        "Look at the bundled weights or at a weights file, or import released ones.",
+    ),
 }
 
 
 class _Commands(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports a command's module when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -49,27 +103,90 @@ class _Commands(click.Group):
         """Import and return a command, or None."""
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        return getattr(importlib.import_module(module), attribute or cmd_name.replace("-", "_"))
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute or cmd_name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was named, or name the closest three."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(args[0], _COMMANDS, n=3, cutoff=0.4)
+            raise click.UsageError(
+                f"There is no command {args[0]!r}." + f" Did you mean {', '.join(close)}?" * bool(close), ctx
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in sorted(_COMMANDS.items())])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(n, help=h) for n, (_, h) in sorted(_COMMANDS.items()) if n.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **extra: Any) -> Any:
+        """Run a command; a user's mistake is one sentence with its remedy and exit code 2."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        debug = "--debug" in words[:end]
+        words = [word for word in words[:end] if word != "--debug"] + words[end:]
+        keep_encodable()
+        try:
+            _refuse_empty(words)
+            return super().main(words, *positional, **extra)
+        except DcganEvalError as error:
+            if debug:
+                raise
+            click.echo(f"Error: {self._sentence(error, words)}", err=True)
+            sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; print a user's mistake as one sentence with its remedy, exit code 2."""
+        """Run a command; an interruption is no traceback."""
         try:
             return super().invoke(ctx)
-        except DcganEvalError as error:
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("Interrupted. What is complete is kept; the same command continues.", err=True)
             ctx.exit(130)
+
+    def _sentence(self, error: DcganEvalError, words: Sequence[str]) -> str:
+        """Return an error's sentence, without a remedy that names options which the command does not have."""
+        from ..report.escaping import printable
+
+        command: click.Command = self
+        for word in words:
+            child = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+            command = child or command
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        # What stands in backticks is another command with options of its own.
+        named = re.findall(r"(?<!\S)--[a-z][a-z-]*", re.sub(r"`[^`]*`", "", error.remedy or ""))
+        if not set(named) <= known:
+            error = DcganEvalError(error.what, got=error.got, expected=error.expected)
+        return printable(str(error))
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuse values that are empty: what a variable of the shell's becomes that is not set."""
+    for before, word in zip(["", *words], words, strict=False):
+        option = re.fullmatch(r"(--?[\w-]+)=\s*", word)
+        if option or not word.strip():
+            name = option[1] if option else before if before.startswith("-") else "an argument"
+            raise DcganEvalError(
+                f"The value of {name} is empty",
+                expected="a value",
+                remedy="check the shell's variable that should hold it, or leave the option out",
+            )
 
 
 @click.command(
     cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=example("dcgan-eval quickstart")
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
 @click.version_option(__version__, prog_name="dcgan-eval")
 def main(debug: bool) -> None:
     """Measure how good an unsupervised image representation is: features, certified L2-SVMs, records."""

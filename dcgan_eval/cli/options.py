@@ -12,6 +12,44 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Number(click.ParamType):
+    """A finite number within limits, so that what cannot work is refused before the work.
+
+    Parameters
+    ----------
+    kind : type
+        ``int`` or ``float``.
+    low, high : float
+        Smallest and largest value.
+    above : bool
+        ``low`` itself is refused.
+    """
+
+    def __init__(self, kind: type, low: float, high: float, *, above: bool = False):
+        self.kind, self.low, self.high, self.above = kind, low, high, above
+        self.name = {int: "integer", float: "float"}[kind]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or refuse it."""
+        try:
+            number = self.kind(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no {self.name}.", param, ctx)
+        # NaN is on no side of anything.
+        if not self.low <= number <= self.high or (self.above and number == self.low):
+            limits = f"above {self.low:,}, at most" if self.above else f"{self.low:,} to"
+            self.fail(f"{value} is out of range: {limits} {self.high:,}.", param, ctx)
+        return number
+
+
+COUNT = Number(int, 1, 10**12)
+FRACTION = Number(float, 0, 1)
+MINUTES = Number(float, 0, 1e6)
+SEED = Number(int, 0, 2**63 - 1)
+SIDE = Number(int, 1, 4_096)
+TOLERANCE = Number(float, 0, 1, above=True)
+
+
 def example(command: str) -> str:
     """Return the end of a command's help: how it is called."""
     return f"\b\nExample:\n  {command}"
@@ -78,9 +116,11 @@ making_options = stack(
     device_option,
     cache_dir_option,
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Root seed of validation split and draws.")
+seed_option = click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Root seed of validation split and draws."
+)
 tol_option = click.option(
-    "--tol", default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."
+    "--tol", type=TOLERANCE, default=1e-4, show_default=True, help="Relative duality gap that every fit must certify."
 )
 unconverged_option = click.option(
     "--allow-unconverged", is_flag=True, help="Report fits without their certificate, marked as such."
@@ -91,8 +131,13 @@ record_option = click.option(
     help="Where the record goes [default: a new file under records/].",
 )
 draws_options = stack(
-    click.option("--per-class", type=int, help="Labels per class of a draw, instead of the protocol's."),
-    click.option("--draws", "num_draws", type=int, help="Fresh draws on the test set, instead of the protocol's."),
+    click.option("--per-class", type=COUNT, help="Labels per class of a draw, instead of the protocol's."),
+    click.option(
+        "--draws",
+        "num_draws",
+        type=Number(int, 1, 10_000),
+        help="Fresh draws on the test set, instead of the protocol's.",
+    ),
 )
 probe_options = stack(data_dir_option, download_option, seed_option, record_option, json_option)
 run_options = stack(

@@ -14,15 +14,15 @@ from ..models.weights import load_network, resolve
 from ..report.figures import write_image_grid
 from ..report.panels import write_numbered
 from .console import out
-from .options import example
+from .options import SEED, Number, example
 
 
 @click.command(epilog=example("dcgan-eval samples --weights imagenet32-paper --out grid.png"))
 @click.option("--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the newest bundled].")
 @click.option("--out", "path", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
-@click.option("--rows", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--columns", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--seed", default=0, show_default=True, help="Root seed of z.")
+@click.option("--rows", type=Number(int, 1, 1_000), default=8, show_default=True)
+@click.option("--columns", type=Number(int, 1, 1_000), default=16, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of z.")
 @click.option(
     "--z", "latents", type=click.Path(path_type=Path), help="Draw these, .npy or .json, all in one minibatch."
 )

@@ -30,7 +30,7 @@ from ..training.start import load_start
 from ..training.trainer import BaseTrainer, Trainer
 from ..training.watch import Measurement, Row, read_table
 from .console import err, out, progress_view
-from .options import data_dir_option, example, json_option, stack
+from .options import COUNT, FRACTION, MINUTES, SEED, SIDE, Number, data_dir_option, example, json_option, stack
 
 _TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer}
 _BUILT_STARTS = {"random": "", "kmeans": "kmeans"}
@@ -41,44 +41,62 @@ _recipe_options = stack(
     click.option(
         "--recipe", type=click.Choice(list(RECIPES)), default="paper", show_default=True, help="Starting point."
     ),
-    click.option("--images", "total_images", type=int, help="Images to see, D's and G's together [default: recipe]."),
-    click.option("--decay-images", type=int, help="Decay the learning rate over the last N images [default: recipe]."),
-    click.option("--batch-size", type=int, help="Images of a minibatch, over all processes [default: recipe]."),
-    click.option("--learning-rate", type=float, help="Adam's step size [default: recipe]."),
-    click.option("--weight-decay", type=float, help="L2 penalty [default: recipe]."),
-    click.option("--flip", is_flag=True, help="Mirror half of the real images (not in the recipe)."),
-    click.option("--shift", type=int, help="Move real images by up to N pixels (not in the recipe)."),
-    click.option("--rotation", type=float, help="Weight of a loss that tells quarter turns (not in the recipe)."),
-    click.option("--view-size", type=int, help="Side of contrastive views, pixels [default: recipe]."),
+    click.option("--images", "total_images", type=COUNT, help="Images to see, D's and G's together [default: recipe]."),
     click.option(
-        "--view-area", type=(float, float), help="Smallest and largest share of the image in a contrastive view."
+        "--decay-images",
+        type=Number(int, 0, 10**12),
+        help="Decay the learning rate over the last N images [default: recipe].",
+    ),
+    click.option(
+        "--batch-size", type=Number(int, 1, 10**6), help="Images of a minibatch, over all processes [default: recipe]."
+    ),
+    click.option("--learning-rate", type=Number(float, 0, 100, above=True), help="Adam's step size [default: recipe]."),
+    click.option("--weight-decay", type=Number(float, 0, 100), help="L2 penalty [default: recipe]."),
+    click.option("--flip", is_flag=True, help="Mirror half of the real images (not in the recipe)."),
+    click.option("--shift", type=Number(int, 0, 4_096), help="Move real images by up to N pixels (not in the recipe)."),
+    click.option(
+        "--rotation", type=Number(float, 0, 1e6), help="Weight of a loss that tells quarter turns (not in the recipe)."
+    ),
+    click.option("--view-size", type=SIDE, help="Side of contrastive views, pixels [default: recipe]."),
+    click.option(
+        "--view-area", type=(FRACTION, FRACTION), help="Smallest and largest share of the image in a contrastive view."
     ),
     click.option(
         "--decoupled/--coupled", default=None, help="Contrastive loss without the partner in its denominator."
     ),
-    click.option("--warmup-images", type=int, help="Raise the learning rate from 0 over the first N images."),
-    click.option("--temperature", type=float, help="Of the contrastive loss [default: recipe]."),
+    click.option(
+        "--warmup-images", type=Number(int, 0, 10**12), help="Raise the learning rate from 0 over the first N images."
+    ),
+    click.option(
+        "--temperature", type=Number(float, 0, 1e6, above=True), help="Of the contrastive loss [default: recipe]."
+    ),
     click.option(
         "--start",
         metavar="random|kmeans|NAME|DIR",
         help="Networks to begin with: random, of K-means, bundled ones or a run's [default: recipe].",
     ),
-    click.option("--held-out", type=int, help="Images never trained on, for --neighbours [default: 0]."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Root seed."),
+    click.option(
+        "--held-out", type=Number(int, 0, 10**9), help="Images never trained on, for --neighbours [default: 0]."
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed."),
     click.option("--compute", default="auto", show_default=True, metavar="auto|float32|bfloat16", help="Arithmetic."),
 )
 _run_options = stack(
     click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to train."),
     click.option("--compile", "compiled", is_flag=True, help="Compile the networks with torch.compile."),
     click.option("--sync-batch-norm", is_flag=True, help="Under torchrun: normalise over all processes."),
-    click.option("--max-minutes", type=float, help="Stop cleanly after this time."),
-    click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints."),
-    click.option("--part-mb", type=click.IntRange(1), help="Cut checkpoints into files of this size [default: one]."),
+    click.option("--max-minutes", type=MINUTES, help="Stop cleanly after this time."),
+    click.option(
+        "--checkpoint-minutes", type=MINUTES, default=5.0, show_default=True, help="Time between checkpoints."
+    ),
+    click.option(
+        "--part-mb", type=Number(int, 1, 10**6), help="Cut checkpoints into files of this size [default: one]."
+    ),
     click.option("--resume", is_flag=True, help="Continue the run in --out."),
     click.option("--allow-changes", is_flag=True, help="Continue although the configuration has changed."),
     click.option("--probe", metavar="digits|cifar10-small", help="Measure features on validation rows as it goes."),
-    click.option("--probe-every", type=click.IntRange(1), default=250_000, show_default=True, help="Images between."),
-    click.option("--samples-every", type=click.IntRange(1), default=250_000, show_default=True, help="Images between."),
+    click.option("--probe-every", type=COUNT, default=250_000, show_default=True, help="Images between."),
+    click.option("--samples-every", type=COUNT, default=250_000, show_default=True, help="Images between."),
     click.option("--neighbours", is_flag=True, help="Log the distance from held-out images to the nearest samples."),
     click.option("--dry-run", is_flag=True, help="Print configuration, size and expected time, and stop."),
     data_dir_option,

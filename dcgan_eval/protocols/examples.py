@@ -101,8 +101,8 @@ class RecordExamples:
             The record does not say which images were right, has several draws, or its fit is too large.
         """
         record = self.record
-        is_svm = record.classifier["name"] == "l2svm" and record.C is not None
-        if record.right is None or not is_svm or record.num_draws > 1 or self.train.num_images > _MOST_ROWS:
+        one_fit = record.classifier["name"] == "l2svm" and record.num_draws == 1
+        if record.right is None or record.C is None or not one_fit or self.train.num_images > _MOST_ROWS:
             raise StoreError(
                 "Mistakes cannot be shown",
                 expected=f"a record of schema 2 or later, of a single L2-SVM of at most {_MOST_ROWS:,} images",
@@ -127,8 +127,10 @@ def packing_order(record: Record, test: ImageSet) -> np.ndarray:
     test : ImageSet
         With labels.
     """
-    keys = (test.pixel_hashes, test.labels) if record.schema <= 2 else (test.pixel_hashes,)
-    return np.lexsort(keys)
+    assert test.labels is not None, "protocols test on labelled images"
+    if record.schema <= 2:
+        return np.lexsort((test.pixel_hashes, test.labels))
+    return np.argsort(test.pixel_hashes, kind="stable")
 
 
 def _unit(F_ND: np.ndarray) -> np.ndarray:

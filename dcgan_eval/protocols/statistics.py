@@ -72,7 +72,8 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     if num_draws == 1:
         return interval_of_mean(scores, num_test)
     mean = float(np.mean(scores))
-    of_draws, of_images = np.var(scores, ddof=1) / num_draws, np.var(right_N / num_draws, ddof=1) / num_test
+    of_draws = float(np.var(scores, ddof=1)) / num_draws
+    of_images = float(np.var(right_N / num_draws, ddof=1)) / num_test
     # The sum of squares of all D x N zeros and ones, less what draws and images explain, is the rest's.
     squares = num_draws * num_test * mean * (1 - mean)
     explained = num_test * (num_draws - 1) * num_draws * of_draws + num_draws * (num_test - 1) * num_test * of_images

@@ -1,0 +1,26 @@
+"""Standard output and error on terminals of any encoding."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+
+# What stands for a character that the terminal's encoding lacks; others are shown as their escape.
+_PLAIN = {"–": "-", "±": "+-", "×": "x", "█": "#", "◀": "<", "…": ".", "✓": "ok", "━": "-", "╸": "-", "╺": "-"}
+
+
+def keep_encodable() -> None:
+    """Let standard output and error write what their encoding lacks in other characters, and file names as they are."""
+    codecs.register_error("dcgan_eval.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="dcgan_eval.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what is written instead of a character, and where to go on: see :func:`codecs.register_error`."""
+    assert isinstance(error, UnicodeEncodeError), "only registered for output"
+    character = error.object[error.start]
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file name that is no text
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return _PLAIN.get(character, character.encode("unicode_escape").decode()), error.start + 1
