@@ -27,7 +27,7 @@ class Screen(Console):
         """Render a string; every string that is printed, in cells of tables too, comes through here."""
         return super().render_str(printable(text, keep="\n"), **options)
 
-    @property
+    @property  # type: ignore[misc]
     def size(self) -> ConsoleDimensions:
         """The terminal's size; without one, as wide as anything."""
         return super().size if self.is_terminal else ConsoleDimensions(_PIPE_WIDTH, 25)
