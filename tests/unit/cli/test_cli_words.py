@@ -176,7 +176,7 @@ def test_every_command_in_a_remedy_is_understood() -> None:
     for _, text in remedies():
         for quoted in re.findall(r"`([^`]+)`", text):
             words = quoted.removeprefix("dcgan-eval ").split()
-            if words[0] in _COMMANDS and len(words) > 1:
+            if len(words) > 1 and words[0] in _COMMANDS:
                 command = main.get_command(click.Context(main), words[0])
                 assert command is not None
                 command.make_context(words[0], words[1:], resilient_parsing=True)
