@@ -1,4 +1,4 @@
-"""What the paper shows besides its tables: ``dcgan-eval walk``, ``arithmetic``, ``turn`` and their like."""
+"""The paper besides its tables, with a generator: ``dcgan-eval walk``, ``arithmetic``, ``turn``, ``forget``."""
 
 from __future__ import annotations
 
@@ -8,89 +8,37 @@ from typing import Any
 
 import click
 import torch
+from torch import Tensor
 
 from ..devices import resolve_device
+from ..errors import DcganEvalError
 from ..files import check_target
+from ..insight import arithmetic as adding
 from ..insight import walk as walking
-from ..insight.drawing import Features, Pair, feature_maker, in_batches, load_pair, settled
+from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
 from ..insight.finding import Finding
-from ..models.dcgan import sample_prior, to_uint8
+from ..models.dcgan import sample_prior
 from ..report.panels import write_animation, write_rows
 from ..seeding import torch_generator
-from .console import err, out
-from .options import SEED, Number, device_option, example, json_option, stack
-
-_CALIBRATION_SAMPLES = 1_024
-
-weights_option = click.option(
-    "--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the last bundled]."
-)
-discriminator_option = click.option(
-    "--discriminator", metavar="NAME|FILE", help="For features [default: the one that belongs to the generator]."
-)
-seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of everything random.")
-samples_option = click.option(
-    "--samples", type=Number(int, 2, 10**6), default=128, show_default=True, help="Size of the grid that indices name."
-)
-
-
-def _out_option(default: str) -> Any:
-    """Return the option for the picture; the finding goes beside it."""
-    kind = click.Path(path_type=Path, dir_okay=False)
-    what = "Picture to write, PNG; the finding goes beside it as JSON."
-    return click.option("--out", "path", type=kind, default=Path(default), show_default=True, help=what)
-
-
-def _pair_options(out_file: str) -> Any:
-    """Return the options of every command that draws from a generator."""
-    return stack(weights_option, discriminator_option, _out_option(out_file), seed_option, device_option, json_option)
-
-
-def _checked(path: Path) -> Path:
-    """Raise unless picture and finding can be written; return the finding's name."""
-    finding = path.with_suffix(".json")
-    check_target(path, "--out", suffixes=(".png",))
-    check_target(finding, "--out")
-    return finding
-
-
-def _report(
-    finding: Finding, path: Path, pictures: Mapping[Path, tuple[str, str]], sentence: str, as_json: bool
-) -> None:
-    """Write the finding and say what it found."""
-    finding = finding.write(path, pictures)
-    for note in finding.notes:
-        err.print(f"Note: {note}", highlight=False)
-    if as_json:
-        click.echo(finding.to_json())
-        return
-    out.print(sentence, highlight=False)
-    for file in (*pictures, path):
-        out.print(str(file), highlight=False, markup=False, soft_wrap=True)
-
-
-def _features(pair: Pair, draw: Any, seed: int, device: torch.device) -> Features | None:
-    """Return the features of the pair's discriminator, settled on samples; None without a discriminator."""
-    if pair.D is None:
-        return None
-    z_NZ = sample_prior(pair.preset, _CALIBRATION_SAMPLES, torch_generator(seed, "settle the discriminator"))
-    return feature_maker(pair.D, to_uint8(in_batches(draw, z_NZ, device)))
+from .findings import checked, discriminator_option, drawn, features_of, pair_options, report_finding, samples_option
+from .options import Number, example
 
 
 @click.command(epilog=example("dcgan-eval walk --rows 4 --out walk.png"))
 @click.option(
-    "--points", type=Number(int, 2, 10**6), default=9, show_default=True, help="Random z that a walk goes through."
+    "--points", type=Number(int, 2, 1_000), default=9, show_default=True, help="Random z that a walk goes through."
 )
-@click.option("--rows", type=Number(int, 1, 10**6), default=10, show_default=True, help="Walks, a row each.")
+@click.option("--rows", type=Number(int, 1, 1_000), default=10, show_default=True, help="Walks, a row each.")
 @click.option(
-    "--steps", type=Number(int, 1, 10**6), default=16, show_default=True, help="Steps from one z to the next."
+    "--steps", type=Number(int, 1, 1_000), default=16, show_default=True, help="Steps from one z to the next."
 )
 @click.option(
-    "--every", type=Number(int, 1, 10**6), default=8, show_default=True, help="Show one image out of so many."
+    "--every", type=Number(int, 1, 1_000), default=8, show_default=True, help="Show one image out of so many."
 )
 @click.option("--path", "shape", type=click.Choice(walking.PATHS), default="linear", show_default=True)
 @click.option("--animate", type=click.Path(path_type=Path, dir_okay=False), help="The first walk as .gif or .png too.")
-@_pair_options("walk.png")
+@discriminator_option
+@pair_options("walk.png")
 def walk(
     points: int,
     rows: int,
@@ -110,7 +58,7 @@ def walk(
     Sharpness is a walk's largest step over its median step; the jump is its largest step over the step between the same
     images in shuffled order. A walk is called sharp above 5 and 0.5.
     """
-    finding_path = _checked(path)
+    finding_path = checked(path)
     if animate is not None:
         check_target(animate, "--animate", suffixes=(".gif", ".png"))
     place = resolve_device(device)
@@ -122,7 +70,7 @@ def walk(
         z_NZ.unflatten(0, (rows, points)),
         steps=steps,
         path=shape,
-        features=_features(pair, draw, seed, place),
+        features=features_of(pair, draw, seed, place),
         seed=seed,
         device=place,
     )
@@ -139,4 +87,138 @@ def walk(
         f"sharpness {finding.value:.2f} in pixels (shuffled {measured['sharpness_shuffled_pixels']:.2f}), "
         f"jump {measured['jump_pixels']:.2f}; {measured['sharp_walks_pixels']} of {rows} walks are sharp"
     )
-    _report(finding, finding_path, pictures, sentence, as_json)
+    report_finding(finding, finding_path, pictures, sentence, as_json)
+
+
+class _Signed(click.ParamType):
+    """Keeps the sign of an option with its value, so that the order of --plus and --minus stays known."""
+
+    name = "indices|file"
+
+    def __init__(self, sign: int):
+        self.sign = sign
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
+        """Return (sign, text)."""
+        return value if isinstance(value, tuple) else (self.sign, value)
+
+
+def _few(terms: Mapping[str, Tensor]) -> list[str]:
+    """Return a note for each concept of fewer exemplars than the paper found to be stable."""
+    return [
+        f"{name} has {len(z_KZ)} exemplars: with fewer than {adding.FEWEST_EXEMPLARS} the paper found results unstable"
+        for name, z_KZ in terms.items()
+        if len(z_KZ) < adding.FEWEST_EXEMPLARS
+    ]
+
+
+def _left_prior(outside: dict[str, Any]) -> list[str]:
+    """Return a note where latent vectors leave the prior."""
+    if not outside["share_outside_prior"]:
+        return []
+    return [
+        f"{100 * outside['share_outside_prior']:.1f} % of the entries of z lie outside the prior: its images may too"
+    ]
+
+
+@click.command(epilog=example("dcgan-eval arithmetic --plus 3,17,40 --minus 5,9,21 --plus 60,61,77 --out sum.png"))
+@click.option(
+    "--plus", multiple=True, type=_Signed(1), help="Exemplars of a concept to add: 3,17,40, or .npy or .json."
+)
+@click.option("--minus", multiple=True, type=_Signed(-1), help="Exemplars of a concept to subtract.")
+@samples_option
+@pair_options("arithmetic.png")
+def arithmetic(
+    plus: tuple[tuple[int, str], ...],
+    minus: tuple[tuple[int, str], ...],
+    samples: int,
+    weights: str | None,
+    path: Path,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Add and subtract concepts in z, each the mean of some samples, as the paper's smiling woman - woman + man.
+
+    Exemplars are indices of the grid that `samples --numbered` shows, or latent vectors in a file. The result is in the
+    middle of eight neighbours. The number says how far the image moves when one exemplar is left out, in units of the
+    distance between the exemplars.
+    """
+    finding_path, place = checked(path), resolve_device(device)
+    if not plus:
+        raise DcganEvalError("There is nothing to add", expected="at least one concept", remedy="give --plus 3,17,40")
+    pair = load_pair(weights, None, place).unconditional("arithmetic")
+    signed = [plus[0], *minus, *plus[1:]]
+    names = [f"{'+' if sign > 0 else '-'} {text}" for sign, text in signed]
+    z = [chosen_latents(text, pair.preset, samples, seed) for _, text in signed]
+    draw = settled(pair.G, seed)
+    found = adding.arithmetic(draw, [(sign, z_KZ) for (sign, _), z_KZ in zip(signed, z, strict=True)], seed, place)
+    rows = [
+        (f"{n}, mean last", drawn(draw, torch.cat([k, k.mean(0, True)]), place)) for n, k in zip(names, z, strict=True)
+    ]
+    result = drawn(draw, found.z, place)
+    write_rows([*rows, ("result in the middle", result[:3]), ("", result[3:6]), ("", result[6:])], path)
+    caption = f"Concepts {' '.join(names)} with their means, and below the result in the middle of 8 neighbours"
+    outside = outside_prior(pair.preset, found.z[4:5])
+    settings = {"terms": names, "samples": samples, "preset": pair.preset.name, "noise": adding.NEIGHBOUR_NOISE}
+    notes = _few(dict(zip(names, z, strict=True))) + _left_prior(outside)
+    finding = Finding(
+        "arithmetic", "one_left_out", found.measured() | outside, settings, seed, pair.hashes, notes=notes
+    )
+    sentence = (
+        f"without one exemplar the image moves {found.one_left_out:.2f} of the way to another, "
+        f"with single exemplars {found.single:.2f}"
+    )
+    alt = "Exemplars of each concept, and nine images of the sum"
+    report_finding(finding, finding_path, {path: (alt, caption)}, sentence, as_json)
+
+
+@click.command(epilog=example("dcgan-eval turn --left 1,5,9,12 --right 2,3,7,20 --out turn.png"))
+@click.option("--left", required=True, metavar="INDICES|FILE", help="Exemplars of one end; the paper takes four.")
+@click.option("--right", required=True, metavar="INDICES|FILE", help="Exemplars of the other end.")
+@click.option("--rows", type=Number(int, 1, 1_000), default=5, show_default=True, help="Random samples to turn.")
+@click.option("--steps", type=Number(int, 3, 1_001), default=9, show_default=True, help="Columns; odd.")
+@samples_option
+@pair_options("turn.png")
+def turn(
+    left: str,
+    right: str,
+    rows: int,
+    steps: int,
+    samples: int,
+    weights: str | None,
+    path: Path,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Add a turn vector, the mean of left less the mean of right, to random samples in steps from -1 to 1.
+
+    The number is the share of steps that move the image from right to left along the difference of the exemplars' mean
+    images; for random directions it is about one half.
+    """
+    finding_path, place = checked(path), resolve_device(device)
+    if steps % 2 == 0:
+        raise DcganEvalError("The samples themselves need a column", got=f"--steps {steps}", expected="an odd number")
+    pair = load_pair(weights, None, place).unconditional("turn")
+    if left == right:
+        raise DcganEvalError(
+            "Both ends are the same, so there is nowhere to turn", got=f"--left {left} --right {right}"
+        )
+    ends = {name: chosen_latents(name, pair.preset, samples, seed) for name in (left, right)}
+    draw = settled(pair.G, seed)
+    z_RZ = sample_prior(pair.preset, rows, torch_generator(seed, "turned samples"))
+    found = adding.turn(draw, ends[left], ends[right], z_RZ, steps=steps, seed=seed, device=place)
+    shown = [(f"{word}: {name}", drawn(draw, ends[name], place)) for word, name in (("left", left), ("right", right))]
+    write_rows([*shown, *(("", drawn(draw, z_TZ, place)) for z_TZ in found.z)], path)
+    caption = f"{rows} random samples, in the middle column, turned from right ({right}) to left ({left})"
+    outside = outside_prior(pair.preset, found.z.flatten(0, 1))
+    settings = {"left": left, "right": right, "rows": rows, "steps": steps, "samples": samples}
+    settings["preset"] = pair.preset.name
+    notes = _few(ends) + _left_prior(outside)
+    finding = Finding("turn", "steps_forward", found.measured() | outside, settings, seed, pair.hashes, notes=notes)
+    sentence = (
+        f"{100 * found.forward:.0f} % of the steps go forward; in random directions {100 * found.forward_random:.0f} %"
+    )
+    alt = "Exemplars of both ends, and rows of samples that turn from one to the other"
+    report_finding(finding, finding_path, {path: (alt, caption)}, sentence, as_json)

@@ -27,6 +27,10 @@ _COMMANDS = {
         f"{_CLI}.ablate",
         "Run a protocol on each layer alone, on all layers up to each, and on all but each; a record for every one.",
     ),
+    "arithmetic": (
+        f"{_CLI}.insight",
+        "Add and subtract concepts in z, each the mean of some samples, as the paper's smiling woman - woman + man.",
+    ),
     "baseline": (f"{_CLI}.baseline", "Run a baseline through a protocol; each gives a record like any other."),
     "compare": (
         f"{_CLI}.compare",
@@ -76,6 +80,10 @@ _COMMANDS = {
     "train-imagenet": (
         f"{_CLI}.train",
         "Train the DCGAN on ImageNet images at 32x32; resumable, also under torchrun.",
+    ),
+    "turn": (
+        f"{_CLI}.insight",
+        "Add a turn vector, the mean of left less the mean of right, to random samples in steps from -1 to 1.",
     ),
     "verify": (
         f"{_CLI}.records",

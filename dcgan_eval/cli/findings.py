@@ -1,0 +1,85 @@
+"""What the commands of the experiments share: options, loading, and reporting a finding with its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files import check_target
+from ..insight.drawing import Draw, Features, Pair, feature_maker, in_batches
+from ..insight.finding import Finding
+from ..models.dcgan import sample_prior, to_uint8
+from ..seeding import torch_generator
+from .console import err, out
+from .options import SEED, Number, device_option, json_option, stack
+
+CALIBRATION_SAMPLES = 1_024
+
+weights_option = click.option(
+    "--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the last bundled]."
+)
+discriminator_option = click.option(
+    "--discriminator", metavar="NAME|FILE", help="For features [default: the one that belongs to the generator]."
+)
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of everything random.")
+samples_option = click.option(
+    "--samples",
+    type=Number(int, 2, 100_000),
+    default=128,
+    show_default=True,
+    help="Size of the grid that indices name.",
+)
+
+
+def out_option(default: str) -> Any:
+    """Return the option for the picture; the finding goes beside it."""
+    kind = click.Path(path_type=Path, dir_okay=False)
+    what = "Picture to write, PNG; the finding goes beside it as JSON."
+    return click.option("--out", "path", type=kind, default=Path(default), show_default=True, help=what)
+
+
+def pair_options(out_file: str) -> Any:
+    """Return the options of every command that draws from a generator."""
+    return stack(weights_option, out_option(out_file), seed_option, device_option, json_option)
+
+
+def drawn(draw: Draw, z_NZ: Tensor, device: torch.device) -> np.ndarray:
+    """Return images uint8 (N, H, W, C) of latent vectors."""
+    return to_uint8(in_batches(draw, z_NZ, device))
+
+
+def checked(path: Path) -> Path:
+    """Raise unless picture and finding can be written; return the finding's name."""
+    finding = path.with_suffix(".json")
+    check_target(path, "--out", suffixes=(".png",))
+    check_target(finding, "--out")
+    return finding
+
+
+def report_finding(
+    finding: Finding, path: Path, pictures: Mapping[Path, tuple[str, str]], sentence: str, as_json: bool
+) -> None:
+    """Write the finding and say what it found."""
+    finding = finding.write(path, pictures)
+    for note in finding.notes:
+        err.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    if as_json:
+        click.echo(finding.to_json())
+        return
+    out.print(sentence, highlight=False, soft_wrap=True)
+    for file in (*pictures, path):
+        out.print(str(file), highlight=False, markup=False, soft_wrap=True)
+
+
+def features_of(pair: Pair, draw: Draw, seed: int, device: torch.device) -> Features | None:
+    """Return the features of the pair's discriminator, settled on samples; None without a discriminator."""
+    if pair.D is None:
+        return None
+    z_NZ = sample_prior(pair.preset, CALIBRATION_SAMPLES, torch_generator(seed, "settle the discriminator"))
+    return feature_maker(pair.D, drawn(draw, z_NZ, device))
