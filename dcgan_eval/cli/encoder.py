@@ -58,7 +58,7 @@ class EncoderChoice:
 
 def _print_layers(encoder: Encoder, image_shape: tuple[int, int, int]) -> None:
     """Print the table of layers."""
-    from ..features.probe import list_layers
+    from ..features.layers import list_layers
 
     table = Table(title=f"Layers of {encoder.name} for images of {image_shape}", title_justify="left")
     for heading in ("--layer", "module", "output", f"features ({encoder.pooling.identity})", "in all"):

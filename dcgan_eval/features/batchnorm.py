@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import WeightsError
 from ..models.dcgan import ConvRung, lacks_running_statistics, norm_layers
+from .isolated import isolated
 
 CALIBRATION_BATCH = 128  # minibatch of the 2016 release
 
@@ -105,7 +105,7 @@ def frozen(module: nn.Module, statistics: Statistics | None, keep: Iterable[str]
             expected="statistics of the target's training images",
             remedy="use --batch-norm dataset, the default",
         )
-    module = copy.deepcopy(module).eval()
+    module = isolated(module)
     for name, norm in norm_layers(module).items():
         if statistics is not None:
             norm.running_mean = statistics[f"{name}.mean"].clone()

@@ -96,13 +96,14 @@ def _untrained(text: str) -> tuple[Discriminator, str]:
             "The seed of untrained weights is no number", got=text, expected="untrained:PRESET:SEED", remedy="--weights"
         )
     ladder = get_preset(preset or "imagenet32")
-    return build(ladder, int(seed or 0))[0], f"untrained:{ladder.name}:{int(seed or 0)}"
+    return build(ladder, int(seed or 0))[0].eval(), f"untrained:{ladder.name}:{int(seed or 0)}"
 
 
 def _library_encoder(library: str, rest: str, rules: dict[str, Any]) -> Encoder:
     """Build a model of torchvision or timm."""
     name, _, weights = rest.partition(":")
     module = _seeded(lambda: _LIBRARIES[library](name, weights, rules.get("image_size")), f"{library}:{rest}")
+    module.eval()
     full_name = f"{library}:{rest}" if weights else f"untrained:{library}:{name}"
     return Encoder(module, _stages(module), name=full_name, **rules)
 

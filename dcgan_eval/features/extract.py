@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from ..errors import DcganEvalError, StoreError, WeightsError, unknown_name
 from ..models.weights import read_tensors, save_tensors
 from ..seeding import rng
 from .batchnorm import CALIBRATION_BATCH, Statistics, dataset_statistics, frozen, norm_layers
-from .probe import layer_widths
+from .isolated import isolated
+from .layers import layer_widths
 from .store import (
     BLOCK_ROWS,
     FeatureStore,
@@ -361,7 +361,7 @@ def compute_statistics(
     size = min(CALIBRATION_BATCH, len(order))
     batches = [order[i * size : (i + 1) * size] for i in range(len(order) // size)]
     device, dtype = options.torch_device, COMPUTE_TYPES[options.compute_name]
-    module = copy.deepcopy(encoder.module).to(device).to(memory_format=torch.channels_last)
+    module = isolated(encoder.module, device, torch.float32).to(memory_format=torch.channels_last)
 
     def preprocessed() -> Iterable[Tensor]:
         for i, rows in enumerate(batches):

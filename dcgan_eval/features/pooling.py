@@ -95,7 +95,8 @@ class Pooling:
         """
         f_ND = self._pooled(h)
         # Modules that work in place would change a view after it was taken.
-        return f_ND.clone() if f_ND.data_ptr() == h.data_ptr() else f_ND
+        shared = f_ND.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
+        return f_ND.clone() if shared else f_ND
 
     def _pooled(self, h: Tensor) -> Tensor:
         """Return (N, width)."""

@@ -71,7 +71,7 @@ class Encoder:
         if preprocess is not None and preprocessing is None:
             raise EncoderError("A preprocess of your own must be described", remedy="give preprocessing='in words'")
         rule = Preprocess(normalise, image_size)
-        self.module, self.name = module.eval(), name or type(module).__name__
+        self.module, self.name = module, name or type(module).__name__
         self.image_shape = image_shape if image_size is None else None
         self.preprocess, self.preprocessing = preprocess or rule, preprocessing or rule.words
         self.pooling = _pooling(pooling, module, prefix_tokens)

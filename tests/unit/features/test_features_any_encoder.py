@@ -16,9 +16,9 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, EncoderError
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, extract
+from dcgan_eval.features.layers import layer_widths, list_layers
 from dcgan_eval.features.pooling import Pooling, pool_to_grid, tokens_to_map
 from dcgan_eval.features.preprocess import Preprocess
-from dcgan_eval.features.probe import layer_widths, list_layers
 from dcgan_eval.features.taps import Encoder
 
 SHAPE = (16, 16, 3)
@@ -75,6 +75,16 @@ def test_tokens_become_a_map_row_by_row_without_the_class_token() -> None:
         tokens_to_map(lopsided(1, 21, 3))
 
 
+@pytest.mark.parametrize("name", ["max4-adaptive", "avg1", "none"])
+@pytest.mark.parametrize(("shape", "prefix"), [((2, 2, 6), 1), ((2, 6, 6), 5), ((2, 5, 1), 1), ((2, 3, 1, 1), None)])
+def test_what_is_kept_is_never_a_view(name: str, shape: tuple[int, ...], prefix: int | None) -> None:
+    h = lopsided(*shape)
+    f_ND = Pooling(name, prefix)(h)
+    before = f_ND.clone()
+    h += 100
+    assert torch.equal(f_ND, before)
+
+
 def test_preprocessing_rules_against_pillow_and_by_hand(small: ImageSet) -> None:
     x = torch.from_numpy(small.images[:2])
     imagenet = Preprocess("imagenet")(x)
@@ -102,7 +112,7 @@ def test_sizes_and_channels_that_cannot_be() -> None:
 
 
 def test_a_module_and_layers_are_enough(small: ImageSet, tmp_path: Path) -> None:
-    module = convolutions()
+    module = convolutions().eval()
     store = extract(Encoder(module, layers=["1", "3"]), small, cache_dir=tmp_path)
     assert store.identity.layers == (("1", 64), ("3", 96))
     assert (store.identity.batch_norm, store.identity.compute) == ("running", "float32")

@@ -1,4 +1,4 @@
-"""One look at an encoder before features are made: shapes, widths, and what would make its features meaningless."""
+"""An encoder's layers, measured before features are made: shapes, widths, and what would make features meaningless."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import EncoderError
 from ..seeding import torch_generator
 from .batchnorm import norm_layers
+from .isolated import isolated
 from .taps import OUTPUT, Encoder, tapped
 
 # Float32 sums of a batch of two and of one are blocked differently; an encoder that mixes images differs by far more.
@@ -55,10 +56,9 @@ def layer_widths(encoder: Encoder, layers: Sequence[str], image_shape: tuple[int
     EncoderError
         The images cannot be run, a layer does not run or returns no tensor, or an image's features depend on the batch.
     """
-    encoder = _with_statistics(encoder) if encoder.is_discriminator else encoder
-    _check_norms(encoder)
+    encoder = ready_to_run(encoder)
     images = _noise(image_shape)
-    together, alone = _features(encoder, layers, images), _features(encoder, layers, images[:1])
+    together, alone = pooled(encoder, layers, images), pooled(encoder, layers, images[:1])
     return {name: _width(name, together[name], alone[name]) for name in layers}
 
 
@@ -67,24 +67,28 @@ def _noise(image_shape: tuple[int, int, int]) -> Tensor:
     return torch.randint(0, 256, (2, *image_shape), dtype=torch.uint8, generator=torch_generator(0, "probe"))
 
 
-def _with_statistics(encoder: Encoder) -> Encoder:
-    """Return a discriminator whose every batch norm has statistics: released ones only get theirs from the target."""
+def ready_to_run(encoder: Encoder) -> Encoder:
+    """Return the encoder with a copy of its module that computes in float32 on the CPU.
+
+    A discriminator's batch norms all get statistics: released ones only have those of the target's images.
+
+    Raises
+    ------
+    EncoderError
+        Another module's batch norm has none: it always normalises by the batch at hand.
+    """
     encoder = copy.copy(encoder)
-    encoder.module = copy.deepcopy(encoder.module)
-    for norm in norm_layers(encoder.module).values():
-        if norm.running_mean is None:
-            norm.running_mean, norm.running_var = torch.zeros_like(norm.weight), torch.ones_like(norm.weight)
-    return encoder
-
-
-def _check_norms(encoder: Encoder) -> None:
-    """Refuse batch norm that always normalises by the batch at hand."""
+    encoder.module = isolated(encoder.module, "cpu", torch.float32)
     for name, norm in norm_layers(encoder.module).items():
-        if norm.running_mean is None:
+        if norm.running_mean is not None:
+            continue
+        if not encoder.is_discriminator:
             raise EncoderError(
                 f"Batch norm {name!r} keeps no statistics, so features would depend on the batch",
                 remedy="build the encoder with track_running_stats=True",
             )
+        norm.running_mean, norm.running_var = torch.zeros_like(norm.weight), torch.ones_like(norm.weight)
+    return encoder
 
 
 def run(encoder: Encoder, images_NHWC: Tensor) -> None:
@@ -96,7 +100,7 @@ def run(encoder: Encoder, images_NHWC: Tensor) -> None:
         It cannot run them.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             encoder.module(encoder.preprocess(images_NHWC))
     except EncoderError:
         raise
@@ -109,8 +113,8 @@ def run(encoder: Encoder, images_NHWC: Tensor) -> None:
         ) from error
 
 
-def _features(encoder: Encoder, layers: Sequence[str], images_NHWC: Tensor) -> dict[str, Tensor]:
-    """Return the pooled features of every layer."""
+def pooled(encoder: Encoder, layers: Sequence[str], images_NHWC: Tensor) -> dict[str, Tensor]:
+    """Return the pooled features of every layer for uint8 images, from an encoder that is :func:`ready_to_run`."""
     with tapped(encoder.module, layers, encoder.pooling) as outputs:
         run(encoder, images_NHWC)
     for name in layers:
@@ -156,6 +160,8 @@ def list_layers(encoder: Encoder, image_shape: tuple[int, int, int]) -> list[Lay
     EncoderError
         The encoder cannot run such images.
     """
+    encoder = copy.copy(encoder)
+    encoder.module = isolated(encoder.module, "cpu", torch.float32)
     modules = {name or OUTPUT: m for name, m in encoder.module.named_modules()}
     shapes: dict[str, Tensor] = {}
     hooks = [
