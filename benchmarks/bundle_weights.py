@@ -12,8 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
+from dcgan_eval.files import sha256_of
 from dcgan_eval.models.dcgan import Generator, draw_samples
-from dcgan_eval.models.weights import NETWORKS, file_sha256, load_network, read_card, save_network
+from dcgan_eval.models.weights import NETWORKS, load_network, read_card, save_network
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig
@@ -164,7 +165,7 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
         "files": [f"{arguments.name}.md", *_pictures(arguments.name)],
     }
     for kind, file in _kinds(PRETRAINED, f"{arguments.name}.").items():
-        entry[kind] = {"file": file.name, "sha256": file_sha256(file), "size_bytes": file.stat().st_size}
+        entry[kind] = {"file": file.name, "sha256": sha256_of(file), "size_bytes": file.stat().st_size}
     manifest["weights"][arguments.name] = entry
     if arguments.default:
         manifest["default"] = arguments.name

@@ -184,7 +184,12 @@ def check_target(
     if not path.name:
         raise error("The result has no file name", got=f"{option} {str(path)!r}", remedy=remedy)
     if suffixes and path.suffix.lower() not in suffixes:
-        raise error(f"The name given with {option} has another suffix", got=str(path), expected=" or ".join(suffixes))
+        raise error(
+            f"The name given with {option} has another suffix",
+            got=str(path),
+            expected=" or ".join(suffixes),
+            remedy=remedy,
+        )
     if path.is_dir():
         raise error("The result would replace a folder", got=str(path), remedy=f"give the name of a file with {option}")
     if path.exists() and not path.is_file():

@@ -8,6 +8,7 @@ import click
 import numpy as np
 import torch
 
+from ..files import check_target
 from ..insight.drawing import in_batches, read_latents, settled
 from ..models.dcgan import Generator, draw_samples, to_uint8
 from ..models.weights import load_network, resolve
@@ -35,6 +36,7 @@ def samples(
     The columns of a conditional generator's grid show its classes in turn. Given latent vectors (--z) are drawn each by
     itself, with frozen statistics.
     """
+    check_target(path, "--out", suffixes=(".png",))
     G = load_network(resolve(weights, "generator"), "generator")
     assert isinstance(G, Generator), "load_network checks the header"
     if latents is None:

@@ -41,6 +41,9 @@ _recipe_options = stack(
     click.option(
         "--recipe", type=click.Choice(list(RECIPES)), default="paper", show_default=True, help="Starting point."
     ),
+    click.option(
+        "--width", type=Number(int, 1, 1_024), help="Channels of the first layer; the others follow [default: preset]."
+    ),
     click.option("--images", "total_images", type=COUNT, help="Images to see, D's and G's together [default: recipe]."),
     click.option(
         "--decay-images",
@@ -165,7 +168,8 @@ def _train(
     """Train, or say what it would cost."""
     place = ExtractOptions(compute=compute, device=device)
     run, wanted, every = _split(options)
-    pair = load_start(start, preset) if start and start not in _BUILT_STARTS else None
+    architecture = get_preset(preset, wanted["width"] or 0)
+    pair = load_start(start, architecture) if start and start not in _BUILT_STARTS else None
     named = pair.sha256 if pair else _BUILT_STARTS.get(start or "")
     config = RECIPES[recipe](preset, compute=place.compute_name, start=named, **wanted)
     if config.objective == "contrastive" and "neighbours_every" in every:
@@ -177,7 +181,7 @@ def _train(
     images = load_data(data_name, "train", data_dir)
     measuring = TrainingProbe(probe, data_dir, place) if probe else None
     if measuring:
-        measuring.check(get_preset(preset))
+        measuring.check(architecture)
     with joined(place.torch_device) as team:
         trainer = _TRAINERS[config.objective](
             config,

@@ -9,9 +9,11 @@ from typing import Any
 import click
 from rich.table import Table
 
+from ..errors import WeightsError
+from ..files import check_target, sha256_of
 from ..models.dcgan import Discriminator
 from ..models.release import RELEASE_CARD, import_release
-from ..models.weights import bundled_networks, file_sha256, read_card, read_manifest, resolve, save_network
+from ..models.weights import bundled_networks, read_card, read_manifest, resolve, save_network
 from .console import out
 from .options import example, json_option
 
@@ -50,7 +52,7 @@ def list_weights(as_json: bool) -> None:
 def show_weights(name: str | None, network: str, as_json: bool) -> None:
     """Show the card of bundled weights or of a weights file [default: the bundled default]."""
     path = resolve(name, network)
-    card = {"file": path.name, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, **read_card(path)}
+    card = {"file": path.name, "sha256": sha256_of(path), "size_bytes": path.stat().st_size, **read_card(path)}
     if as_json:
         click.echo(json.dumps(card, indent=1))
         return
@@ -74,6 +76,7 @@ def import_weights(form: str, path: Path, target: Path, preset: str | None, netw
 
     Only the plain .npy arrays beside the .jl file are read; nothing is unpickled.
     """
+    check_target(target, "--out", WeightsError, suffixes=(".safetensors",))
     module = import_release(path, network, preset=preset, allow_partial=allow_partial)
     save_network(module, target, card=RELEASE_CARD)
     layers = f", layers {', '.join(module.layer_names)}" if isinstance(module, Discriminator) else ""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..devices import seeded
 from ..seeding import torch_generator
 from .mnist28 import MNIST28_NETWORKS
 from .networks import BATCH_NORM_EPS, ConvRung, DeconvRung, Discriminator, Generator, initialise
@@ -91,8 +92,7 @@ def build(preset: Preset, seed: int) -> tuple[Discriminator, Generator]:
         Seed of the initial weights.
     """
     D_class, G_class = networks_of(preset)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return D_class(preset), G_class(preset)
 
 

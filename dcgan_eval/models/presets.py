@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import WeightsError, unknown_name
 
 GRID = 4  # every ladder ends on, and every feature map is pooled to, a 4x4 grid
+WIDEST = 1_024  # channels of the first layer that a ladder can be asked for
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,15 @@ class Ladder(Preset):
         """Input channels of each of D's convolutions."""
         return (self.image_channels, *self.conv_channels[:-1])
 
+    @property
+    def width(self) -> int:
+        """Output channels of D's first convolution, which those of all others are multiples of."""
+        return self.rungs[0].channels
+
+    def of_width(self, width: int) -> Ladder:
+        """Return the ladder with all of its channels scaled so that D's first convolution has ``width``."""
+        return replace(self, rungs=tuple(Rung(rung.channels // self.width * width, rung.stride) for rung in self.rungs))
+
 
 @dataclass(frozen=True)
 class Mnist28(Preset):
@@ -139,17 +149,29 @@ LADDERS = {ladder.name: ladder for ladder in _LADDERS}
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*_LADDERS, *_MNIST28)}
 
 
-def get_preset(name: str) -> Preset:
-    """Return the preset called ``name``.
+def get_preset(name: str, width: int = 0) -> Preset:
+    """Return the preset called ``name``, perhaps wider or narrower.
+
+    Parameters
+    ----------
+    name : str
+        Row of the preset table.
+    width : int
+        Output channels of D's first convolution, which all others follow; 0 takes the row as it is. Ladders only.
 
     Raises
     ------
     WeightsError
-        No such preset; the closest names are given.
+        No such preset, with the closest names; or one that has no such width.
     """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS, WeightsError)
-    return PRESETS[name]
+    if not width:
+        return PRESETS[name]
+    ladder = get_ladder(name)
+    if not 1 <= width <= WIDEST:
+        raise WeightsError("The networks cannot have this width", got=str(width), expected=f"1 to {WIDEST} channels")
+    return ladder.of_width(width)
 
 
 def get_ladder(name: str) -> Ladder:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..devices import seeded
 from ..errors import WeightsError, unknown_name
+from ..files import sha256_of
 from .dcgan import (
     Discriminator,
     Generator,
@@ -23,9 +21,13 @@ from .dcgan import (
     lacks_running_statistics,
     networks_of,
 )
-from .presets import Preset, get_ladder, get_preset
+from .presets import Ladder, Preset, get_ladder, get_preset
+from .tensors import read_tensors, save_tensors
 
-FORMAT = "dcgan-eval-weights-1"
+FORMAT = "dcgan-eval-weights-2"
+UNSEALED = "dcgan-eval-weights-1"
+"""Format of the weights made before files carried a digest of their content."""
+
 NETWORKS: dict[str, type[Discriminator] | type[Generator]] = {
     "discriminator": Discriminator,
     "generator": Generator,
@@ -55,11 +57,27 @@ def read_manifest() -> dict[str, Any]:
     """
     path = bundled_dir() / "manifest.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        manifest = json.loads(path.read_text())
+        names = manifest["weights"]
+        for entry in names.values():
+            for kind in NETWORKS.keys() & entry.keys():
+                size = entry[kind]["size_bytes"]
+                _require(isinstance(size, int) and all(isinstance(entry[kind][key], str) for key in ("file", "sha256")))
+            _require("discriminator" in entry and all(isinstance(entry[key], str) for key in ("preset", "summary")))
+        _require(manifest["default"] in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            "The manifest of the bundled weights cannot be read", got=f"{path}: {error}", remedy="reinstall dcgan-eval"
+            "The manifest of the bundled weights cannot be read",
+            got=f"{path}: {type(error).__name__}: {error}",
+            remedy="reinstall dcgan-eval",
         ) from error
+    return manifest
+
+
+def _require(holds: bool) -> None:
+    """Raise unless a value of the manifest is what it should be."""
+    if not holds:
+        raise ValueError("a value of another type")
 
 
 def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> Path:
@@ -99,7 +117,7 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
         name = holding[-1]
     entry = manifest["weights"][name][network]
     path = bundled_dir() / entry["file"]
-    if not path.is_file() or file_sha256(path) != entry["sha256"]:
+    if not path.is_file() or sha256_of(path) != entry["sha256"]:
         raise WeightsError(
             "A bundled weights file is missing or does not match its hash", got=str(path), remedy="reinstall dcgan-eval"
         )
@@ -109,12 +127,6 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
 def bundled_networks(name: str) -> list[str]:
     """Return which networks the bundled weights of a name consist of."""
     return [kind for kind in NETWORKS if kind in read_manifest()["weights"][name]]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_network(
@@ -139,7 +151,10 @@ def save_network(
         The file cannot be written.
     """
     kind = next(kind for kind, cls in NETWORKS.items() if isinstance(network, cls))
-    header = {"format": FORMAT, "preset": network.preset.name, "network": kind, "card": json.dumps(card or {})}
+    preset = network.preset
+    header = {"format": FORMAT, "preset": preset.name, "network": kind, "card": json.dumps(card or {})}
+    if isinstance(preset, Ladder) and preset.width != get_ladder(preset.name).width:
+        header["width"] = str(preset.width)
     if isinstance(network, Discriminator) and network.linear is None:
         header["num_layers"] = str(len(network.layer_names))
     if lacks_running_statistics(network):
@@ -152,68 +167,6 @@ def _stored(value: Tensor, half: bool) -> Tensor:
     """Return a tensor as it goes to disk."""
     value = value.detach().cpu().contiguous()
     return value.half() if half and value.dim() > 1 else value
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    """Write tensors and a header of strings as safetensors under a temporary name, then rename.
-
-    Raises
-    ------
-    WeightsError
-        The file cannot be written; what was there before is left as it was.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata=header)
-        os.chmod(partial, 0o644)  # safetensors makes files that only their owner can read
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):  # the folder may be a file
-            partial.unlink(missing_ok=True)
-        raise WeightsError(
-            "A weights file cannot be written",
-            got=f"{path}: {error}",
-            remedy="free some space or choose another folder",
-        ) from error
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the header of a safetensors file.
-
-    Raises
-    ------
-    WeightsError
-        No safetensors file (a pickle, say), truncated, or unreadable.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    """Say what a file is that is no safetensors file, without unpickling it."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError:
-        start = b""
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return WeightsError(
-            "The weights file is a pickle, which could run any code and is never opened",
-            got=str(path),
-            expected="a safetensors file",
-            remedy="in a place you trust, load the tensors and save them with safetensors.torch.save_file",
-        )
-    return WeightsError(
-        "The weights file is no complete safetensors file",
-        got=f"{path} ({error})",
-        remedy="copy or create the file again",
-    )
 
 
 def load_network(path: Path, network: str = "discriminator") -> Discriminator | Generator:
@@ -236,20 +189,34 @@ def load_network(path: Path, network: str = "discriminator") -> Discriminator | 
     WeightsError
         Foreign file, other network, wrong names or shapes, or values that are not finite.
     """
-    tensors, header = read_tensors(path)
-    if header.get("format") != FORMAT or header.get("network") != network:
+    tensors, header = read_tensors(path, sealed=FORMAT)
+    if header.get("format") not in (FORMAT, UNSEALED) or header.get("network") != network:
         raise WeightsError(
             f"The weights file holds no {network} of this toolkit",
             got=f"{path}: format {header.get('format')!r}, network {header.get('network')!r}",
             expected=f"format {FORMAT!r}, network {network!r}",
             remedy="see `dcgan-eval weights list`, or train one with `dcgan-eval train-imagenet`",
         )
-    num_layers = int(header["num_layers"]) if header.get("num_layers", "").isdigit() else None
+    preset = get_preset(header.get("preset", ""), _number(header, "width", path) or 0)
     statistics = header.get("running_statistics") != "none"
-    module = blank_network(get_preset(header.get("preset", "")), network, num_layers, running_statistics=statistics)
+    module = blank_network(preset, network, _number(header, "num_layers", path), running_statistics=statistics)
     _check_tensors(tensors, module, path)
     module.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
     return module
+
+
+def _number(header: dict[str, str], name: str, path: Path) -> int | None:
+    """Return a positive number of the header, or None where it is not said."""
+    text = header.get(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text[:9]) == 0:
+        raise WeightsError(
+            f"The header of the weights file is damaged: {name} is no number",
+            got=f"{path}: {text[:40]!r}",
+            remedy="copy or create the file again",
+        )
+    return int(text[:9])
 
 
 def blank_network(
@@ -269,13 +236,13 @@ def blank_network(
         Whether its batch norms keep any.
     """
     D_class, G_class = networks_of(preset)
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         if network == "generator":
             module: Discriminator | Generator = G_class(preset)
         elif num_layers is None:
             module = D_class(preset)
         else:
-            module = LadderDiscriminator(get_ladder(preset.name), num_layers)
+            module = LadderDiscriminator(preset if isinstance(preset, Ladder) else get_ladder(preset.name), num_layers)
     if not running_statistics:
         drop_running_statistics(module)
     return module.eval()
@@ -303,16 +270,23 @@ def _check_tensors(tensors: dict[str, Tensor], module: nn.Module, path: Path) ->
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Return the header of a weights file: ``preset``, ``network`` and the model ``card``.
+    """Return the header of a weights file: ``preset``, ``network`` and the model ``card``, a dict.
 
     Raises
     ------
     WeightsError
-        No readable weights file.
+        No readable weights file, or a damaged one.
     """
+    header: dict[str, Any] = read_tensors(path, sealed=FORMAT)[1]
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-    return {**header, "card": json.loads(header.get("card", "{}"))}
+        card = json.loads(header.get("card", "{}"))
+    except (ValueError, RecursionError) as error:
+        card = f"{type(error).__name__}: {error}"
+    if not isinstance(card, dict):
+        raise WeightsError(
+            "The card in the weights file is damaged",
+            got=f"{path}: {str(card)[:80]}",
+            expected="a JSON object",
+            remedy="copy or create the file again",
+        )
+    return {**header, "card": card}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import TrainingError
-from ..models.presets import Ladder, get_preset
+from ..models.presets import Ladder, Preset, get_preset
 
 IMAGENET_EPOCH = 1_281_167  # training images of ILSVRC2012
 MNIST_EPOCH = 50_000  # training images of MNIST less the 10,000 that the authors' script holds out
@@ -46,6 +46,8 @@ class TrainingConfig:
     ----------
     preset : str
         Row of the preset table.
+    width : int
+        Channels of D's first convolution, which all others follow; 0 for the preset's own.
     objective : str
         ``"adversarial"``, the paper's, or ``"contrastive"``: D alone learns which two views show the same image.
     total_images : int
@@ -89,6 +91,7 @@ class TrainingConfig:
     """
 
     preset: str = "imagenet32"
+    width: int = 0
     objective: str = "adversarial"
     total_images: int = 30 * IMAGENET_EPOCH
     warmup_images: int = 0
@@ -112,7 +115,7 @@ class TrainingConfig:
     compute: str = "float32"
 
     def __post_init__(self) -> None:
-        preset = get_preset(self.preset)
+        preset = self.architecture
         size, contrastive = preset.image_size, self.objective == "contrastive"
         _require(self.objective in ("adversarial", "contrastive"), "objective", self.objective, "one of the two")
         _require(self.batch_size >= 2, "--batch-size", self.batch_size, "at least 2 (batch norm needs two images)")
@@ -131,6 +134,11 @@ class TrainingConfig:
         _require(self.compute in ("float32", "bfloat16"), "--compute", self.compute, "float32 or bfloat16")
         is_ladder = isinstance(preset, Ladder)
         _require(is_ladder or not (contrastive or self.start == "kmeans"), "preset", self.preset, "a ladder of layers")
+
+    @property
+    def architecture(self) -> Preset:
+        """What the networks are built from: the preset at its width."""
+        return get_preset(self.preset, self.width)
 
     @property
     def minibatches_per_round(self) -> int:

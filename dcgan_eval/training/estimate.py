@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.presets import get_preset
 from .config import TrainingConfig
 from .trainer import BaseTrainer, Trainer
 
@@ -36,7 +35,7 @@ def flops_per_round(config: TrainingConfig, kind: type[BaseTrainer] = Trainer) -
         Multiplications and additions, forward and backward, of all updates, counted on a small minibatch and scaled.
     """
     small = replace(config, batch_size=_FLOP_BATCH, held_out=0, start="", compute="float32")
-    images = np.zeros((_FLOP_BATCH, *get_preset(config.preset).image_shape), np.uint8)
+    images = np.zeros((_FLOP_BATCH, *config.architecture.image_shape), np.uint8)
     trainer = kind(small, images, labels_N=np.zeros(_FLOP_BATCH, np.int64))
     with FlopCounterMode(display=False) as counter:
         trainer.step()

@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot, pad
 from ..errors import TrainingError
 from ..models.dcgan import to_unit_range
 from ..models.networks import with_planes
-from ..models.presets import Preset, get_preset
+from ..models.presets import Preset
 from ..seeding import rng, torch_generator
 from .config import TrainingConfig
 
@@ -52,7 +52,7 @@ class Feed:
         self._rows = torch.arange(len(images_NHWC)) if shuffled is None else torch.from_numpy(shuffled)
         self._held_out, self._rows = self._rows[: config.held_out], self._rows[config.held_out :].sort().values
         self._images = _resident(images_NHWC, device)
-        self._labels = _one_hot_labels(get_preset(config.preset), labels_N, self._images.device)
+        self._labels = _one_hot_labels(config.architecture, labels_N, self._images.device)
         self._order = (-1, torch.empty(0, dtype=torch.long))
 
     @property
@@ -138,7 +138,7 @@ def augmented(x_NCHW: Tensor, coins: torch.Generator, *, flip: bool, shift: int)
 
 def _check(config: TrainingConfig, images_NHWC: np.ndarray) -> None:
     """Raise unless the images fit."""
-    preset = get_preset(config.preset)
+    preset = config.architecture
     wanted = preset.image_shape
     enough = config.held_out + config.batch_size
     if images_NHWC.shape[1:] != wanted or len(images_NHWC) < enough:

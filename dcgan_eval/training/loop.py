@@ -23,7 +23,7 @@ from .trainer import BaseTrainer
 from .watch import Board, Health, Measurement, Row, Table
 
 LOG_EVERY_ROUNDS = 20
-FIXED = ("preset", "objective", "batch_size", "held_out", "rotation", "start", "seed")
+FIXED = ("preset", "width", "objective", "batch_size", "held_out", "rotation", "start", "seed")
 """Fields that cannot change within a run: they decide what its state and its position mean."""
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
+from ..files import sha256_of
 from ..models.dcgan import Discriminator, Generator
-from ..models.weights import NETWORKS, bundled_networks, file_sha256, load_network, read_card, resolve
+from ..models.presets import Ladder, Preset
+from ..models.weights import NETWORKS, bundled_networks, load_network, read_card, resolve
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Start:
     about: dict[str, Any]
 
 
-def load_start(name_or_folder: str, preset: str) -> Start:
+def load_start(name_or_folder: str, preset: Preset) -> Start:
     """Load a pair, or a discriminator that has no generator.
 
     Parameters
@@ -40,13 +42,13 @@ def load_start(name_or_folder: str, preset: str) -> Start:
     name_or_folder : str
         Bundled weights, or a folder with ``discriminator.safetensors`` and perhaps ``generator.safetensors``, such as a
         run's.
-    preset : str
-        What they must be.
+    preset : Preset
+        What they must be, width included.
 
     Raises
     ------
     TrainingError
-        They are of another preset.
+        They are of another preset or width.
     WeightsError
         They are not there, or unusable.
     """
@@ -61,14 +63,18 @@ def load_start(name_or_folder: str, preset: str) -> Start:
     D, G = networks["discriminator"], networks.get("generator")
     assert isinstance(D, Discriminator), "load_network checks the header"
     assert G is None or isinstance(G, Generator), "load_network checks the header"
-    found = {network.preset.name for network in networks.values()}
-    if found != {preset}:
+    if any(network.preset != preset for network in networks.values()):
         raise TrainingError(
-            "The networks to start from are of another preset",
-            got=f"{D.preset.name} in {name_or_folder}",
-            expected=preset,
-            remedy="choose another --start",
+            "The networks to start from are of another preset or width",
+            got=f"{_named(D.preset)} in {name_or_folder}",
+            expected=_named(preset),
+            remedy="choose another --start, or the --width of these networks",
         )
-    digest = hashlib.sha256("".join(map(file_sha256, paths.values())).encode()).hexdigest()
+    digest = hashlib.sha256("".join(map(sha256_of, paths.values())).encode()).hexdigest()
     seen = read_card(paths["discriminator"])["card"].get("seen_images")
     return Start(D, G, digest, {"started_from": {"name": folder.name, "seen_images": seen}})
+
+
+def _named(preset: Preset) -> str:
+    """Name a preset, with its width if it can have another."""
+    return f"{preset.name}, width {preset.width}" if isinstance(preset, Ladder) else preset.name

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..models.dcgan import Discriminator, Generator, build, sample_prior
-from ..models.presets import get_preset
 from ..seeding import derive, torch_generator
 from .checkpoint import Parts, is_finite, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
@@ -73,7 +72,7 @@ class BaseTrainer:
         named = start.sha256 == config.start if start else config.start in ("", "kmeans")
         assert named, "the configuration names what is started from"
         self.config, self.device, self.team = config, torch.device(device), team
-        self.preset = get_preset(config.preset)
+        self.preset = config.architecture
         self.feed = Feed(config, images_NHWC, self.device, labels_N)
         team.check_batch(config.batch_size)
         self.D, self.G = build(self.preset, derive(config.seed, "weights"))

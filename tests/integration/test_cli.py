@@ -148,6 +148,16 @@ def test_samples(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert result.exit_code == 0, result.output
     assert Image.open("grid.png").size == (3 * 64, 64)
     says(run("samples", "--weights", "imagenet"), "no bundled weights")
+    says(run("samples", "--out", "grid.jpg"), "suffix")
+    Path("grid.png").write_text('{"a": "record"}')
+    says(run("samples", "--out", "grid.png"), "another kind")
+
+
+def test_weights_import_replaces_weights_only(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    Path("record.safetensors").write_text('{"a": "record"}')
+    says(run("weights", "import", "dcgan-code", tmp_path, "--out", "record.safetensors"), "another kind")
+    says(run("weights", "import", "dcgan-code", tmp_path, "--out", "record.json"), "suffix")
+    says(run("weights", "import", "dcgan-code", tmp_path, "--out", ""), "--out")
 
 
 def test_table_takes_the_records_of_the_folder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from dcgan_eval.errors import WeightsError
-from dcgan_eval.models.dcgan import build, sample_prior, to_unit_range
+from dcgan_eval.models.dcgan import (
+    build,
+    sample_prior,
+    to_unit_range,
+)
 from dcgan_eval.models.presets import LADDERS, get_ladder, get_preset
 
 
@@ -102,3 +106,21 @@ def test_priors() -> None:
 def test_unknown_preset_names_the_closest() -> None:
     with pytest.raises(WeightsError, match="did you mean imagenet32"):
         get_preset("imagenet23")
+
+
+def test_a_width_scales_every_layer_and_the_preset_stays_the_papers() -> None:
+    half, full = get_ladder("dcgan64").of_width(64), get_ladder("dcgan64")
+    assert half.conv_channels == (64, 128, 256, 512)
+    assert full.conv_channels == (128, 256, 512, 1024)
+    assert get_preset("dcgan64", 128) == full
+    D, G = build(get_preset("dcgan64", 16), seed=0)
+    assert [block.conv.out_channels for block in D.blocks()] == [16, 32, 64, 128]
+    assert G.deconv4.conv.in_channels == 16
+    images = G(sample_prior(G.preset, 2, torch.Generator().manual_seed(0)))
+    assert (images.shape, D(images).shape) == ((2, 3, 64, 64), (2,))
+
+
+@pytest.mark.parametrize(("name", "width"), [("dcgan64", -1), ("dcgan64", 100_000), ("mnist28_tanh", 32)])
+def test_widths_that_cannot_be_had(name: str, width: int) -> None:
+    with pytest.raises(WeightsError, match=r"width|ladder"):
+        get_preset(name, width)

@@ -6,17 +6,18 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from dcgan_eval.errors import WeightsError
+from dcgan_eval.files import sha256_of
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import (
     bundled_dir,
     bundled_networks,
-    file_sha256,
     load_network,
     read_card,
     read_manifest,
@@ -110,11 +111,11 @@ def test_failed_writing_keeps_what_was_there(saved: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dcgan_eval.models.weights.os.replace", full)
+    monkeypatch.setattr("dcgan_eval.files.os.replace", full)
     with pytest.raises(WeightsError, match="cannot be written"):
         save_network(build(get_preset("svhn32"), seed=1)[0], saved)
     assert saved.read_bytes() == before
-    assert list(saved.parent.glob("*.partial")) == []
+    assert list(saved.parent.glob("*.partial*")) == []
 
 
 def test_unknown_name_and_missing_file() -> None:
@@ -131,7 +132,7 @@ def test_manifest_lists_exactly_what_is_bundled() -> None:
         assert "discriminator" in bundled_networks(name)
         for kind in bundled_networks(name):
             path = bundled_dir() / entry[kind]["file"]
-            assert file_sha256(path) == entry[kind]["sha256"]
+            assert sha256_of(path) == entry[kind]["sha256"]
             assert path.stat().st_size == entry[kind]["size_bytes"]
             assert resolve(name, kind) == path
             assert load_network(path, kind).preset.name == entry["preset"]
@@ -140,3 +141,67 @@ def test_manifest_lists_exactly_what_is_bundled() -> None:
     assert {p.name for p in bundled_dir().iterdir() if not p.name.startswith((".", "__"))} == listed
     assert manifest["default"] in manifest["weights"]
     json.dumps(manifest)
+
+
+def test_any_changed_bit_is_noticed(saved: Path) -> None:
+    content = saved.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    places = np.random.default_rng(0).integers(0, 8 * len(content), 30).tolist()
+    places += np.random.default_rng(1).integers(64, 8 * length, 300).tolist()  # the header: card, names, shapes
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        saved.write_bytes(damaged)
+        with pytest.raises(WeightsError):
+            load_network(saved)
+    saved.write_bytes(content)
+    load_network(saved)
+
+
+def test_weights_of_before_the_digest_still_load(saved: Path, tmp_path: Path) -> None:
+    header = {"format": "dcgan-eval-weights-1", "preset": "svhn32", "network": "discriminator", "card": "{}"}
+    save_file(load_file(saved), tmp_path / "old.safetensors", metadata=header)
+    assert load_network(tmp_path / "old.safetensors").preset.name == "svhn32"
+    save_file(load_file(saved), tmp_path / "bare.safetensors", metadata=header | {"format": "dcgan-eval-weights-2"})
+    with pytest.raises(WeightsError, match="no digest"):
+        load_network(tmp_path / "bare.safetensors")
+
+
+@pytest.mark.parametrize("field", ["card", "width", "num_layers", "preset"])
+@pytest.mark.parametrize("value", ["", "[1]", '"x"', "7.5", "-3", "\u0664", "[" * 100_000, "{", "0"])
+def test_headers_of_wrong_types_are_sentences(saved: Path, tmp_path: Path, field: str, value: str) -> None:
+    header = {"format": "dcgan-eval-weights-1", "preset": "svhn32", "network": "discriminator", field: value}
+    save_file(load_file(saved), tmp_path / "odd.safetensors", metadata=header)
+    with pytest.raises(WeightsError):
+        (read_card if field == "card" else load_network)(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["discriminator", "generator"])
+def test_the_width_is_in_the_file(tmp_path: Path, kind: str) -> None:
+    narrow = get_preset("dcgan64", 8)
+    network = dict(zip(("discriminator", "generator"), build(narrow, seed=0), strict=True))[kind]
+    save_network(network, tmp_path / "n.safetensors")
+    found = load_network(tmp_path / "n.safetensors", kind)
+    assert found.preset == narrow
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in network.state_dict().items())
+    assert read_card(tmp_path / "n.safetensors")["width"] == "8"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "[]",
+        "null",
+        "{}",
+        '{"default": "a", "weights": []}',
+        '{"default": "a", "weights": {"a": 3}}',
+        '{"default": "a", "weights": {"a": {"discriminator": {"file": 1, "sha256": "", "size_bytes": 0}}}}',
+        '{"default": ["a"], "weights": {}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_manifest_is_a_sentence(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcgan_eval.models.weights.bundled_dir", lambda: tmp_path)
+    (tmp_path / "manifest.json").write_text(damage)
+    with pytest.raises(WeightsError, match="manifest"):
+        read_manifest()

@@ -16,6 +16,7 @@ from torch import nn
 
 from dcgan_eval.cli.main import main
 from dcgan_eval.errors import TrainingError, WeightsError
+from dcgan_eval.files import sha256_of
 from dcgan_eval.models import weights
 from dcgan_eval.models.dcgan import build, to_unit_range
 from dcgan_eval.models.presets import get_preset
@@ -162,7 +163,7 @@ def test_what_does_not_go_together_is_refused() -> None:
 
 def test_a_pair_can_start_from_a_discriminator_alone(images: np.ndarray, tmp_path: Path) -> None:
     train(ContrastiveTrainer(CONFIG, images), tmp_path)
-    start = load_start(str(tmp_path), "svhn32")
+    start = load_start(str(tmp_path), get_preset("svhn32"))
     assert start.G is None
     config = trainer.TrainingConfig(preset="svhn32", total_images=32, batch_size=8, start=start.sha256, seed=4)
     pair = Trainer(config, images, start=start)
@@ -181,12 +182,12 @@ def test_weights_without_a_generator_say_so(tmp_path: Path, monkeypatch: pytest.
     D, G = build(get_preset("svhn32"), 0)
     entries = {}
     for name, networks in (("alone", {"discriminator": D}), ("pair", {"discriminator": D, "generator": G})):
-        entries[name] = {}
+        entries[name] = {"preset": "svhn32", "summary": ""}
         for kind, network in networks.items():
             path = tmp_path / f"{name}.{kind}.safetensors"
             weights.save_network(network, path)
             size = path.stat().st_size
-            entries[name][kind] = {"file": path.name, "sha256": weights.file_sha256(path), "size_bytes": size}
+            entries[name][kind] = {"file": path.name, "sha256": sha256_of(path), "size_bytes": size}
     (tmp_path / "manifest.json").write_text(json.dumps({"default": "alone", "weights": entries}))
     monkeypatch.setattr(weights, "bundled_dir", lambda: tmp_path)
     assert weights.resolve(None).name == "alone.discriminator.safetensors"
@@ -194,8 +195,8 @@ def test_weights_without_a_generator_say_so(tmp_path: Path, monkeypatch: pytest.
         weights.resolve("alone", "generator")
     assert "pair" in str(caught.value)
     assert weights.resolve(None, "generator").name == "pair.generator.safetensors"
-    assert load_start("alone", "svhn32").G is None
-    assert load_start("pair", "svhn32").G is not None
+    assert load_start("alone", get_preset("svhn32")).G is None
+    assert load_start("pair", get_preset("svhn32")).G is not None
 
 
 def test_the_command_trains_a_discriminator_alone(images: np.ndarray, tmp_path: Path) -> None:

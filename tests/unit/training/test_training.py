@@ -254,19 +254,19 @@ def test_collapse_is_said_and_no_checkpoint_written_meanwhile(
 
 
 def test_a_run_starts_from_networks_of_an_earlier_one(images: np.ndarray, uninterrupted: Path, tmp_path: Path) -> None:
-    start = load_start(str(uninterrupted), "svhn32")
+    start = load_start(str(uninterrupted), get_preset("svhn32"))
     config = replace(CONFIG, start=start.sha256)
     trainer = Trainer(config, images, start=start)
     assert torch.equal(trainer.D.conv2.conv.weight, final_tensors(uninterrupted)["D.conv2.conv.weight"])
     train(trainer, tmp_path, RunOptions(max_minutes=0.0), about=start.about)
     card = read_card(tmp_path / "generator.safetensors")["card"]
     assert card["started_from"] == {"name": uninterrupted.name, "seen_images": 96}
-    resumed = Trainer(config, images, start=load_start(str(uninterrupted), "svhn32"))
+    resumed = Trainer(config, images, start=load_start(str(uninterrupted), get_preset("svhn32")))
     assert train(resumed, tmp_path, RESUME)["status"] == "finished"
     with pytest.raises(TrainingError, match="start cannot change"):
         train(Trainer(CONFIG, images), tmp_path, RESUME)
     with pytest.raises(TrainingError, match="another preset"):
-        load_start(str(uninterrupted), "imagenet32")
+        load_start(str(uninterrupted), get_preset("imagenet32"))
 
 
 def test_both_phases_use_their_own_minibatches(images: np.ndarray) -> None:
