@@ -16,9 +16,10 @@ from ..devices import to_device
 from ..errors import DcganEvalError, WeightsError
 from ..features.batchnorm import CALIBRATION_BATCH, dataset_statistics, frozen
 from ..features.pooling import Pooling
+from ..files import sha256_of
 from ..models.dcgan import Discriminator, Generator, grid_latents, sample_prior
 from ..models.presets import Preset
-from ..models.weights import file_sha256, load_network, read_manifest, resolve
+from ..models.weights import load_network, read_manifest, resolve
 from ..seeding import torch_generator
 
 Draw = Callable[[Tensor], Tensor]  # latent vectors (N, Z) -> images (N, C, H, W) in [-1, 1]
@@ -89,7 +90,7 @@ def load_pair(weights: str | None, discriminator: str | None, device: torch.devi
             got=f"{G.preset.name} and {D.preset.name}",
             remedy="choose its discriminator with --discriminator",
         )
-    hashes = {"generator": file_sha256(path)} | ({} if beside is None else {"discriminator": file_sha256(beside)})
+    hashes = {"generator": sha256_of(path)} | ({} if beside is None else {"discriminator": sha256_of(beside)})
     return Pair(G.to(device), None if D is None else D.to(device), hashes)
 
 
