@@ -47,6 +47,10 @@ _COMMANDS = {
         "Cache the features of a data set in HDF5; interrupted, it continues where it stopped.",
     ),
     "list": (f"{_CLI}.records:list_records", "List records, one line each [default: those in records/]."),
+    "neighbours": (
+        f"{_CLI}.against_data",
+        "Show the training images nearest to samples, and test whether the samples are copies.",
+    ),
     "probe": (
         f"{_CLI}.probe",
         "Run a protocol with another classifier than the L2-SVM; each gives a record under an id of its own.",
@@ -66,6 +70,10 @@ _COMMANDS = {
     "samples": (
         f"{_CLI}.samples",
         "Draw a grid of samples from a generator, with the statistics of their minibatch as the 2016 release does.",
+    ),
+    "score-digits": (
+        f"{_CLI}.against_data",
+        "Classify real digits by the nearest generated one, as the paper's supplement does.",
     ),
     "show": (f"{_CLI}.show", "Show a record, or several beside each other."),
     "svm": (f"{_CLI}.svm", "Run a protocol end to end: features, choice of C, certified L2-SVM, record."),
