@@ -105,7 +105,6 @@ def measure(n: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a point for each solver and tolerance, on n rows."""
     C = arguments.C
     X, y = features(n)
-    Y = np.where(y[:, None] == np.unique(y), 1.0, -1.0)
     ours(X, y, C, 1.0)  # threads and libraries are started before anything is timed
     for name, package, fit, tolerances in SOLVERS[: None if n <= arguments.sparse_up_to else DENSE]:
         for tol in tolerances:
@@ -116,7 +115,7 @@ def measure(n: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 print(f"left out: {name} ({error})")
                 break
             time_s = time.perf_counter() - started
-            primal, _, gaps = certificate(X, Y, W, C, intercepts=intercepts)
+            primal, _, gaps = certificate(X, y, W, C, intercepts=intercepts)
             point = {"solver": name, "package": package, "num_rows": n, "tol": tol, "time_s": time_s}
             point |= {"objective": float(primal.sum()), "relative_gap": float(gaps.max())}
             print(json.dumps(point), flush=True)

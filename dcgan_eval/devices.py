@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 def fast_type(device: torch.device) -> torch.dtype:
     """Return the fastest type whose products are good enough to train with: bfloat16 in hardware, else float32."""
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+
+
+def memory_share(device: torch.device = _CPU) -> int:
+    """Return the bytes that one task may take: half the memory of the machine or container, or of a GPU's free one."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total // 2
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -55,6 +55,10 @@ class LeakError(DcganEvalError):
     """Something tried to look at the test labels more often than once."""
 
 
+class ArgumentError(DcganEvalError, ValueError):
+    """A parameter has a value that cannot be used; also a ValueError, as scikit-learn's users expect."""
+
+
 class ConvergenceError(DcganEvalError):
     """A fit did not reach its certificate, so it has no score."""
 

@@ -1,4 +1,4 @@
-"""Labels to signs: classes, one-vs-rest sign columns, and per-row costs."""
+"""Labels to integer targets, and weights of classes and rows to costs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from dcgan_eval.svm.problems import HingeProblem
+
 
 def encode(
     y: Any, num_rows: int, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None
 ) -> tuple[np.ndarray, torch.Tensor]:
-    """Turn labels into one-vs-rest signs.
+    """Turn labels into class numbers.
 
     Parameters
     ----------
@@ -21,14 +23,14 @@ def encode(
     num_rows : int
         Rows of X.
     device : torch.device or str
-        Where the signs should live.
+        Where the numbers should live.
     group : torch.distributed.ProcessGroup, optional
         Processes that hold the other rows, and perhaps other classes.
 
     Returns
     -------
     tuple
-        Sorted classes, and signs (N, K) in float64; K is 1 for two classes (the second is +1), else their number.
+        Sorted classes, and the place of each row's class among them, int64 (N,).
 
     Raises
     ------
@@ -39,12 +41,9 @@ def encode(
     if labels.shape != (num_rows,):
         raise ValueError(f"y must have one label per row of X: shape ({num_rows},); got shape {labels.shape}.")
     classes = _join(np.unique(labels), group)
-    index = np.searchsorted(classes, labels)
     if len(classes) < 2:
         raise ValueError(f"y must hold at least two classes; got {len(classes)} class.")
-    columns = np.arange(1, 2) if len(classes) == 2 else np.arange(len(classes))
-    signs = np.where(index[:, None] == columns, 1.0, -1.0)
-    return classes, torch.from_numpy(signs).to(device)
+    return classes, torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64)).to(device)
 
 
 def _join(classes: np.ndarray, group: dist.ProcessGroup | None) -> np.ndarray:
@@ -56,15 +55,18 @@ def _join(classes: np.ndarray, group: dist.ProcessGroup | None) -> np.ndarray:
     return np.unique(np.concatenate(found))
 
 
-def weights(
-    Y: torch.Tensor, classes: np.ndarray, class_weight: dict[Any, float] | None, sample_weight: Any | None
-) -> torch.Tensor:
-    """Return the factor of C of each row and problem, broadcastable to Y (N, K).
+def hinge_problem(
+    index: torch.Tensor,
+    classes: np.ndarray,
+    class_weight: dict[Any, float] | None = None,
+    sample_weight: Any | None = None,
+) -> HingeProblem:
+    """Return the one-vs-rest problems at C = 1: a single one for two classes (the second is +1), else one for each.
 
     Parameters
     ----------
-    Y : torch.Tensor
-        Signs (N, K).
+    index : torch.Tensor
+        Class numbers (N,).
     classes : numpy.ndarray
         Class labels.
     class_weight : dict, optional
@@ -78,16 +80,19 @@ def weights(
     ValueError
         When a weight is negative or not finite, or has the wrong shape.
     """
-    factor = torch.ones(1, Y.shape[1], dtype=torch.float64, device=Y.device)
+    device, two = index.device, len(classes) == 2
+    named = torch.ones(len(classes), dtype=torch.float64, device=device)
     if class_weight is not None:
-        named = torch.tensor([float(class_weight.get(c, 1.0)) for c in classes.tolist()], device=Y.device).double()
-        negative, positive = (named[:1], named[1:]) if len(classes) == 2 else (torch.ones_like(named), named)
-        factor = torch.where(Y > 0, positive, negative)
+        factors = [float(class_weight.get(c, 1.0)) for c in classes.tolist()]
+        named = torch.tensor(factors, dtype=torch.float64, device=device)
+    positive, negative = (named[1:], named[:1]) if two else (named, torch.ones_like(named))
+    row = None
     if sample_weight is not None:
-        row = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64), device=Y.device)
-        if row.shape != (Y.shape[0],):
-            raise ValueError(f"sample_weight must have shape ({Y.shape[0]},); got {tuple(row.shape)}.")
-        factor = factor * row[:, None]
-    if not bool(torch.isfinite(factor).all()) or bool((factor < 0).any()):
-        raise ValueError("Weights must be finite and not negative.")
-    return factor
+        row = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64), device=device)[:, None]
+        if row.shape != (len(index), 1):
+            raise ValueError(f"sample_weight must have shape ({len(index)},); got {tuple(row.shape[:1])}.")
+    for weights in (named, row):
+        if weights is not None and not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+            raise ValueError("Weights must be finite and not negative.")
+    targets = torch.arange(int(two), len(classes), device=device)
+    return HingeProblem(index, targets, positive, negative, row, even=class_weight is None)

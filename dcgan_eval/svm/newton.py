@@ -1,7 +1,8 @@
-"""Batched truncated Newton-CG for squared-hinge problems, in the primal or through a Gram matrix.
+"""Batched truncated Newton-CG for linear models with an L2 penalty, in the primal or through a Gram matrix.
 
-The same loop serves both: a *space* says how weights are stored and multiplied. In ``primal.PrimalSpace`` a vector is
-``w`` itself, (K, D + 1); in ``gram.GramSpace`` it is ``u`` with ``w = X^T u``, (K, N).
+The same loop serves all: a *problem* says what the losses are (``problems``), a *space* how weights are stored and
+multiplied. In ``primal.PrimalSpace`` a vector is ``w`` itself, (K, D + 1); in ``gram.GramSpace`` it is ``u`` with
+``w = X^T u``, (K, N).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from dcgan_eval.svm import decide
 from dcgan_eval.svm.objective import Evaluation, Status, relative
+from dcgan_eval.svm.problems import Curvature, Problem, line_minimum
 
 Precondition = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,11 +47,17 @@ class Space(Protocol):
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the rows (N, K), those of other processes included."""
 
+    def zeros(self, num_columns: int) -> torch.Tensor:
+        """Return zero vectors, (num_columns, dim)."""
+
+    def no_scores(self, num_columns: int) -> torch.Tensor:
+        """Return the scores of zero vectors, (N, num_columns)."""
+
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return X u (N, K) where that is cheaper to carry through CG than to recompute; else None."""
 
     def hessian(
-        self, U: torch.Tensor, S: torch.Tensor, image: torch.Tensor | None = None
+        self, U: torch.Tensor, S: Curvature, image: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``u + X^T S X u`` and ``X u`` (N, K) together, for one reading of X at most."""
 
@@ -58,15 +67,13 @@ class Space(Protocol):
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of the part of a residual that :meth:`correct` will not see to, (K,)."""
 
-    def correct(
-        self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower the objective where that is cheap; return vectors and scores."""
 
     def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Return ``(R, problems) -> P^-1 R`` for the Hessians given by S (N, K)."""
+        """Return ``(R, problems) -> P^-1 R`` for the Hessians given by the diagonal S (N, K) of the curvature."""
 
-    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
+    def exact(self, problem: Problem, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64."""
 
 
@@ -97,17 +104,15 @@ class _State:
 
 def minimise(
     space: Space,
-    Y: torch.Tensor,
-    cost: torch.Tensor,
+    problem: Problem,
     start: torch.Tensor | None,
-    dim: int,
     *,
     tol: float,
     max_iter: int,
     accept: float | None = None,
     certify_start: bool = False,
 ) -> NewtonResult:
-    """Minimise ``1/2 ||w||^2 + sum_i c_i max(0, 1 - y_i w.x_i)^2`` for K problems at once.
+    """Minimise ``1/2 ||w||^2 + sum_i loss_i(w.x_i)`` for K problems at once.
 
     Generalised Newton with inexact CG steps (forcing terms after Eisenstat and Walker 1996, choice 2) and exact
     minimisation along the step; problems that are solved are frozen.
@@ -116,10 +121,10 @@ def minimise(
     ----------
     space : Space
         How weights are stored and multiplied.
-    Y, cost, start : torch.Tensor
-        Signs (N, K), costs broadcastable to it, float64; warm start (K, dim), None means zero.
-    dim : int
-        Length of a vector of the space.
+    problem : Problem
+        The losses.
+    start : torch.Tensor or None
+        Warm start, vectors (K, dim), float64; None means zero.
     tol, accept : float
         Relative duality gap to aim at, and the larger one that will do once progress stops (None: the same).
     max_iter : int
@@ -136,16 +141,14 @@ def minimise(
     -----
     Source: Keerthi and DeCoste 2005 (finite Newton for the squared hinge). Deviations: truncated and batched.
     """
-    cost = cost.expand(Y.shape)
-    state = _begin(space, Y, cost, start, dim, certify_start)
+    state = _begin(space, problem, start, certify_start)
     limits = (tol, tol if accept is None else accept)
-    return _iterate(space, Y, cost, state, limits, max_iter, _Progress(certify_start))
+    return _iterate(space, problem, state, limits, max_iter, _Progress(certify_start))
 
 
 def _iterate(
     space: Space,
-    Y: torch.Tensor,
-    cost: torch.Tensor,
+    problem: Problem,
     state: _State,
     limits: tuple[float, float],
     max_iter: int,
@@ -157,7 +160,7 @@ def _iterate(
     for iteration in range(max_iter + 1):
         last = iteration == max_iter
         if state.exact is None and (last or progress.idle >= _PATIENCE or _within(state, tol)):
-            state, progress.precise, progress.idle = _look(space, Y, cost, state.U, state.F, True), True, 0
+            state, progress.precise, progress.idle = _look(space, problem, state.U, state.F, True), True, 0
         progress.note(state)
         settled = progress.precise and (progress.idle > 0 or last)
         status = _verdict(progress, accept if settled else tol, last)
@@ -165,7 +168,8 @@ def _iterate(
             history = tuple(progress.history)
             return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, history)
         before = state.gap
-        state = _advance(space, Y, cost, state, eta, tol, progress.precise)
+        state = _advance(space, problem, state, eta, tol, progress.precise)
+        # choice 2 of Eisenstat and Walker: what is left of the gap (a squared norm), not above its safeguard
         ratio = state.gap / before.clamp_min(1e-300)
         eta = torch.where(ratio > 0.1, 0.3 * eta, 0.9 * ratio).clamp(1e-4, _LOOSEST)
     raise AssertionError("the loop above always returns")
@@ -188,24 +192,24 @@ class _Progress:
         self.history.append(gap)
 
 
-def _begin(
-    space: Space, Y: torch.Tensor, cost: torch.Tensor, start: torch.Tensor | None, dim: int, exact: bool
-) -> _State:
+def _begin(space: Space, problem: Problem, start: torch.Tensor | None, exact: bool) -> _State:
     """Evaluate the start, replacing by zero what is worse than zero or not finite."""
-    U = torch.zeros(Y.shape[1], dim, dtype=torch.float64, device=Y.device) if start is None else start
-    F = torch.zeros_like(Y) if start is None or exact else space.scores(U)
+    U = space.zeros(problem.num_columns) if start is None else start
+    F = space.no_scores(problem.num_columns) if start is None or exact else space.scores(U)
     if start is not None and not exact:
-        U, F = space.correct(Y, cost, U, F)
-    state = _look(space, Y, cost, U, F, exact)
-    worse = ~(state.primal <= space.total(cost))
-    if start is None or not bool(worse.any()):
+        U, F = space.correct(problem, U, F)
+    state = _look(space, problem, U, F, exact)
+    if start is None:
         return state
-    return _look(space, Y, cost, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
+    worse = ~(state.primal <= space.total(problem.losses(torch.zeros_like(F))))
+    if decide.holds(~worse):
+        return state
+    return _look(space, problem, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
 
 
 def _within(state: _State, tol: float) -> bool:
     """Whether every problem has reached the tolerance."""
-    return bool((relative(state.gap, state.primal) <= tol).all())
+    return decide.holds(relative(state.gap, state.primal) <= tol)
 
 
 def _verdict(progress: _Progress, limit: float, last: bool) -> Status | None:
@@ -219,113 +223,79 @@ def _verdict(progress: _Progress, limit: float, last: bool) -> Status | None:
     return Status.MAX_ITERATIONS if last else Status.STALLED if stalled else None
 
 
-def _look(space: Space, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor, exact: bool) -> _State:
+def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exact: bool) -> _State:
     """Evaluate an iterate; exactly when asked, else from the scores carried along."""
     if exact:
-        found = space.exact(Y, cost, U)
+        found = space.exact(problem, U)
         return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
-    hinge = (1 - Y * F).clamp_min(0)
-    G = U - space.adjoint(2 * cost * hinge * Y)
-    primal = 0.5 * space.inner(U, U, F) + space.total(cost * hinge * hinge)
-    return _State(U, F, G, primal, 0.5 * space.inner(G, G).clamp_min(0))
+    G = U - space.adjoint(problem.pull(F))
+    primal = 0.5 * problem.join(space.inner(U, U, F)) + space.total(problem.losses(F))
+    # the gap is half the squared norm of the gradient: see objective.evaluate
+    return _State(U, F, G, primal, 0.5 * problem.join(space.inner(G, G)).clamp_min(0))
 
 
-def _advance(
-    space: Space, Y: torch.Tensor, cost: torch.Tensor, state: _State, eta: torch.Tensor, tol: float, precise: bool
-) -> _State:
+def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, tol: float, precise: bool) -> _State:
     """Take one Newton step on the problems that are not solved yet."""
-    todo = torch.nonzero(relative(state.gap, state.primal) > _SHARE * tol).flatten()
-    y, c, F = Y[:, todo], cost[:, todo], state.F[:, todo]
-    S = 2 * c * (y * F < 1)
+    todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
+    some, F, U = problem.columns(todo), state.F[:, todo], state.U[todo]
     goal = 2 * _SHARE * tol * state.primal[todo]
-    step, step_scores = _conjugate_gradients(space, state.G[todo], S, eta[todo] ** 2, 2 * state.gap[todo], goal)
-    U = state.U[todo]
-    curve = (space.inner(step, U, F), space.inner(step, step, step_scores))
-    t = line_minimum(space.total, y, c, F, step_scores, *curve)
+    S = some.curvature(F)
+    step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, eta[todo] ** 2, 2 * state.gap[todo], goal)
+    pu, pp = some.join(space.inner(step, U, F)), some.join(space.inner(step, step, step_scores))
+    t = line_minimum(space.total, some.along(F, step_scores), pu, pp)
     t = torch.where(torch.isfinite(t), t, 0.0)
     new_U, new_F = state.U.clone(), state.F.clone()
-    new_U[todo], new_F[:, todo] = space.correct(y, c, U + t[:, None] * step, F + t * step_scores)
-    return _look(space, Y, cost, new_U, new_F, precise)
+    new_U[todo], new_F[:, todo] = space.correct(some, U + t[:, None] * step, F + t * step_scores)
+    return _look(space, problem, new_U, new_F, precise)
 
 
 def _conjugate_gradients(
-    space: Space, G: torch.Tensor, S: torch.Tensor, share: torch.Tensor, norm: torch.Tensor, goal: torch.Tensor
+    space: Space,
+    problem: Problem,
+    G: torch.Tensor,
+    S: Curvature,
+    share: torch.Tensor,
+    norm: torch.Tensor,
+    goal: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve ``H p = -g`` and return p and X p.
+    """Solve ``H p = -g`` by preconditioned conjugate gradients and return p and X p.
 
     Each problem stops when ||r||^2 has fallen to its ``share`` of ``norm`` = ||g||^2, and likewise in the
     preconditioner's norm (the plain one alone hardly sees flat directions), or at ``goal``, where the gap is small.
     """
-    precondition = space.preconditioner(S)
+
+    def inner(U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None) -> torch.Tensor:
+        return problem.join(space.inner(U, V, scores_v))
+
+    precondition = space.preconditioner(S.diagonal)
     live = torch.arange(len(G), device=G.device)
-    p, Fp, r = torch.zeros_like(G), torch.zeros_like(S), -G
-    z = precondition(r, live)
+    p, Fp, r = torch.zeros_like(G), space.no_scores(len(G)), -G
+    z = S.project(precondition(r, live))
     d, image = z.clone(), space.image(z)
-    rho = space.inner(r, z, image)
+    rho = inner(r, z, image)
     energy = share * rho
     floor = rho * (1e-24 if space.resolves else 1e-12)  # below it, rho is rounding
     for count in range(1, _MAX_CG + 1):
-        Hd, Fd = space.hessian(d, S[:, live], image)
-        curvature = space.inner(Hd, d, Fd)
+        Hd, Fd = space.hessian(d, S, image)
+        curvature = inner(Hd, d, Fd)
         alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)
         p[live] += alpha[:, None] * d
         Fp[:, live] += alpha * Fd
         r = r - alpha[:, None] * Hd
-        z = precondition(r, live)
+        z = S.project(precondition(r, live))
         image = space.image(z)
-        new_rho = space.inner(r, z, image)
+        new_rho = inner(r, z, image)
         keep = (alpha > 0) & (new_rho > floor[live])
         if count % space.norm_every == 0:
-            square = space.remainder(r)
+            square = problem.join(space.remainder(r))
             keep &= (square > goal[live]) & ((square > (share * norm)[live]) | (new_rho > energy[live]))
-        if not bool(keep.any()):
+        if decide.holds(~keep):
             break
         beta = new_rho / rho.clamp_min(1e-300)
         d, rho = z + beta[:, None] * d, new_rho
         image = None if image is None else image + beta * Fd
-        if not bool(keep.all()):
-            live, r, d, rho = live[keep], r[keep], d[keep], rho[keep]
-            image = None if image is None else image[:, keep]
+        if not decide.holds(keep):
+            left = decide.where(keep)
+            live, r, d, rho, S = live[left], r[left], d[left], rho[left], S.columns(left)
+            image = None if image is None else image[:, left]
     return p, Fp
-
-
-def line_minimum(
-    total: Callable[[torch.Tensor], torch.Tensor],
-    Y: torch.Tensor,
-    cost: torch.Tensor,
-    F: torch.Tensor,
-    Fp: torch.Tensor,
-    pu: torch.Tensor,
-    pp: torch.Tensor,
-) -> torch.Tensor:
-    """Minimise the objective along a step exactly: Newton with bisection on its piecewise linear slope.
-
-    Parameters
-    ----------
-    total : callable
-        Sums (N, ...) over the rows.
-    Y, cost, F, Fp : torch.Tensor
-        Signs, costs, scores, and the scores of the step, (N, K).
-    pu, pp : torch.Tensor
-        Inner products of the step with the weights and with itself, (K,).
-
-    Returns
-    -------
-    torch.Tensor
-        Length of the step, (K,).
-    """
-    low, high, t = torch.zeros_like(pu), torch.full_like(pu, torch.inf), torch.ones_like(pu)
-    slack, rate = 1 - Y * F, Y * Fp
-    for _ in range(60):
-        hinge = (slack - t * rate).clamp_min(0)
-        first, second = total(torch.stack([cost * rate * hinge, cost * rate * rate * (hinge > 0)], dim=1))
-        slope, curvature = pu + t * pp - 2 * first, pp + 2 * second
-        low, high = torch.where(slope < 0, t, low), torch.where(slope >= 0, t, high)
-        new = t - slope / curvature.clamp_min(1e-300)
-        middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))
-        new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
-        done = (new - t).abs() <= 1e-10 * t.abs()
-        t = new
-        if bool(done.all()):
-            break
-    return t

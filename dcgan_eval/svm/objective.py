@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from dcgan_eval.errors import ConvergenceError
+from dcgan_eval.svm.labels import encode, hinge_problem
+from dcgan_eval.svm.problems import Problem
 from dcgan_eval.svm.rows import Rows
 
 _SCORED_COLUMNS = 320  # scored at once: full speed, and 8 bytes a row and column of memory
@@ -52,63 +54,54 @@ def relative(gap: torch.Tensor, primal: torch.Tensor) -> torch.Tensor:
     return gap / primal.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def evaluate(rows: Rows, Y: torch.Tensor, cost: torch.Tensor, W: torch.Tensor) -> Evaluation:
+def evaluate(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluation:
     """Evaluate primal and dual of K problems in float64, in one pass and bounded memory.
 
     Parameters
     ----------
     rows : Rows
         The data.
-    Y : torch.Tensor
-        Signs, float64 (N, K).
-    cost : torch.Tensor
-        ``C`` times the weight of each row, broadcastable to (N, K), >= 0.
+    problem : Problem
+        The losses.
     W : torch.Tensor
         Float64 (K, D + 1), intercept weight last.
 
     Returns
     -------
     Evaluation
-        With the dual taken at ``a = 2 C max(0, 1 - y x.w)``, for which ``P - D = 1/2 ||w - X^T(a y)||^2`` exactly.
-        The gap is computed by the right-hand side, which has no cancellation, so it is good far below 1e-6.
+        With the dual taken at minus the derivative a of the losses by the scores. There each loss and its conjugate
+        meet with equality (Fenchel and Young), so that ``P - D = 1/2 ||w - X^T a||^2`` exactly: for the squared hinge,
+        where ``a = 2 C max(0, 1 - y x.w) y``, as for the softmax. The gap is computed by the right-hand side, which
+        has no cancellation, so it is good far below 1e-6.
 
     Notes
     -----
     Source: PROTOCOLS section 4. Deviations: none.
     """
-    cost = cost.expand(Y.shape)
-    scores, pulled, V = torch.empty_like(Y), rows.zeros(Y.shape[1]), rows.split(W, torch.float64)
+    V, pulled = rows.split(W, torch.float64), rows.zeros(len(W))
+    scores, losses = rows.no_scores(len(W)), torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
     for part, block in rows.blocks(torch.float64):
-        scores[part] = rows.forward(block, V)
-        hinge = (1 - Y[part] * scores[part]).clamp_min(0)
-        rows.backward(block, 2 * cost[part] * hinge * Y[part], pulled)
-    hinge = (1 - Y * scores).clamp_min(0)
-    primal = 0.5 * (W * W).sum(1) + rows.total(cost * hinge * hinge)
+        F = scores[part] = rows.forward(block, V)
+        here = problem.rows(part)
+        losses += here.losses(F).sum(0)
+        rows.backward(block, here.pull(F), pulled)
+    primal = 0.5 * problem.join((W * W).sum(1)) + rows.total(losses)
     gradient = W - rows.reduce(pulled)
-    gap = 0.5 * (gradient * gradient).sum(1)
+    gap = 0.5 * problem.join((gradient * gradient).sum(1))
     return Evaluation(primal, primal - gap, gap, relative(gap, primal), scores, gradient)
 
 
 def certificate(
-    X: Any,
-    Y: Any,
-    W: Any,
-    C: float | np.ndarray,
-    *,
-    intercepts: Any | None = None,
-    intercept_scaling: float = 1.0,
+    X: Any, y: Any, W: Any, C: float, *, intercepts: Any | None = None, intercept_scaling: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Certify weights: primal, dual and relative duality gap of each class, in float64.
-
-    The problem of each class is ``min_w 1/2 ||w||^2 + C sum_i max(0, 1 - y_i w.x_i)^2``; its dual is
-    ``max_{a >= 0} sum a - 1/2 ||sum a_i y_i x_i||^2 - a.a / (4 C)``, taken at ``a = 2 C max(0, 1 - y w.x)``.
+    """Certify one-vs-rest weights from anywhere: primal, dual and relative duality gap of each class, in float64.
 
     Parameters
     ----------
-    X, Y, W : array_like
-        Rows (N, D), signs -1 or +1 (N, K), weights (K, D).
-    C : float or numpy.ndarray
-        Cost, or one per class (K,), or per row and class (N, K).
+    X, y, W : array_like
+        Rows (N, D), labels (N,), weights (K, D); K is 1 for two classes.
+    C : float
+        Cost.
     intercepts : array_like, optional
         Shape (K,), the value added to the scores; None means no intercept.
     intercept_scaling : float
@@ -128,16 +121,13 @@ def certificate(
     -----
     Source: PROTOCOLS section 4. Deviations: none.
     """
-    scale = 0.0 if intercepts is None else intercept_scaling
-    rows = Rows(X, scale)
-    signs = torch.as_tensor(np.asarray(Y, dtype=np.float64), device=rows.device)
-    weights = np.asarray(W, dtype=np.float64)
-    if signs.shape != (rows.num_rows, weights.shape[0]) or weights.shape[1] != rows.num_features:
-        raise ValueError(f"X {tuple(rows.X.shape)}, Y {tuple(signs.shape)} and W {weights.shape} do not fit.")
+    rows = Rows(X, 0.0 if intercepts is None else intercept_scaling)
+    classes, index = encode(y, rows.num_rows, rows.device)
+    problem, weights = hinge_problem(index, classes).at(C), np.asarray(W, dtype=np.float64)
+    if weights.shape != (problem.num_columns, rows.num_features):
+        raise ValueError(f"X {tuple(rows.shape)}, {len(classes)} classes and W {weights.shape} do not fit.")
     last = np.zeros(len(weights)) if intercepts is None else np.asarray(intercepts, np.float64) / intercept_scaling
-    joined = torch.as_tensor(np.column_stack([weights, last]), device=rows.device)
-    cost = torch.as_tensor(np.asarray(C, dtype=np.float64), device=rows.device)
-    found = evaluate(rows, signs, cost, joined)
+    found = evaluate(rows, problem, torch.as_tensor(np.column_stack([weights, last]), device=rows.device))
     return found.primal.cpu().numpy(), found.dual.cpu().numpy(), found.relative_gap.cpu().numpy()
 
 

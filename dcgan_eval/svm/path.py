@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from dcgan_eval.svm.gram import Gram
-from dcgan_eval.svm.labels import encode, weights
+from dcgan_eval.devices import memory_share
+from dcgan_eval.errors import ArgumentError
+from dcgan_eval.svm.gram import GramSpace, gram_matrix, solve_gram
+from dcgan_eval.svm.labels import encode, hinge_problem
 from dcgan_eval.svm.newton import NewtonResult, minimise
-from dcgan_eval.svm.objective import Solution, evaluate
-from dcgan_eval.svm.primal import PrimalSpace
-from dcgan_eval.svm.rows import Rows, serial
+from dcgan_eval.svm.objective import Solution, Status, evaluate
+from dcgan_eval.svm.primal import COARSE_DIM, PrimalSpace
+from dcgan_eval.svm.problems import HingeProblem, Problem
+from dcgan_eval.svm.products import serial
+from dcgan_eval.svm.rows import Rows
 
 Solver = Literal["auto", "primal", "gram"]
 
@@ -30,6 +34,9 @@ SERIAL_ENTRIES = 1 << 22
 GRAM_MAX_ROWS = 8_000
 """Rows up to which ``auto`` prefers the Gram matrix (256 MB in float32, and as much for its factor)."""
 
+LEAST_COLUMNS = 16
+"""Classes solved at once however little memory there is: X is read anew for every block of them."""
+
 _SAMPLE_TOL = 1e-2  # a start need not be better: the sample differs from the whole by far more
 
 
@@ -41,15 +48,15 @@ class Choice:
     reason: str
 
 
-def choose_solver(num_rows: int, num_features: int, *, free_bytes: float = float("inf"), itemsize: int = 4) -> Choice:
+def choose_solver(num_rows: int, num_features: int, *, memory_bytes: float = float("inf"), itemsize: int = 4) -> Choice:
     """Choose between the Gram matrix (fewer rows than features, matrix small) and the primal.
 
     Parameters
     ----------
     num_rows, num_features : int
         Shape of X.
-    free_bytes : float
-        Memory that is free where X lives.
+    memory_bytes : float
+        Memory that the matrix and its factor may take.
     itemsize : int
         Bytes of a number in the working precision.
 
@@ -62,19 +69,9 @@ def choose_solver(num_rows: int, num_features: int, *, free_bytes: float = float
         return Choice("primal", f"{num_rows:,} rows are no fewer than {num_features:,} features")
     if num_rows > GRAM_MAX_ROWS:
         return Choice("primal", f"{num_rows:,} rows are more than the {GRAM_MAX_ROWS:,} up to which a Gram matrix pays")
-    if needed > 0.5 * free_bytes:
+    if needed > memory_bytes:
         return Choice("primal", f"a Gram matrix of {num_rows:,} rows and its factor need {needed / 1e9:.1f} GB")
     return Choice("gram", f"{num_rows:,} rows are fewer than {num_features:,} features, {needed / 1e6:,.0f} MB will do")
-
-
-def _free_bytes(device: torch.device) -> float:
-    """Return the free memory of the device, infinity where it cannot be told."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,25 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted."""
-        if not (np.isfinite(self.tol) and self.tol > 0):
-            raise ValueError(f"tol must be positive and finite; got {self.tol}.")
+        check_positive("tol", self.tol, "1e-4")
         if self.max_iter < 1:
-            raise ValueError(f"max_iter must be at least 1; got {self.max_iter}.")
+            raise ArgumentError("max_iter must be at least 1", got=f"{self.max_iter}", remedy="leave it out for 100")
         if self.solver not in ("auto", "primal", "gram"):
-            raise ValueError(f'solver must be "auto", "primal" or "gram"; got {self.solver!r}.')
+            raise ArgumentError(
+                'solver must be "auto", "primal" or "gram"', got=repr(self.solver), remedy='use "auto" if in doubt'
+            )
         if not (np.isfinite(self.intercept_scaling) and self.intercept_scaling >= 0):
-            raise ValueError(f"intercept_scaling must be finite and not negative; got {self.intercept_scaling}.")
+            raise ArgumentError(
+                "intercept_scaling must be finite and not negative",
+                got=f"{self.intercept_scaling}",
+                remedy="leave it out for 1; 0 means no intercept",
+            )
+
+
+def check_positive(name: str, value: float, usual: str) -> None:
+    """Refuse a parameter that is not a positive, finite number."""
+    if not (np.isfinite(value) and value > 0):
+        raise ArgumentError(f"{name} must be positive and finite", got=f"{value}", remedy=f"use a value like {usual}")
 
 
 class Fitter:
@@ -127,6 +135,8 @@ class Fitter:
         Factor of C per row, (N,).
     group : torch.distributed.ProcessGroup, optional
         Processes that hold the other rows, of the same features; every one gets the same solution.
+    device, memory_bytes
+        See :func:`fit_ovr`.
 
     Raises
     ------
@@ -141,16 +151,21 @@ class Fitter:
         options: FitOptions,
         class_weight: dict[Any, float] | None = None,
         sample_weight: Any | None = None,
+        *,
         group: dist.ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+        memory_bytes: int | None = None,
     ):
         self.options = options
-        self.rows = Rows(X, options.intercept_scaling, group=group)
-        self.classes, self.Y = encode(y, self.rows.num_rows, self.rows.device, group)
-        self.weight = weights(self.Y, self.classes, class_weight, sample_weight)
+        given = None if memory_bytes is None else memory_bytes // 2  # for X; a quarter each for Gram and columns
+        self.rows = Rows(X, options.intercept_scaling, group=group, device=device, memory_bytes=given)
+        self.memory_bytes = memory_share(self.rows.device) if memory_bytes is None else memory_bytes
+        self.classes, index = encode(y, self.rows.num_rows, self.rows.device, group)
+        self.problem = hinge_problem(index, self.classes, class_weight, sample_weight)
         self.choice = self._choose()
         self._primal = PrimalSpace(self.rows)
-        self._gram: Gram | None = None
-        self._coefficients: torch.Tensor | None = None
+        self._gram: GramSpace | None = None
+        self._coefficients: dict[int, torch.Tensor] = {}
 
     def _choose(self) -> Choice:
         """Choose the solver, or take the one asked for."""
@@ -162,8 +177,20 @@ class Fitter:
         if wanted != "auto":
             return Choice(wanted, "asked for")
         itemsize = 8 if rows.dtype == torch.float64 else 4
-        free = _free_bytes(rows.device)
-        return choose_solver(rows.num_rows, rows.num_features, free_bytes=free, itemsize=itemsize)
+        return choose_solver(rows.num_rows, rows.num_features, memory_bytes=self.memory_bytes // 4, itemsize=itemsize)
+
+    def _column_blocks(self) -> list[slice]:
+        """Return the columns to solve together: all, or as many as a quarter of the memory allows.
+
+        For each column the solver keeps about twelve float64 arrays of N scores and of D + 1 weights, and a Hessian
+        along the coarse directions with its factor and inverse. A hundred columns multiply as fast, for each, as all.
+        """
+        rows, total = self.rows, self.problem.num_columns
+        coarse = rows.num_features + 1 if rows.num_features < COARSE_DIM else self._primal.max_rank
+        each = 8 * (12 * (rows.num_rows + rows.num_features) + 3 * coarse**2)
+        count = -(-total // max(LEAST_COLUMNS, self.memory_bytes // 4 // each))
+        bounds = [round(k * total / count) for k in range(count + 1)]
+        return [slice(a, b) for a, b in pairwise(bounds)]
 
     def fit(self, C: float, warm_start: Solution | None = None) -> Solution:
         """Fit at one C, from ``warm_start`` or, through the Gram matrix, from the previous fit.
@@ -185,59 +212,63 @@ class Fitter:
         ValueError
             When C is not positive, or the warm start has another shape.
         """
-        if not (np.isfinite(C) and C > 0):
-            raise ValueError(f"C must be positive and finite; got {C}.")
+        check_positive("C", C, "1e-4")
         with serial(self.rows.num_rows * self.rows.num_features <= SERIAL_ENTRIES):
             return self._fit(C, warm_start)
 
     def _fit(self, C: float, warm_start: Solution | None) -> Solution:
-        """Fit at a valid C."""
+        """Fit at a valid C, one block of columns after the other."""
         began, read = time.perf_counter(), self.rows.rows_read
-        cost, iterations, name = C * self.weight, 0, str(self.choice.solver)
+        given = None if warm_start is None else self._weights_of(warm_start)
+        parts = [self._fit_columns(C, part, given) for part in self._column_blocks()]
+        passes = -(-(self.rows.rows_read - read) // max(1, self.rows.num_rows))
+        return self._solution(C, parts, passes, time.perf_counter() - began)
+
+    def _fit_columns(self, C: float, part: slice, given: torch.Tensor | None) -> _Part:
+        """Fit some of the columns, from a start (K, D + 1) for all of them if there is one."""
+        problem, iterations, name = self.problem.at(C).columns(part), 0, str(self.choice.solver)
         start: torch.Tensor | None
         if self.choice.solver == "gram":
-            start, iterations = self._through_gram(cost)
-        elif warm_start is not None:
-            start = self._weights_of(warm_start)
+            start, iterations = self._through_gram(problem, part.start)
+        elif given is not None:
+            start = given[part]
         else:
-            start = self._from_sample(cost)
-        found = self._finish(cost, start)
+            start = self._from_sample(problem)
+        found = self._finish(problem, start)
         if self.choice.solver == "gram" and found.iterations > 0:
             name = "gram+primal"
-        passes = -(-(self.rows.rows_read - read) // max(1, self.rows.num_rows))
-        return self._solution(C, found, iterations, name, passes, time.perf_counter() - began)
+        exact = found.exact or evaluate(self.rows, problem, found.U)
+        bounds = (exact.primal, exact.dual, exact.relative_gap)
+        return _Part(found.U, bounds, found.status, iterations + found.iterations, name, found.history)
 
-    def _through_gram(self, cost: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Solve on the Gram matrix and map back: w = X^T u."""
-        self._gram = self._gram or Gram.from_rows(self.rows)
-        tol = 0.3 * self.options.tol
-        found = self._gram.solve(self.Y, cost, self._coefficients, tol, self.options.max_iter)
-        self._coefficients = found.U if bool(torch.isfinite(found.U).all()) else None
+    def _through_gram(self, problem: HingeProblem, first: int) -> tuple[torch.Tensor, int]:
+        """Solve on the Gram matrix and map back: w = X^T u; ``first`` is the first of the columns."""
+        self._gram = self._gram or GramSpace(gram_matrix(self.rows))
+        tol, start = 0.3 * self.options.tol, self._coefficients.get(first)
+        found = solve_gram(self._gram, problem, start, tol, self.options.max_iter)
+        if bool(torch.isfinite(found.U).all()):
+            self._coefficients[first] = found.U
         return self.rows.adjoint(found.U.T, torch.float64), found.iterations
 
-    def _from_sample(self, cost: torch.Tensor) -> torch.Tensor | None:
+    def _from_sample(self, problem: HingeProblem) -> torch.Tensor | None:
         """Solve a sample of the rows along its principal directions, at a cost scaled up to all of them, as a start."""
         try:
-            problem = self._primal.sampled_problem(self.Y, cost)
+            sampled = self._primal.sampled_problem(problem)
         except torch.linalg.LinAlgError:
             return None  # NaN or infinity in the sample: the evaluation at zero will say so
-        if problem is None:
+        if sampled is None:
             return None
-        space, signs, costs = problem
-        dim = space.rows.num_features + 1
-        found = minimise(space, signs, costs, None, dim, tol=_SAMPLE_TOL, max_iter=self.options.max_iter)
+        found = minimise(*sampled, None, tol=_SAMPLE_TOL, max_iter=self.options.max_iter)
         return self._primal.lift(found.U)
 
-    def _finish(self, cost: torch.Tensor, start: torch.Tensor | None) -> NewtonResult:
+    def _finish(self, problem: Problem, start: torch.Tensor | None) -> NewtonResult:
         """Run the primal Newton loop; from a Gram solution that holds, it certifies and returns at once."""
         rows, tol = self.rows, self.options.tol
         small = rows.dtype == torch.float64 and rows.total_rows * rows.num_features <= POLISH_ENTRIES
         return minimise(
             self._primal,
-            self.Y,
-            cost,
+            problem,
             start,
-            rows.num_features + 1,
             tol=min(tol, 1e-20) if small else tol,
             max_iter=self.options.max_iter,
             accept=tol,
@@ -246,7 +277,7 @@ class Fitter:
 
     def _weights_of(self, solution: Solution) -> torch.Tensor:
         """Turn a solution into a start (K, D + 1)."""
-        start = self.rows.zeros(self.Y.shape[1])
+        start = self.rows.zeros(self.problem.num_columns)
         if solution.W.shape != (start.shape[0], start.shape[1] - 1):
             raise ValueError(f"The warm start has W of shape {solution.W.shape}; these problems do not fit it.")
         start[:, :-1] = torch.as_tensor(solution.W, device=start.device)
@@ -254,30 +285,41 @@ class Fitter:
             start[:, -1] = torch.as_tensor(solution.intercepts, device=start.device) / self.rows.scale
         return start
 
-    def _solution(
-        self, C: float, found: NewtonResult, iterations: int, name: str, passes: int, time_s: float
-    ) -> Solution:
-        """Pack a result with its certificate."""
-        exact = found.exact or evaluate(self.rows, self.Y, C * self.weight, found.U)
-        U = found.U.cpu().numpy()
-        primal, dual, gaps = (v.cpu().numpy() for v in (exact.primal, exact.dual, exact.relative_gap))
+    def _solution(self, C: float, parts: list[_Part], passes: int, time_s: float) -> Solution:
+        """Pack the blocks of columns with their certificates."""
+        U = torch.cat([part.U for part in parts]).cpu().numpy()
+        primal, dual, gaps = (
+            torch.cat(values).cpu().numpy() for values in zip(*(p.bounds for p in parts), strict=True)
+        )
         return Solution(
             W=np.ascontiguousarray(U[:, :-1]),
             intercepts=U[:, -1] * self.rows.scale,
             classes=self.classes,
             C=float(C),
-            status=found.status,
+            status=next((p.status for p in parts if p.status is not Status.CONVERGED), Status.CONVERGED),
             primal=primal,
             dual=dual,
             gaps=gaps,
-            newton_iterations=iterations + found.iterations,
+            newton_iterations=max(part.iterations for part in parts),
             passes=passes,
             time_s=time_s,
-            solver=name,
+            solver=max((part.solver for part in parts), key=len),
             reason=self.choice.reason,
             intercept_scaling=self.rows.scale,
-            history=found.history,
+            history=tuple(max(gaps) for gaps in zip_longest(*(p.history for p in parts), fillvalue=0.0)),
         )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some columns fitted: weights (K, D + 1), (primal, dual, relative gap), and how it went."""
+
+    U: torch.Tensor
+    bounds: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    status: Status
+    iterations: int
+    solver: str
+    history: tuple[float, ...]
 
 
 def fit_ovr(
@@ -293,6 +335,8 @@ def fit_ovr(
     sample_weight: Any | None = None,
     warm_start: Solution | None = None,
     group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
+    memory_bytes: int | None = None,
 ) -> Solution:
     """Fit one-vs-rest L2-SVMs: ``min_w 1/2 ||w||^2 + C sum_i max(0, 1 - y_i w.x_i)^2`` for each class.
 
@@ -315,6 +359,12 @@ def fit_ovr(
         Weights to start from.
     group : torch.distributed.ProcessGroup, optional
         Processes that hold the other rows, on machines of the same kind; each gets the solution for all rows.
+    device : torch.device or str, optional
+        Where to multiply; None: where X is.
+    memory_bytes : int, optional
+        About the most that the fit may take beside an X in memory: half for a copy of X on the device (it is streamed
+        if that is too little), a quarter each for a Gram matrix and for the classes solved at once. None: half of the
+        machine, or of a GPU's free memory.
 
     Returns
     -------
@@ -331,7 +381,8 @@ def fit_ovr(
     Source: PROTOCOLS section 4. Deviations: none.
     """
     options = FitOptions(tol, max_iter, solver, intercept_scaling)
-    return Fitter(X, y, options, class_weight, sample_weight, group).fit(C, warm_start)
+    fitter = Fitter(X, y, options, class_weight, sample_weight, group=group, device=device, memory_bytes=memory_bytes)
+    return fitter.fit(C, warm_start)
 
 
 def fit_path(
@@ -346,12 +397,14 @@ def fit_path(
     class_weight: dict[Any, float] | None = None,
     sample_weight: Any | None = None,
     group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
+    memory_bytes: int | None = None,
 ) -> Iterator[Solution]:
     """Fit a path over ascending C, each warm-started from the one before; stop early by leaving the loop.
 
     Parameters
     ----------
-    X, y, tol, max_iter, solver, intercept_scaling, class_weight, sample_weight, group
+    X, y, tol, max_iter, solver, intercept_scaling, class_weight, sample_weight, group, device, memory_bytes
         As for :func:`fit_ovr`.
     Cs : iterable of float
         Costs; fitted in ascending order.
@@ -367,9 +420,10 @@ def fit_path(
         At once, before the first fit, when an argument is out of range or shapes do not fit.
     """
     costs = sorted(float(C) for C in Cs)
-    if not all(np.isfinite(C) and C > 0 for C in costs):
-        raise ValueError(f"Every C must be positive and finite; got {costs}.")
-    fitter = Fitter(X, y, FitOptions(tol, max_iter, solver, intercept_scaling), class_weight, sample_weight, group)
+    for C in costs:
+        check_positive("C", C, "1e-4")
+    options = FitOptions(tol, max_iter, solver, intercept_scaling)
+    fitter = Fitter(X, y, options, class_weight, sample_weight, group=group, device=device, memory_bytes=memory_bytes)
     return _walk(fitter, costs)
 
 

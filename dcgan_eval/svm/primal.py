@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dcgan_eval.svm.newton import line_minimum
+from dcgan_eval.svm import decide
 from dcgan_eval.svm.objective import Evaluation, evaluate
-from dcgan_eval.svm.rows import Rows, product_nt
+from dcgan_eval.svm.problems import Curvature, Problem, line_minimum
+from dcgan_eval.svm.products import product_nt
+from dcgan_eval.svm.rows import Rows
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
-_SMALL_DIM = 512  # widths up to which every direction is coarse
+COARSE_DIM = 512
+"""Widths up to which every direction is coarse; above, there are no more coarse directions than half of it."""
 _CORRECTIONS = 2  # Newton steps of a correction: the second sees the kinks that the first has moved
 
 
@@ -76,14 +79,22 @@ class PrimalSpace:
         """Return None: the Hessian product makes X w on its way."""
         return None
 
+    def zeros(self, num_columns: int) -> torch.Tensor:
+        """Return zero weights, (num_columns, D + 1)."""
+        return self.rows.zeros(num_columns)
+
+    def no_scores(self, num_columns: int) -> torch.Tensor:
+        """Return the scores of zero weights, (N, num_columns)."""
+        return self.rows.no_scores(num_columns)
+
     def hessian(
-        self, U: torch.Tensor, S: torch.Tensor, image: torch.Tensor | None = None
+        self, U: torch.Tensor, S: Curvature, image: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``w + X^T S X w`` and ``X w``, reading each block of X once."""
-        scores, out, V = torch.empty_like(S), torch.zeros_like(U), self.rows.split(U)
+        scores, out, V = self.no_scores(len(U)), torch.zeros_like(U), self.rows.split(U)
         for part, block in self.rows.blocks():
             scores[part] = self.rows.forward(block, V)
-            self.rows.backward(block, S[part] * scores[part], out)
+            self.rows.backward(block, S.apply(part, scores[part]), out)
         return self.rows.reduce(out).add_(U), scores
 
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
@@ -98,13 +109,11 @@ class PrimalSpace:
             return square
         return (square - product_nt(R.to(strongest.dtype), strongest).double().square().sum(1)).clamp_min(0)
 
-    def exact(self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor) -> Evaluation:
+    def exact(self, problem: Problem, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64 on X."""
-        return evaluate(self.rows, Y, cost, U)
+        return evaluate(self.rows, problem, U)
 
-    def correct(
-        self, Y: torch.Tensor, cost: torch.Tensor, U: torch.Tensor, F: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Minimise the objective itself, over all rows, along the strongest directions: Newton with exact Hessians.
 
         Without this a step that suits the tail moves rows across the hinge, and the strong directions multiply the
@@ -116,13 +125,13 @@ class PrimalSpace:
         Z = self._ready().top
         assert Z is not None, "made together with the basis"
         for _ in range(_CORRECTIONS):
-            pulled = product_nt((2 * cost * (1 - Y * F).clamp_min(0) * Y).T.to(Z.dtype).contiguous(), Z.T)
+            pulled = product_nt(problem.pull(F).T.to(Z.dtype).contiguous(), Z.T)
             gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled.double())
-            hessians = self.rows.reduce(_weighted_grams(Z, 2 * cost * (Y * F < 1)))
+            hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal))
             hessians.diagonal(dim1=1, dim2=2).add_(1)
             step = -torch.linalg.solve(hessians, gradient[:, :, None])[:, :, 0].to(basis.dtype)
             P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
-            t = line_minimum(self.total, Y, cost, F, FP, (U * P).sum(1), (P * P).sum(1))
+            t = line_minimum(self.total, problem.along(F, FP), (U * P).sum(1), (P * P).sum(1))
             t = torch.where(torch.isfinite(t), t, 0.0)
             U, F = U + t[:, None] * P, F + t * FP
         return U, F
@@ -145,20 +154,16 @@ class PrimalSpace:
 
         return apply
 
-    def sampled_problem(
-        self, Y: torch.Tensor, cost: torch.Tensor
-    ) -> tuple[PrimalSpace, torch.Tensor, torch.Tensor] | None:
-        """Return the sampled rows along the coarse directions, as a space, with their signs and costs.
+    def sampled_problem(self, problem: Problem) -> tuple[PrimalSpace, Problem] | None:
+        """Return the sampled rows along the coarse directions, as a space, with their problem.
 
-        The costs are scaled up to all rows. None when every direction is coarse.
+        Their losses are scaled up to all rows. None when every direction is coarse.
         """
         coarse = self._ready()
         if coarse.basis is None:
             return None
         lift = self.rows.total_rows / len(coarse.sample)
-        signs = self.rows.gather(Y[coarse.index])
-        costs = self.rows.gather(cost.expand(Y.shape)[coarse.index]) * lift
-        return PrimalSpace(Rows(coarse.sample, 0.0)), signs, costs
+        return PrimalSpace(Rows(coarse.sample, 0.0)), problem.rows(coarse.index, lift).gathered(self.rows.gather)
 
     def lift(self, V: torch.Tensor) -> torch.Tensor:
         """Return the weights (K, D + 1) of coarse ones (K, R + 1), whose last column is no weight."""
@@ -168,17 +173,17 @@ class PrimalSpace:
 
     @property
     def _strongest(self) -> torch.Tensor | None:
-        """The directions along which all rows are known, (Q, D + 1)."""
+        """The directions along which all rows are known, (Q, D + 1); None where there are none."""
         basis = self._ready().basis
-        return None if basis is None else basis[: self.top_rank]
+        return None if basis is None or self.top_rank == 0 else basis[: self.top_rank]
 
     def _ready(self) -> _Coarse:
         """Return the coarse directions, finding them the first time."""
         if self._coarse is None:
             dim = self.rows.num_features + 1
-            small = dim <= _SMALL_DIM
+            small = dim <= COARSE_DIM
             runs = self.rows.spread(max(self.sample_rows, 8 * dim) if small else self.sample_rows)
-            index = torch.cat([torch.arange(run.start, run.stop) for run in runs]).to(self.rows.device)
+            index = torch.cat([torch.arange(run.start, run.stop, device=self.rows.device) for run in runs])
             self._coarse = self._identity(runs, index) if small else self._principal(runs, index)
         return self._coarse
 
@@ -208,7 +213,7 @@ class PrimalSpace:
         total = float(rows.reduce(square)) + len(sample) * rows.scale**2
         left = max(total - float(values.sum()), 0.0) / len(sample)
         tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
-        top = rows.scores(basis[: self.top_rank]).to(rows.dtype)
+        top = rows.scores(basis[: self.top_rank]).to(rows.dtype) if self.top_rank else None
         return _Coarse(basis.contiguous(), sample.contiguous(), index, tail, top)
 
     def _first_guess(self) -> tuple[torch.Tensor, bool]:
@@ -262,6 +267,6 @@ def _inverses(grams: torch.Tensor) -> torch.Tensor:
         shifted = grams.clone()
         shifted.diagonal(dim1=1, dim2=2).add_(1 + jitter * largest[:, None])
         factors, info = torch.linalg.cholesky_ex(shifted)
-        if not bool(info.any()):
+        if decide.holds(info == 0):
             return torch.cholesky_inverse(factors)
     return torch.diag_embed(1 / (1 + grams.diagonal(dim1=1, dim2=2).clamp_min(0)))

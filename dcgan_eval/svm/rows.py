@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +10,9 @@ import numpy as np
 import scipy.sparse
 import torch
 import torch.distributed as dist
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from dcgan_eval.devices import memory_share, to_device
+from dcgan_eval.svm.products import product_nt
 
 BLOCK_BYTES = 128 << 20
 """Bytes read at once: large enough for full GEMM speed, small enough to stay bounded."""
@@ -28,92 +27,23 @@ each freshly allocated; by these, through one buffer, 1.2 s (four times the time
 _RUN_ROWS = 128  # sampled rows that lie beside one another: long enough to multiply, short enough to spread
 
 
-@functools.lru_cache(maxsize=1)
-def _has_onednn() -> bool:
-    """Whether this torch can run float32 GEMM through oneDNN (on AMD twice as fast here as its default)."""
-    try:
-        probe = torch.ones(2, 2)
-        torch.ops.mkldnn._linear_pointwise(probe, probe, None, "none", [], "")
-    except (AttributeError, NotImplementedError, RuntimeError):
-        return False
-    return True
-
-
-@functools.lru_cache(maxsize=1)
-def _pools() -> Any:
-    """Find the thread pools of the numerical libraries, once."""
-    return ThreadpoolController()
-
-
-class _Serial:
-    """How many are inside :func:`serial`, and what to restore when the last one leaves."""
-
-    lock = threading.Lock()
-    inside = 0
-    threads = 0
-    limiter: Any = None
-
-
-@contextlib.contextmanager
-def serial(wanted: bool = True) -> Iterator[None]:
-    """Run small products on one thread inside, and restore the thread counts on leaving.
-
-    Every threaded call ends in a barrier; with other work on the machine a barrier waits for a time slice. Measured on
-    two busy cores: 7 fits of 1,000 rows took 20 s with two threads and 0.4 s with one.
-    """
-    if not wanted:
-        yield
-        return
-    with _Serial.lock:
-        if _Serial.inside == 0:
-            _Serial.threads, _Serial.limiter = torch.get_num_threads(), _pools().limit(limits=1)
-            _Serial.limiter.__enter__()
-            torch.set_num_threads(1)
-        _Serial.inside += 1
-    try:
-        yield
-    finally:
-        with _Serial.lock:
-            _Serial.inside -= 1
-            if _Serial.inside == 0:
-                _Serial.limiter.__exit__(None, None, None)
-                torch.set_num_threads(_Serial.threads)
-
-
-def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """Return ``A @ B.T`` by the fastest route measured for the device and dtype.
-
-    Parameters
-    ----------
-    A : torch.Tensor
-        Shape (M, D), float32 or float64.
-    B : torch.Tensor
-        Shape (N, D), the same dtype; may be a transposed view.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (M, N).
-    """
-    if A.device.type == "cpu" and A.dtype == torch.float32 and min(*A.shape, B.shape[0]) > 1 and _has_onednn():
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(A, B, None, "none", [], "")
-        return result
-    # NumPy's float64 product is faster alone, but its threads go on spinning and slow torch's down up to tenfold
-    return A @ B.T if A.shape[0] < B.shape[0] else (B @ A.T).T
-
-
 class Rows:
     """A data matrix X with an implicit constant last column, read block by block and never copied whole.
 
     Parameters
     ----------
     X : numpy.ndarray, torch.Tensor, or anything with ``shape``, ``dtype`` and slices of rows, such as an HDF5 data set
-        Shape (N, D). float32 and float64 are used as they are; other dtypes become float32, one block at a time. What
-        is not an array is read from where it lies, at every pass.
+        Shape (N, D). float32 and float64 are used as they are; other dtypes are converted, one block at a time. What is
+        not in the device's memory is brought there whole if it fits, and otherwise read from where it lies at every
+        pass.
     intercept_scaling : float
         Value s of the constant column; 0 means no intercept (the column is then all zeros and its weight stays 0).
     group : torch.distributed.ProcessGroup, optional
         Processes that hold the other rows; sums over rows then go over all of them.
+    device : torch.device or str, optional
+        Where to multiply; None: where X is, the processor for what is no tensor.
+    memory_bytes : int, optional
+        Most that a copy of X on the device may take; None: a share of the machine.
     block_bytes : int
         Upper bound, about, of the memory of one block.
 
@@ -131,29 +61,54 @@ class Rows:
         intercept_scaling: float = 1.0,
         *,
         group: dist.ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+        memory_bytes: int | None = None,
         block_bytes: int = BLOCK_BYTES,
     ):
-        self.X: Any = X if isinstance(X, torch.Tensor) or _lies_elsewhere(X) else _wrap(_readable(X))
-        if len(self.X.shape) != 2:
-            raise ValueError(f"X must have two dimensions (rows, features); got shape {tuple(self.X.shape)}.")
+        X = X if isinstance(X, torch.Tensor) or _lies_elsewhere(X) else np.asarray(X)
+        if len(X.shape) != 2:
+            raise ValueError(f"X must have two dimensions (rows, features); got shape {tuple(X.shape)}.")
         self.scale, self.group = float(intercept_scaling), group
-        self.dtype = _working_dtype(self.X.dtype)
-        self.num_rows, self.num_features = int(self.X.shape[0]), int(self.X.shape[1])
+        self.dtype = _working_dtype(X.dtype)
+        self.num_rows, self.num_features = int(X.shape[0]), int(X.shape[1])
         if group is not None and self.num_rows == 0:
             raise ValueError("Every process needs at least one row.")
-        self.total_rows = int(self.total(torch.tensor([[self.num_rows]], device=self.device))[0])
+        self.device = torch.device(device or (X.device if isinstance(X, torch.Tensor) else "cpu"))
+        self.total_rows = self._count_all()
         self.block_bytes = block_bytes
         self.rows_read = 0
+        self.X = self._brought(X, memory_share(self.device) if memory_bytes is None else memory_bytes)
+
+    def _count_all(self) -> int:
+        """Count the rows of all processes."""
+        if self.group is None:
+            return self.num_rows
+        return int(self.total(torch.tensor([[self.num_rows]], device=self.device))[0])
+
+    def _brought(self, X: Any, memory_bytes: int) -> Any:
+        """Return X where it is to be multiplied if it is there or fits there, else X as it is, to be streamed."""
+        in_memory = isinstance(X, np.ndarray | torch.Tensor)
+        if in_memory and self.device.type == "cpu":
+            return _wrap(X) if _is_plain(X) else X
+        here = isinstance(X, torch.Tensor) and X.device == self.device
+        size = X.dtype.itemsize if isinstance(X, torch.Tensor) else np.dtype(X.dtype).itemsize
+        if here or self.num_rows * self.num_features * max(size, 2) > memory_bytes:
+            return X
+        return self._converted(X[slice(0, self.num_rows)])
+
+    def _converted(self, part: Any) -> torch.Tensor:
+        """Return rows as they were read, as a tensor on the device; float types are kept, integers become floats."""
+        return to_device(part if isinstance(part, torch.Tensor) else _wrap(_readable(part)), self.device)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of X, (N, D)."""
+        return self.num_rows, self.num_features
 
     @property
     def passes(self) -> int:
         """How many times X has been read from end to end, parts of it counted as parts, rounded up."""
         return -(-self.rows_read // max(1, self.num_rows))
-
-    @property
-    def device(self) -> torch.device:
-        """Where X lives."""
-        return self.X.device if isinstance(self.X, torch.Tensor) else torch.device("cpu")
 
     def blocks(
         self, dtype: torch.dtype | None = None, within: Sequence[slice] | None = None
@@ -165,7 +120,7 @@ class Rows:
         dtype = dtype or self.dtype
         step = max(32, CONVERTED_BYTES // max(1, self.num_features * dtype.itemsize))
         buffer: torch.Tensor | None = None
-        for rows, read in self._reads(within):
+        for rows, read in self.reads(within):
             if read.dtype == dtype:
                 yield rows, read
                 continue
@@ -178,22 +133,19 @@ class Rows:
                     buffer[: len(part)].copy_(part),
                 )
 
-    def _reads(self, within: Sequence[slice] | None) -> Iterator[tuple[slice, torch.Tensor]]:
+    def reads(self, within: Sequence[slice] | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield (rows, rows of X as they are), block by block."""
         itemsize = torch.empty(0, dtype=self.dtype).itemsize
         step = max(64, self.block_bytes // max(1, self.num_features * itemsize))
         for run in within or (slice(0, self.num_rows),):
             for start in range(run.start, run.stop, step):
                 rows = slice(start, min(start + step, run.stop))
-                self.rows_read += rows.stop - rows.start
-                part = self.X[rows]
-                yield rows, part if isinstance(part, torch.Tensor) else _wrap(_readable(part))
+                yield rows, self.read(rows)
 
     def read(self, rows: slice) -> torch.Tensor:
-        """Return a few rows in the working dtype."""
+        """Return a few rows as they are."""
         self.rows_read += len(range(*rows.indices(self.num_rows)))
-        part = self.X[rows]
-        return (part if isinstance(part, torch.Tensor) else _wrap(_readable(part))).to(self.dtype)
+        return self._converted(self.X[rows])
 
     def spread(self, count: int) -> list[slice]:
         """Return runs of rows, about ``count`` over all processes (at least one here), spread evenly."""
@@ -228,9 +180,13 @@ class Rows:
         """Return a float64 zero of shape (num_problems, D + 1) beside X."""
         return torch.zeros(num_problems, self.num_features + 1, dtype=torch.float64, device=self.device)
 
+    def no_scores(self, num_problems: int) -> torch.Tensor:
+        """Return a float64 zero of shape (N, num_problems) beside X."""
+        return torch.zeros(self.num_rows, num_problems, dtype=torch.float64, device=self.device)
+
     def scores(self, V: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return ``[X, s] @ V.T`` (N, K) in float64, one pass."""
-        out = torch.empty(self.num_rows, V.shape[0], dtype=torch.float64, device=self.device)
+        out = self.no_scores(len(V))
         parts = self.split(V, dtype)
         for rows, block in self.blocks(dtype):
             out[rows] = self.forward(block, parts)
@@ -289,6 +245,14 @@ def _working_dtype(dtype: Any) -> torch.dtype:
     return torch.float32 if narrow else torch.float64
 
 
+def _is_plain(X: Any) -> bool:
+    """Whether torch can multiply the array where it lies: real floats, native, no odd strides."""
+    if isinstance(X, torch.Tensor):
+        return True
+    awkward = not X.dtype.isnative or any(stride < 0 or stride % X.itemsize for stride in X.strides)
+    return X.dtype.kind == "f" and not awkward
+
+
 def _readable(X: Any) -> np.ndarray:
     """Return an array that torch can wrap without copying float data."""
     array = np.asarray(X)
@@ -296,12 +260,13 @@ def _readable(X: Any) -> np.ndarray:
         return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"X must hold real numbers of at most 64 bits; got dtype {array.dtype}.")
-    awkward = not array.dtype.isnative or any(stride < 0 or stride % array.itemsize for stride in array.strides)
-    return np.array(array, dtype=array.dtype.newbyteorder("=")) if awkward else array
+    return array if _is_plain(array) else np.array(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _wrap(array: np.ndarray) -> torch.Tensor:
+def _wrap(array: Any) -> torch.Tensor:
     """Share an array's memory with torch, read-only ones (memory maps) too: nothing here writes to X."""
+    if isinstance(array, torch.Tensor):
+        return array
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

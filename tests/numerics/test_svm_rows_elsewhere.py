@@ -33,10 +33,12 @@ def on_disk(path: Path, X: np.ndarray) -> h5py.Dataset:
 
 @pytest.mark.parametrize("solver", ["primal", "gram"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_an_hdf5_data_set_gives_the_bits_of_the_array(tmp_path, dtype, solver):
+@pytest.mark.parametrize("streamed", [0, None], ids=["streamed", "brought into memory"])
+def test_an_hdf5_data_set_gives_the_bits_of_the_array(tmp_path, dtype, solver, streamed):
     X, y = correlated(150, 600, 3, seed=1)
     X = X.astype(dtype)
-    here, there = (fit_ovr(source, y, 1e-3, solver=solver) for source in (X, on_disk(tmp_path / "X.h5", X)))
+    here = fit_ovr(X, y, 1e-3, solver=solver)
+    there = fit_ovr(on_disk(tmp_path / "X.h5", X), y, 1e-3, solver=solver, memory_bytes=streamed)
     assert there.status is Status.CONVERGED
     assert here.W.tobytes() == there.W.tobytes()
 
@@ -44,7 +46,7 @@ def test_an_hdf5_data_set_gives_the_bits_of_the_array(tmp_path, dtype, solver):
 def test_streamed_rows_reach_the_constructed_optimum(tmp_path):
     known = known_optimum(200, 700, 1.0, seed=2)
     source = on_disk(tmp_path / "X.h5", known.X)
-    solution = fit_ovr(source, known.labels, 1.0, solver="primal", tol=1e-9, intercept_scaling=0.0)
+    solution = fit_ovr(source, known.labels, 1.0, solver="primal", tol=1e-9, intercept_scaling=0.0, memory_bytes=0)
     # ||w - w*|| <= sqrt(2 P gap), 1e-4 of ||w*|| as for rows in memory
     np.testing.assert_allclose(solution.W[0], known.w, atol=1e-4 * np.linalg.norm(known.w))
     assert dual_gap(known.X, known.signs, 1.0, solution.W[0])[1] <= 1.01e-9
@@ -63,7 +65,7 @@ def test_streaming_reads_a_block_at_a_time(tmp_path):
             return X[rows]
 
     source = Watched()
-    rows = Rows(source, 1.0, block_bytes=600 * 8 * 100)
+    rows = Rows(source, 1.0, block_bytes=600 * 8 * 100, memory_bytes=0)
     np.testing.assert_allclose(rows.scores(rows.zeros(2) + 1), with_constant(X) @ np.ones((601, 2)), rtol=1e-10)
     assert source.longest == 100
     assert rows.passes == 1
@@ -105,8 +107,8 @@ def test_sparse_and_foreign_rows_are_refused():
 
 def test_the_choice_says_why():
     assert "fewer than" in choose_solver(100, 1000).reason
-    assert choose_solver(1000, 28672, free_bytes=1e6).solver == "primal"
-    assert "GB" in choose_solver(5000, 28672, free_bytes=1e6).reason
+    assert choose_solver(1000, 28672, memory_bytes=5e5).solver == "primal"
+    assert "GB" in choose_solver(5000, 28672, memory_bytes=5e5).reason
     X, y = correlated(30, 60, 2, seed=5)
     assert fit_ovr(X, y, 1e-2).reason == choose_solver(30, 60, itemsize=8).reason
     assert Fitter(X, y, FitOptions(solver="primal")).choice == Choice("primal", "asked for")
@@ -203,7 +205,7 @@ def test_any_shape_scale_and_form_is_certified(
 ):
     X, y = correlated(rows, features, classes, seed=rows * 100 + features)
     source = form(X * 10**log_scale, tmp_path_factory.getbasetemp())
-    solution = fit_ovr(source, y, 10**log_C, solver=solver, tol=1e-3)
+    solution = fit_ovr(source, y, 10**log_C, solver=solver, tol=1e-3, memory_bytes=0)
     assert solution.status is Status.CONVERGED
     stored = source.double().numpy() if isinstance(source, torch.Tensor) else source[:].astype(np.float64)
     shown = solution.classes[1:] if classes == 2 else solution.classes

@@ -1,0 +1,304 @@
+"""What is minimised: ``1/2 ||W||^2 + sum_i c_i loss(W x_i)``, with a squared hinge per class or a softmax over all.
+
+Targets are integer labels throughout; the signs of the one-vs-rest problems exist for the block in hand only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from dcgan_eval.svm import decide
+
+Along = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Curvature(Protocol):
+    """Second derivative of the losses with respect to the scores: a K x K matrix for each row.
+
+    Attributes
+    ----------
+    diagonal : torch.Tensor
+        Its diagonal, (N, K), >= 0.
+    """
+
+    @property
+    def diagonal(self) -> torch.Tensor:
+        """The diagonal, (N, K)."""
+
+    def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
+        """Multiply the scores (n, K) of some rows."""
+
+    def columns(self, kept: torch.Tensor) -> Curvature:
+        """Return that of some of the problems."""
+
+    def project(self, U: torch.Tensor) -> torch.Tensor:
+        """Remove from vectors (K, dim) what has no curvature for any row."""
+
+
+class Problem(Protocol):
+    """Losses of rows held here, for K columns of weights.
+
+    Columns may be problems of their own or together make one; then every column carries that one's values, so that
+    whoever solves need not ask.
+    """
+
+    @property
+    def num_columns(self) -> int:
+        """K."""
+
+    def join(self, values: torch.Tensor) -> torch.Tensor:
+        """Turn values per column (K,) into values of the problem that each column belongs to, (K,)."""
+
+    def losses(self, F: torch.Tensor) -> torch.Tensor:
+        """Return the weighted loss of each row in the problem of each column, from scores F: (N, K)."""
+
+    def pull(self, F: torch.Tensor) -> torch.Tensor:
+        """Return minus the derivative of the losses by the scores, (N, K): the dual variables times the signs."""
+
+    def curvature(self, F: torch.Tensor) -> Curvature:
+        """Return the (generalised) second derivative at F."""
+
+    def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
+        """Return a function of t (K,): both derivatives of the losses by t at F + t step, (N, 2, K)."""
+
+    def columns(self, kept: torch.Tensor | slice) -> Problem:
+        """Return the problem of some columns."""
+
+    def rows(self, part: Any, factor: float = 1.0) -> Problem:
+        """Return the problem of some rows, their losses times a factor."""
+
+    def gathered(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> Problem:
+        """Return the problem of the rows of all processes."""
+
+
+@dataclass(frozen=True)
+class DiagonalCurvature:
+    """Curvature of columns that have nothing to do with one another."""
+
+    diagonal: torch.Tensor
+
+    def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
+        """Multiply the scores of some rows."""
+        return self.diagonal[part] * scores
+
+    def columns(self, kept: torch.Tensor) -> DiagonalCurvature:
+        """Return that of some of the problems."""
+        return DiagonalCurvature(self.diagonal[:, kept])
+
+    def project(self, U: torch.Tensor) -> torch.Tensor:
+        """Return the vectors as they are: 1/2 ||w||^2 alone sees to directions without curvature."""
+        return U
+
+
+@dataclass(frozen=True)
+class HingeProblem:
+    """One-vs-rest squared hinges, ``c max(0, 1 - y f)^2``: a problem of its own for each column.
+
+    Attributes
+    ----------
+    index : torch.Tensor
+        Class of each row, int64 (N,).
+    targets : torch.Tensor
+        The class whose sign is +1 in each column, int64 (K,).
+    positive, negative : torch.Tensor
+        Costs of the rows with sign +1 and of the others, float64 (K,).
+    weight : torch.Tensor or None
+        Factor of each row, float64 (N, 1); None means 1.
+    even : bool
+        Whether ``positive`` and ``negative`` are the same.
+    """
+
+    index: torch.Tensor
+    targets: torch.Tensor
+    positive: torch.Tensor
+    negative: torch.Tensor
+    weight: torch.Tensor | None = None
+    even: bool = True
+
+    @property
+    def num_columns(self) -> int:
+        """K."""
+        return len(self.targets)
+
+    def at(self, C: float) -> HingeProblem:
+        """Return the problem at another cost, all weights times C."""
+        return replace(self, positive=C * self.positive, negative=C * self.negative)
+
+    def join(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values as they are."""
+        return values
+
+    def losses(self, F: torch.Tensor) -> torch.Tensor:
+        """Return ``c max(0, 1 - y f)^2``, (N, K)."""
+        return self._cost() * (1 - self._signed(F)).clamp_min(0).square_()
+
+    def pull(self, F: torch.Tensor) -> torch.Tensor:
+        """Return ``2 c max(0, 1 - y f) y``, (N, K)."""
+        return self._signed(2 * self._cost() * (1 - self._signed(F)).clamp_min(0))
+
+    def curvature(self, F: torch.Tensor) -> DiagonalCurvature:
+        """Return ``2 c [y f < 1]``."""
+        return DiagonalCurvature(2 * self._cost() * (self._signed(F) < 1))
+
+    def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
+        """Return ``t -> (-2 c r h, 2 c r^2 [h > 0])`` with ``h = max(0, 1 - y f - t r)`` and ``r = y step``."""
+        cost, slack, rate = 2 * self._cost(), 1 - self._signed(F), self._signed(step)
+
+        def at(t: torch.Tensor) -> torch.Tensor:
+            hinge = (slack - t * rate).clamp_min(0)
+            pulled = cost * rate
+            return torch.stack([-pulled * hinge, pulled * rate * (hinge > 0)], dim=1)
+
+        return at
+
+    def columns(self, kept: torch.Tensor | slice) -> HingeProblem:
+        """Return the problem of some columns."""
+        chosen = {name: getattr(self, name)[kept] for name in ("targets", "positive", "negative")}
+        return replace(self, **chosen)
+
+    def rows(self, part: Any, factor: float = 1.0) -> HingeProblem:
+        """Return the problem of some rows, their losses times a factor."""
+        weight = None if self.weight is None else self.weight[part]
+        some = replace(self, index=self.index[part], weight=weight)
+        return some if factor == 1.0 else some.at(factor)
+
+    def gathered(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> HingeProblem:
+        """Return the problem of the rows of all processes."""
+        weight = None if self.weight is None else gather(self.weight)
+        return replace(self, index=gather(self.index), weight=weight)
+
+    def _signed(self, F: torch.Tensor) -> torch.Tensor:
+        """Return ``y F``; the signs (N, K) themselves are never stored."""
+        return torch.where(self.index[:, None] == self.targets, F, -F)
+
+    def _cost(self) -> torch.Tensor:
+        """Return the cost of each row and column, broadcastable to (N, K)."""
+        cost = self.positive[None]
+        if not self.even:
+            cost = torch.where(self.index[:, None] == self.targets, self.positive, self.negative)
+        return cost if self.weight is None else cost * self.weight
+
+
+@dataclass(frozen=True)
+class SoftmaxProblem:
+    """Multinomial logistic regression, ``C (logsumexp(f) - f_y)``: all K columns make one problem.
+
+    Attributes
+    ----------
+    index : torch.Tensor
+        Class of each row, int64 (N,).
+    num_columns : int
+        K.
+    C : float
+        Factor of every loss.
+    """
+
+    index: torch.Tensor
+    num_columns: int
+    C: float
+
+    def join(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all columns, for each of them."""
+        return values.sum().expand(self.num_columns)
+
+    def losses(self, F: torch.Tensor) -> torch.Tensor:
+        """Return ``C (logsumexp(f) - f_y)``, the same in every column."""
+        loss = self.C * (F.logsumexp(1, keepdim=True) - F.gather(1, self.index[:, None]))
+        return loss.expand_as(F)
+
+    def pull(self, F: torch.Tensor) -> torch.Tensor:
+        """Return ``C (onehot(y) - softmax(f))``, (N, K)."""
+        pulled = F.softmax(1).mul_(-self.C)
+        return pulled.scatter_add_(1, self.index[:, None], torch.full_like(F[:, :1], self.C))
+
+    def curvature(self, F: torch.Tensor) -> SoftmaxCurvature:
+        """Return ``C (diag(p) - p p^T)`` of each row."""
+        return SoftmaxCurvature(F.softmax(1), self.C)
+
+    def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
+        """Return ``t -> C ((p - onehot(y)).s, p.s^2 - (p.s)^2)`` with ``p = softmax(f + t s)`` and s the step."""
+        own = step.gather(1, self.index[:, None])
+
+        def at(t: torch.Tensor) -> torch.Tensor:
+            p = (F + t * step).softmax(1)
+            mean = (p * step).sum(1, keepdim=True)
+            spread = (p * (step - mean).square_()).sum(1, keepdim=True)
+            return self.C * torch.stack([mean - own, spread], dim=1).expand(-1, -1, self.num_columns)
+
+        return at
+
+    def columns(self, kept: torch.Tensor | slice) -> SoftmaxProblem:
+        """Return the problem itself: its columns are solved together."""
+        return self
+
+    def rows(self, part: Any, factor: float = 1.0) -> SoftmaxProblem:
+        """Return the problem of some rows, their losses times a factor."""
+        return replace(self, index=self.index[part], C=self.C * factor)
+
+    def gathered(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> SoftmaxProblem:
+        """Return the problem of the rows of all processes."""
+        return replace(self, index=gather(self.index))
+
+
+@dataclass(frozen=True)
+class SoftmaxCurvature:
+    """Curvature of the softmax losses: ``C (diag(p) - p p^T)`` for a row with probabilities p."""
+
+    P: torch.Tensor
+    C: float
+
+    @property
+    def diagonal(self) -> torch.Tensor:
+        """``C p (1 - p)``, (N, K)."""
+        return self.C * self.P * (1 - self.P)
+
+    def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
+        """Multiply the scores of some rows."""
+        weighted = self.P[part] * scores
+        return self.C * (weighted - self.P[part] * weighted.sum(1, keepdim=True))
+
+    def columns(self, kept: torch.Tensor) -> SoftmaxCurvature:
+        """Return the curvature itself: its columns are solved together."""
+        return self
+
+    def project(self, U: torch.Tensor) -> torch.Tensor:
+        """Remove what all classes share: softmax does not see it, and the optimum has none of it."""
+        return U - U.mean(0, keepdim=True)
+
+
+def line_minimum(
+    total: Callable[[torch.Tensor], torch.Tensor], along: Along, pu: torch.Tensor, pp: torch.Tensor
+) -> torch.Tensor:
+    """Minimise the objective along a step exactly: Newton on its increasing slope, with bisection.
+
+    Parameters
+    ----------
+    total : callable
+        Sums (N, ...) over the rows.
+    along : callable
+        Both derivatives of the losses at t, from :meth:`Problem.along`.
+    pu, pp : torch.Tensor
+        Inner products of the step with the weights and with itself, (K,).
+
+    Returns
+    -------
+    torch.Tensor
+        Length of the step, (K,).
+    """
+    low, high, t = torch.zeros_like(pu), torch.full_like(pu, torch.inf), torch.ones_like(pu)
+    for _ in range(60):
+        first, second = total(along(t))
+        slope, curvature = pu + t * pp + first, pp + second
+        low, high = torch.where(slope < 0, t, low), torch.where(slope >= 0, t, high)
+        new = t - slope / curvature.clamp_min(1e-300)
+        middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))
+        new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
+        done = (new - t).abs() <= 1e-10 * t.abs()
+        t = new
+        if decide.holds(done):
+            break
+    return t
