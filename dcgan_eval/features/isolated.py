@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from ..errors import EncoderError
 
+COMPILED = "_orig_mod."  # what `torch.compile` puts in front of the names inside a module
+
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """Return the module behind ``torch.compile`` or data-parallel wrappers, which compute what it computes."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
-        elif inner := dict(module.named_children()).get("_orig_mod"):
+        elif inner := dict(module.named_children()).get(COMPILED[:-1]):
             module = inner
         else:
             return module

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import EncoderError, unknown_name
 from ..models.dcgan import Discriminator, LadderDiscriminator
+from .identity import code_hash, is_plain_discriminator, weights_hash
+from .isolated import unwrapped
 from .pooling import Pooling
 from .preprocess import Preprocess
 
@@ -86,25 +85,17 @@ class Encoder:
     @property
     def weights_sha256(self) -> str:
         """Hash of every parameter and buffer: name, shape, type and bytes."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.module.state_dict().items()):
-            if key.endswith("num_batches_tracked"):
-                continue
-            digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_hash(unwrapped(self.module))
 
     @property
     def architecture(self) -> str:
-        """Hash of what the weights do not say: modules, their settings and the source of their classes; "" for D."""
-        if self.is_discriminator:
-            return ""
-        parts = [repr(self.module)]
-        for kind in sorted({type(m) for m in self.module.modules()}, key=lambda k: k.__qualname__):
-            parts.append(f"{kind.__module__}.{kind.__qualname__}")
-            with suppress(OSError, TypeError):  # no source: defined in a console, or compiled
-                parts.append(inspect.getsource(kind))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        """Hash of what the weights do not say: code, attributes, hooks, a ``preprocess`` of one's own.
+
+        The empty string for the toolkit's own discriminators, whose weights and layers say it all.
+        """
+        module = unwrapped(self.module)
+        own = None if isinstance(self.preprocess, Preprocess) else self.preprocess
+        return "" if own is None and is_plain_discriminator(module) else code_hash(module, own)
 
     def choose(self, layers: Iterable[str] | None) -> tuple[str, ...]:
         """Return the layers asked for in the encoder's order; None or ``("all",)`` means those it was made with.
