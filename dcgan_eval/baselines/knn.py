@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .nearest import NearestRows
+
 TEMPERATURE = 0.07  # a neighbour of cosine s votes with exp(s / 0.07): Wu et al., CVPR 2018, section 3.4
-_BLOCK_QUERIES = 256
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class KnnFit:
     ----------
     value : float
         k.
-    X, y : Tensor, ndarray
-        Training features (N, D) and class indices (N,).
+    X : array, or anything with ``shape``, ``dtype`` and slices of rows
+        Training features (N, D), as they were given: not copied.
+    y : ndarray
+        Class numbers (N,).
     classes : ndarray
         Labels in order.
     """
 
     value: float
-    X: Tensor
-    y: Tensor
+    X: Any
+    y: np.ndarray
     classes: np.ndarray
     status: str = "exact"
     duality_gap: float | None = None
@@ -38,7 +41,7 @@ class KnnFit:
     @property
     def num_rows(self) -> int:
         """Training rows."""
-        return len(self.X)
+        return int(self.X.shape[0])
 
     def details(self) -> dict[str, Any]:
         """Return nothing: k and the rows say all."""
@@ -46,7 +49,7 @@ class KnnFit:
 
 
 class KnnClassifier:
-    """k nearest neighbours, k chosen on validation rows.
+    """k nearest neighbours, k chosen on validation rows; which they are is decided as in float64.
 
     Parameters
     ----------
@@ -54,61 +57,48 @@ class KnnClassifier:
         Neighbours by cosine, each with weight exp(cosine / 0.07), instead of by Euclidean distance with one vote each.
     device : torch.device
         Where to multiply.
+    memory_bytes : int, optional
+        About the most that a search may take beside features in memory; None: a share of the machine.
     """
 
     parameter = "k"
 
-    def __init__(self, cosine: bool = False, device: torch.device | str = "cpu"):
-        self.cosine, self.device = cosine, device
+    def __init__(self, cosine: bool = False, device: torch.device | str = "cpu", memory_bytes: int | None = None):
+        self.cosine, self.device, self.memory_bytes = cosine, device, memory_bytes
         self.name = "knn_cosine" if cosine else "knn"
         self.values: tuple[float, ...] = (1, 5, 10, 20, 50, 100, 200) if cosine else (1, 3, 5, 10, 20, 50)
         self.patience = len(self.values)  # one search serves all k
 
-    def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[KnnFit, np.ndarray]]:
+    def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[KnnFit, np.ndarray]]:
         """Yield fits and validation predictions for every k up to the number of rows, from a single search."""
-        largest = self.fit(X, y, min(max(self.values), len(X)))
-        rows, weights = self._search(largest, X_val)
+        largest = self.fit(X, y, min(max(self.values), len(y)))
+        rows, squares = self._search(largest, X_val)
         for k in self.values:
-            if k <= len(X):
-                fit = KnnFit(k, largest.X, largest.y, largest.classes)
-                yield fit, _vote(fit, rows[:, : int(k)], weights[:, : int(k)])
+            if k <= len(y):
+                yield replace(largest, value=k), self._vote(largest, rows[:, : int(k)], squares[:, : int(k)])
 
-    def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> KnnFit:
-        """Keep the rows."""
+    def fit(self, X: Any, y: np.ndarray, value: float) -> KnnFit:
+        """Note the rows."""
         classes, index = np.unique(y, return_inverse=True)
-        return KnnFit(value, torch.from_numpy(X).to(self.device), torch.from_numpy(index).to(self.device), classes)
+        return KnnFit(value, X, index, classes)
 
-    def predict(self, fits: Sequence[KnnFit], X: np.ndarray) -> list[np.ndarray]:
+    def predict(self, fits: Sequence[KnnFit], X: Any) -> list[np.ndarray]:
         """Return the predicted labels of every fit; of equal votes the smaller label wins."""
-        return [_vote(fit, *self._search(fit, X)) for fit in fits]
+        return [self._vote(fit, *self._search(fit, X)) for fit in fits]
 
     def describe(self) -> dict[str, Any]:
         """Return metric and vote."""
         vote = f"exp(cosine / {TEMPERATURE})" if self.cosine else "majority"
         return {"metric": "cosine" if self.cosine else "euclidean", "vote": vote}
 
-    def _search(self, fit: KnnFit, X: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the k nearest training rows of each query, nearest first, and the weights of their votes, (Q, k)."""
-        norms = torch.linalg.vector_norm(fit.X, dim=1)
-        blocks = [self._nearest(fit, norms, q.to(self.device)) for q in torch.from_numpy(X).split(_BLOCK_QUERIES)]
-        rows, weights = zip(*blocks, strict=True)
-        return torch.cat(rows), torch.cat(weights)
+    def _search(self, fit: KnnFit, X: Any) -> tuple[Tensor, Tensor]:
+        """Return the k nearest training rows of each query and their squared distances, (Q, k)."""
+        return NearestRows(fit.X, self.cosine, self.device, self.memory_bytes).search(X, int(fit.value))
 
-    def _nearest(self, fit: KnnFit, norms: Tensor, q_QD: Tensor) -> tuple[Tensor, Tensor]:
-        """Search one block of queries; ``norms`` are the training rows'."""
-        closeness = q_QD @ fit.X.T
-        if self.cosine:
-            products = torch.linalg.vector_norm(q_QD, dim=1)[:, None] * norms
-            closeness /= products.clamp_min(torch.finfo(closeness.dtype).tiny)
-        else:
-            closeness -= norms.square() / 2  # now (|q|^2 - |q - x|^2) / 2: in the order of the distances
-        found = closeness.topk(int(fit.value))
-        weights = ((found.values - 1) / TEMPERATURE).exp() if self.cosine else torch.ones_like(found.values)
-        return found.indices, weights
-
-
-def _vote(fit: KnnFit, rows: Tensor, weights: Tensor) -> np.ndarray:
-    """Return the label with the most votes for each query."""
-    votes = weights.new_zeros(len(rows), len(fit.classes)).scatter_add_(1, fit.y[rows], weights)
-    winners: np.ndarray = fit.classes[votes.argmax(1).cpu().numpy()]
-    return winners
+    def _vote(self, fit: KnnFit, rows: Tensor, squares: Tensor) -> np.ndarray:
+        """Return the label with the most votes for each query; exp((cosine - 1) / 0.07) keeps weights within 1."""
+        weights = (squares / (-2 * TEMPERATURE)).exp() if self.cosine else torch.ones_like(squares)
+        votes = weights.new_zeros(len(rows), len(fit.classes))
+        votes.scatter_add_(1, torch.from_numpy(fit.y).to(rows.device)[rows], weights)
+        winners: np.ndarray = fit.classes[votes.argmax(1).cpu().numpy()]
+        return winners
