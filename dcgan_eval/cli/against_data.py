@@ -1,4 +1,4 @@
-"""The paper besides its tables, against real images: ``dcgan-eval neighbours``, ``score-digits``."""
+"""The paper besides its tables, against real images: ``dcgan-eval guided``, ``neighbours``, ``score-digits``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,29 @@ from torch import Tensor
 from ..data.catalog import load_data
 from ..data.imageset import ImageSet
 from ..devices import resolve_device
-from ..errors import DataError, WeightsError
+from ..errors import DataError, DcganEvalError, WeightsError
+from ..files import sha256_of
 from ..insight import digits
+from ..insight import guided as back
 from ..insight import neighbours as near
-from ..insight.drawing import Draw, Pair, feature_maker, from_uint8, in_batches, load_pair, settled
+from ..insight.drawing import (
+    Draw,
+    Pair,
+    feature_maker,
+    from_uint8,
+    in_batches,
+    load_pair,
+    settled,
+    settled_discriminator,
+)
 from ..insight.finding import Finding
-from ..models.dcgan import grid_latents, sample_prior
+from ..models.dcgan import Discriminator, build, grid_latents, sample_prior
+from ..models.presets import Preset
+from ..models.weights import load_network, resolve
 from ..report.panels import write_rows
 from ..seeding import torch_generator
-from .findings import checked, discriminator_option, drawn, pair_options, report_finding
-from .options import Number, data_dir_option, example
+from .findings import checked, discriminator_option, drawn, out_option, pair_options, report_finding, seed_option
+from .options import Number, data_dir_option, device_option, example, json_option
 
 _SHOWN = 12  # samples in the picture
 _CPU = torch.device("cpu")
@@ -69,9 +82,9 @@ def neighbours(
     """
     finding_path, place = checked(path), resolve_device(device)
     pair = load_pair(weights, discriminator, place)
-    sets = {"train": _loaded(name, split, data_dir, limit, pair)}
+    sets = {"train": _loaded(name, split, data_dir, limit, pair.preset)}
     if held_out is not None:
-        sets["held out"] = _loaded(name, held_out, data_dir, limit, pair)
+        sets["held out"] = _loaded(name, held_out, data_dir, limit, pair.preset)
     draw = settled(pair.G, seed)
     z_NZ = sample_prior(pair.preset, count, torch_generator(seed, "neighbours"))
     images = {"samples": drawn(draw, z_NZ, place), **{part: s.images for part, s in sets.items()}}
@@ -104,10 +117,10 @@ def neighbours(
     report_finding(finding, finding_path, {path: (alt, caption)}, _copying_sentence(measured), as_json)
 
 
-def _loaded(name: str, split: str, data_dir: Path | None, limit: int, pair: Pair) -> ImageSet:
+def _loaded(name: str, split: str, data_dir: Path | None, limit: int, preset: Preset) -> ImageSet:
     """Load images of the generator's shape, the first ``limit`` of them."""
     images = load_data(name, split, data_dir)
-    near.check_images(images.images, pair.preset, name)
+    near.check_images(images.images, preset, name)
     return images if len(images) <= limit else images.take(np.arange(limit))
 
 
@@ -143,6 +156,85 @@ def _copying_sentence(measured: dict[str, Any]) -> str:
         elif f"distance_{space}" in measured:
             parts.append(f"median distance {measured[f'distance_{space}']:.1f} in {space}")
     return "samples to training images: " + ", ".join(parts)
+
+
+@click.command(epilog=example("dcgan-eval guided --data cifar10 --split test --out guided.png"))
+@_data_option(required=True)
+@click.option("--split", default="train", show_default=True, help="Of the images.")
+@click.option("--limit", type=Number(int, 2, 10**7), default=2_000, show_default=True, help="Images to search.")
+@click.option("--units", default="0,1,2,3,4,5", show_default=True, help="Maps of the last convolutional layer.")
+@click.option(
+    "--count", type=Number(int, 1, 100), default=6, show_default=True, help="Strongest responses of each unit."
+)
+@click.option(
+    "--weights", metavar="NAME|FILE", help="Discriminator: bundled name or file [default: the bundled default]."
+)
+@data_dir_option
+@out_option("guided.png")
+@seed_option
+@device_option
+@json_option
+def guided(
+    name: str,
+    split: str,
+    limit: int,
+    units: str,
+    count: int,
+    weights: str | None,
+    data_dir: Path | None,
+    path: Path,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Show what in the images excites units of the discriminator's last layer, by guided backpropagation.
+
+    Next to the trained discriminator stands the same one with random weights. The number is the share of a gradient's
+    energy in the strongest tenth of the pixels: 0.1 is spread evenly.
+    """
+    finding_path, place = checked(path), resolve_device(device)
+    D_path = resolve(weights)
+    D = load_network(D_path)
+    assert isinstance(D, Discriminator), "load_network checks the header"
+    if D.preset.num_classes:
+        raise WeightsError("The discriminator needs labels", got=D.preset.name, remedy="choose another with --weights")
+    images = _loaded(name, split, data_dir, limit, D.preset)
+    wanted = _units(units)
+    pairs = {"trained": D, "random": build(D.preset, seed)[0]}
+    found = {}
+    for kind, network in pairs.items():
+        still = settled_discriminator(network.to(place), images.images).requires_grad_(False)
+        found[kind] = back.responses(still.trunk, images.images, wanted, count, place)
+    rows = []
+    for kind, answers in found.items():
+        for i, unit in enumerate(wanted):
+            parts = np.concatenate(back.crops(answers, i))
+            rows.append((f"{kind}: unit {unit}" if len(wanted) <= _SHOWN else "", parts))
+    write_rows(rows, path)
+    measured = {
+        "concentration": found["trained"].mean_concentration,
+        "concentration_random": found["random"].mean_concentration,
+        "by_unit": {kind: [float(c) for c in np.nanmean(r.concentration, 1)] for kind, r in found.items()},
+    }
+    settings = {"data": name, "split": split, "images": len(images), "units": wanted, "count": count}
+    settings["preset"] = D.preset.name
+    hashes = {"discriminator": sha256_of(D_path), "data": images.without_labels().fingerprint}
+    finding = Finding("guided", "concentration", measured, settings, seed, hashes)
+    alt = "Parts of images that excite units most, and their guided gradients, for trained and for random weights"
+    caption = f"The {count} strongest responses of each unit in {name}: what it depends on, then guided gradients"
+    sentence = (
+        f"{100 * found['trained'].mean_concentration:.0f} % of a gradient's energy lies in a tenth of the pixels; "
+        f"with random weights {100 * found['random'].mean_concentration:.0f} %"
+    )
+    report_finding(finding, finding_path, {path: (alt, caption)}, sentence, as_json)
+
+
+def _units(text: str) -> list[int]:
+    """Read the numbers of units."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise DcganEvalError("There are no such units", got=text, expected="numbers such as 0,1,2") from error
 
 
 @click.command("score-digits", epilog=example("dcgan-eval score-digits --weights mnist28_cond --out digits.png"))

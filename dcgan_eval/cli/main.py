@@ -46,6 +46,10 @@ _COMMANDS = {
         f"{_CLI}.features",
         "Cache the features of a data set in HDF5; interrupted, it continues where it stopped.",
     ),
+    "guided": (
+        f"{_CLI}.against_data",
+        "Show what in the images excites units of the discriminator's last layer, by guided backpropagation.",
+    ),
     "list": (f"{_CLI}.records:list_records", "List records, one line each [default: those in records/]."),
     "neighbours": (
         f"{_CLI}.against_data",
