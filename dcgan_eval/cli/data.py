@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
 
-from ..data.catalog import DATASETS, check_data, default_data_dir, find
+from ..data.catalog import DATASETS, check_data, default_data_dir, find, load_data
 from ..data.pack import pack
 from .console import err, out, progress_view
-from .options import SIDE, Number, data_dir_option, example, json_option
+from .options import SIDE, Number, data_dir_option, download_option, example, json_option
 
 
 @click.group(epilog=example("dcgan-eval data list --data-dir ~/data"))
 def data() -> None:
     """Find data sets and check what is in them."""
+
+
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Column, field or array of the labels, where several could be meant."
+)
 
 
 @data.command("list", epilog=example("dcgan-eval data list"))
@@ -29,26 +35,40 @@ def list_data(data_dir: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({name: str(place) if place else None for name, place in places.items()}, indent=1))
         return
     table = Table(title=f"Data sets under {data_dir or default_data_dir()}", title_justify="left")
-    for heading in ("name", "title", "found"):
-        table.add_column(heading)
+    for heading in ("name", "title", "images", "found"):
+        table.add_column(heading, overflow="fold")
     for name, place in places.items():
-        table.add_row(name, DATASETS[name].title, str(place) if place else "–")
+        images = ", ".join(f"{split} {count:,}" for split, count in DATASETS[name].counts.items())
+        fetched = "–" if DATASETS[name].torchvision_class is None else "– (--download fetches it)"
+        table.add_row(name, DATASETS[name].title, images, str(place) if place else fetched)
     out.print(table)
 
 
 @data.command(epilog=example("dcgan-eval data check digits"))
 @click.argument("name")
 @data_dir_option
+@download_option
+@label_column_option
 @json_option
-def check(name: str, data_dir: Path | None, as_json: bool) -> None:
-    """Count images and classes, look for duplicates between train and test, and print the fingerprint."""
-    report = check_data(name, data_dir)
+def check(name: str, data_dir: Path | None, download: bool, label_column: str | None, as_json: bool) -> None:
+    """Count images and classes, look for duplicates between train and test, and print the fingerprint.
+
+    NAME is a known data set or a place of your own: a folder, a tar archive, a list, Parquet, .npz or a pack.
+    """
+    if download and name in DATASETS:
+        for split in DATASETS[name].splits:
+            if split != "extra":
+                load_data(name, split, data_dir, download=True)
+    report = check_data(name, data_dir, label_column)
     if as_json:
         click.echo(json.dumps(report, indent=1))
         return
-    out.print_json(data=report)
-    for problem in report["problems"]:
-        err.print(f"Note: {problem}", highlight=False)
+    for split, found in report["splits"].items():
+        out.print(f"{split}: {_in_words(found)}")
+    for pair, shared in report["duplicates_between"].items():
+        out.print(f"in both {pair.replace('/', ' and ')}: {shared:,} images")
+    for note in [*(f"Not used: {phrase}" for phrase in report["not_used"]), *report["problems"]]:
+        err.print(f"Note: {note}")
 
 
 @data.command("pack", epilog=example("dcgan-eval data pack ~/imagenet/train --size 32 --out imagenet32.h5"))
@@ -59,24 +79,56 @@ def check(name: str, data_dir: Path | None, as_json: bool) -> None:
 @click.option(
     "--out", "out_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HDF5 to write."
 )
+@click.option("--split", help="Split to pack [default: all there are, one behind the other].")
+@label_column_option
 @click.option("--processes", type=Number(int, 1, 1_024), help="Processes that decode; one for each core by default.")
 @json_option
-def pack_data(source: Path, size: int, out_file: Path, processes: int | None, as_json: bool) -> None:
-    """Shrink a folder, tar archive or Parquet files of images to one file for training.
+def pack_data(
+    source: Path,
+    size: int,
+    out_file: Path,
+    split: str | None,
+    label_column: str | None,
+    processes: int | None,
+    as_json: bool,
+) -> None:
+    """Shrink the images of a place to one file for training.
 
-    SOURCE is a folder of images (classes by folder), ILSVRC2012's archive of archives, tar shards or Parquet files of
-    one split. After an interruption the same command goes on. Damaged, CMYK and one-pixel-high images are left out and
-    listed.
+    SOURCE is a folder of images (classes by folder), a tar archive or a folder of them (ILSVRC2012's archive of
+    archives, WebDataset shards), a list of paths and labels, Parquet files or a saved data set. After an interruption
+    the same command goes on. Damaged images, and those with more than 8 bits a channel, are left out and listed.
     """
     with progress_view() as progress:
-        packed = pack(source, out_file, size, num_processes=processes, on_progress=progress)
+        packed = pack(
+            source,
+            out_file,
+            size,
+            split=split,
+            label_column=label_column,
+            num_processes=processes,
+            on_progress=progress,
+        )
     summary = {"path": str(packed.path), "num_images": packed.num_images, "num_classes": len(packed.class_names)}
-    summary |= {"fingerprint": packed.fingerprint, "skipped": dict(packed.skipped)}
+    summary |= {"splits": packed.splits, "fingerprint": packed.fingerprint, "skipped": dict(packed.skipped)}
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return
-    out.print(f"{packed.path}: {packed.num_images:,} images, {len(packed.class_names)} classes", highlight=False)
+    splits = ", ".join(f"{split} {count:,}" for split, count in packed.splits.items())
+    out.print(f"{packed.path}: {packed.num_images:,} images ({splits}), {len(packed.class_names)} classes")
     for name, why in packed.skipped[:20]:
-        err.print(f"Skipped {name}: {why}", highlight=False)
+        err.print(f"Skipped {name}: {why}")
     if len(packed.skipped) > 20:
-        err.print(f"... and {len(packed.skipped) - 20} more, all listed in the file under 'skipped'", highlight=False)
+        err.print(f"... and {len(packed.skipped) - 20} more, all listed in the file under 'skipped'")
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    """Describe a split in a line or two."""
+    shape = "x".join(str(side) for side in found["image_shape"])
+    counts = found["class_counts"]
+    classes = "no labels"
+    if counts:
+        least, most = min(counts.values()), max(counts.values())
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        names = ", ".join(list(counts)[:10]) + (", ..." if len(counts) > 10 else "")
+        classes = f"{len(counts)} classes of {each}: {names}"
+    return f"{found['num_images']:,} images {shape}, {classes}\n  {found['source']}\n  {found['fingerprint']}"

@@ -14,7 +14,7 @@ import click
 from .. import __version__
 from ..errors import DcganEvalError
 from .options import example
-from .streams import keep_encodable
+from .streams import keep_encodable, warnings_as_notes
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -159,7 +159,8 @@ class _Commands(click.Group):
         keep_encodable()
         try:
             _refuse_empty(words)
-            return super().main(words, *positional, **extra)
+            with warnings_as_notes():
+                return super().main(words, *positional, **extra)
         except DcganEvalError as error:
             if debug:
                 raise

@@ -77,7 +77,7 @@ data_dir_option = click.option(
     type=click.Path(path_type=Path),
     help="Folder that holds the data sets [default: DCGAN_EVAL_DATA].",
 )
-download_option = click.option("--download", is_flag=True, help="Let torchvision fetch CIFAR-10 or SVHN.")
+download_option = click.option("--download", is_flag=True, help="Let torchvision fetch the data set if it is missing.")
 cache_dir_option = click.option(
     "--cache-dir",
     type=click.Path(path_type=Path),

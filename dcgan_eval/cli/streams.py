@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import codecs
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 # What stands for a character that the terminal's encoding lacks; others are shown as their escape.
 _PLAIN = {"–": "-", "±": "+-", "×": "x", "█": "#", "◀": "<", "…": ".", "✓": "ok", "━": "-", "╸": "-", "╺": "-"}
@@ -15,6 +19,20 @@ def keep_encodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="dcgan_eval.plain")
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Show warnings as one line each, without the place in the code that gave them."""
+
+    def show(message: Warning | str, *about: Any, **more: Any) -> None:
+        from .console import err
+
+        err.print(f"Note: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

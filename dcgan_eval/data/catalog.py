@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from dcgan_eval.data import official, sources
+from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.sources import SPLIT_NAMES, WHOLE, Source
+from dcgan_eval.data.sources import DataNotice, Source
+from dcgan_eval.data.tree import WHOLE, rank
 from dcgan_eval.errors import DataError, unknown_name
 
 ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
@@ -29,8 +32,8 @@ class DatasetInfo:
         As typed, and as printed.
     counts : dict of str to int
         Images in each split of the official set.
-    image_shape : tuple of int
-        Height, width, channels of the official set.
+    image_shape : tuple of int, or None
+        Height, width, channels of the official set; None where images differ in size.
     num_classes : int
         Number of classes.
     class_names : tuple of str, optional
@@ -46,7 +49,7 @@ class DatasetInfo:
     name: str
     title: str
     counts: dict[str, int]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int] | None
     num_classes: int
     class_names: tuple[str, ...] | None
     torchvision_class: str | None
@@ -60,33 +63,62 @@ class DatasetInfo:
 
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGITS = tuple(str(digit) for digit in range(10))
-_CIFAR10_COUNTS = {"train": 50_000, "test": 10_000}
-_SVHN_COUNTS = {"train": 73_257, "test": 26_032, "extra": 531_131}
-_TINY_COUNTS = {"train": 100_000, "valid": 10_000}
-_MNIST_COUNTS = {"train": 60_000, "test": 10_000}
+_SIGNS = tuple(str(sign) for sign in range(43))
+
+_SVHN = {"train": 73_257, "test": 26_032, "extra": 531_131}
+_STL = {"train": 5_000, "test": 8_000, "extra": 100_000}
+_FLOWERS = {"train": 1_020, "val": 1_020, "test": 6_149}
+_DTD = {"train": 1_880, "val": 1_880, "test": 1_880}
 _NOTES = {
     "cifar10": "Krizhevsky 2009; no licence stated",
+    "cifar100": "Krizhevsky 2009; no licence stated",
     "svhn": "Netzer et al. 2011; non-commercial use",
     "tiny-imagenet": "Stanford CS231n, from ImageNet-1k; non-commercial research use; train without the labels",
     "mnist": "LeCun et al. 1998; CC BY-SA 3.0",
+    "fashion-mnist": "Xiao et al. 2017; MIT",
+    "stl10": "Coates et al. 2011, from ImageNet; extra is unlabelled",
+    "eurosat": "Helber et al. 2019; MIT",
+    "imagenette": "fast.ai, from ImageNet-1k; non-commercial research use",
+    "flowers102": "Nilsback and Zisserman 2008; no licence stated",
+    "pets": "Parkhi et al. 2012; CC BY-SA 4.0; train is the official trainval",
+    "dtd": "Cimpoi et al. 2014; research use; the first of its ten partitions",
+    "food101": "Bossard et al. 2014; photographs of Foodspotting",
+    "caltech101": "Fei-Fei et al. 2004; CC BY 4.0; without the background class",
+    "gtsrb": "Stallkamp et al. 2012; train is what torchvision fetches",
     "digits": "UCI optical recognition of handwritten digits, from scikit-learn, enlarged from 8x8; CC BY 4.0",
 }
 
 # fmt: off
+# ruff: noqa: E501
 _TABLE: tuple[tuple[Any, ...], ...] = (
-    # name            title            counts           image shape  classes        torchvision  Parquet folder
-    ("cifar10",       "CIFAR-10",      _CIFAR10_COUNTS, (32, 32, 3),  10, _CIFAR10, "CIFAR10",   "plain_text"),
-    ("svhn",          "SVHN",          _SVHN_COUNTS,    (32, 32, 3),  10, _DIGITS,  "SVHN",      "cropped_digits"),
-    ("tiny-imagenet", "Tiny ImageNet", _TINY_COUNTS,    (64, 64, 3), 200, None,     None,        "data"),
-    ("mnist",         "MNIST",         _MNIST_COUNTS,   (28, 28, 1),  10, _DIGITS,  "MNIST",     "mnist"),
-    ("digits",        "UCI digits",    {WHOLE: 1_797},  (32, 32, 3),  10, _DIGITS,  None,        None),
+    # name            title              images of each split                image shape  classes          torchvision     Parquet folder
+    ("cifar10",       "CIFAR-10",        {"train": 50_000, "test": 10_000}, (32, 32, 3),  10, _CIFAR10,   "CIFAR10",       "plain_text"),
+    ("cifar100",      "CIFAR-100",       {"train": 50_000, "test": 10_000}, (32, 32, 3), 100, None,       "CIFAR100",      "cifar100"),
+    ("svhn",          "SVHN",            _SVHN,                             (32, 32, 3),  10, _DIGITS,    "SVHN",          "cropped_digits"),
+    ("tiny-imagenet", "Tiny ImageNet",   {"train": 100_000, "valid": 10_000}, (64, 64, 3), 200, None,     None,            "data"),
+    ("mnist",         "MNIST",           {"train": 60_000, "test": 10_000}, (28, 28, 1),  10, _DIGITS,    "MNIST",         "mnist"),
+    ("fashion-mnist", "Fashion-MNIST",   {"train": 60_000, "test": 10_000}, (28, 28, 1),  10, _FASHION,   "FashionMNIST",  "fashion_mnist"),
+    ("stl10",         "STL-10",          _STL,                              (96, 96, 3),  10, _STL10,     "STL10",         None),
+    ("eurosat",       "EuroSAT",         {WHOLE: 27_000},                   (64, 64, 3),  10, None,       "EuroSAT",       None),
+    ("imagenette",    "Imagenette",      {"train": 9_469, "val": 3_925},    None,         10, None,       "Imagenette",    None),
+    ("flowers102",    "Flowers-102",     _FLOWERS,                          None,        102, None,       "Flowers102",    None),
+    ("pets",          "Oxford-IIIT Pet", {"train": 3_680, "test": 3_669},   None,         37, None,       "OxfordIIITPet", None),
+    ("dtd",           "DTD",             _DTD,                              None,         47, None,       "DTD",           None),
+    ("food101",       "Food-101",        {"train": 75_750, "test": 25_250}, None,        101, None,       "Food101",       None),
+    ("caltech101",    "Caltech-101",     {WHOLE: 8_677},                    None,        101, None,       "Caltech101",    None),
+    ("gtsrb",         "GTSRB",           {"train": 26_640, "test": 12_630}, None,         43, _SIGNS,     "GTSRB",         None),
+    ("digits",        "UCI digits",      {WHOLE: 1_797},                    (32, 32, 3),  10, _DIGITS,    None,            None),
 )
 # fmt: on
 
 DATASETS: dict[str, DatasetInfo] = {
     row[0]: dataclasses.replace(DatasetInfo(*row), note=_NOTES[row[0]]) for row in _TABLE
 }
+_VALIDATION = ("val", "valid", "validation")
+_LABEL_COLUMNS = {"cifar100": "fine_label"}  # where the published Parquet files have several
 
 
 def dataset_info(name: str) -> DatasetInfo:
@@ -140,46 +172,61 @@ def find(name: str, data_dir: Path | None = None, split: str | None = None) -> S
 
 
 def load_data(
-    name_or_path: str | Path, split: str = "train", data_dir: Path | None = None, download: bool = False
+    name_or_path: str | Path,
+    split: str = "train",
+    data_dir: Path | None = None,
+    download: bool = False,
+    label_column: str | None = None,
 ) -> ImageSet:
     """Load one split of a known data set or of the user's own images.
 
     Parameters
     ----------
     name_or_path : str or Path
-        Name in the catalogue, or a folder, ``.npz`` or ``.parquet`` file. A catalogue name wins over a folder of the
-        same name; write ``./cifar10`` for that folder.
+        Name in the catalogue, or a place as :func:`~dcgan_eval.data.sources.detect` takes it. A catalogue name wins
+        over a folder of the same name; write ``./cifar10`` for that folder.
     split : str
-        Which split. Data without splits answer to ``"all"`` and ``"train"``, never to ``"test"``.
+        Which split. Data without splits answer to ``"all"`` and ``"train"``, never to ``"test"``. The names val, valid
+        and validation stand for one another. In a folder of one's own any subfolder may be a split.
     data_dir : Path, optional
         Where known data sets are; None means :func:`default_data_dir`. Not used for a path.
     download : bool
-        Whether a missing data set may be downloaded (CIFAR-10, SVHN and MNIST, to ``data_dir/<name>``).
+        Whether torchvision may fetch a missing data set to ``data_dir/<name>``.
+    label_column : str, optional
+        Column, field or array of the labels, where several could be meant.
 
     Returns
     -------
     ImageSet
-        Named after the data set or the path. The count is not compared with the official one: see :func:`check_data`.
+        Named after the data set or the path. The count is not compared with the official one: see
+        :func:`check_data`.
 
     Raises
     ------
     DataError
         If it is missing, with the places that were looked at and the remedies, or damaged, or another data set.
+
+    Warns
+    -----
+    DataNotice
+        If something was found beside the images and is not used.
     """
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
-        return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download)
+        return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download, label_column)
     path = _existing_path(name_or_path)
-    source = _detected(path)
+    source = _detected(path, split, label_column)
     name = path.resolve().name if path.is_dir() else path.stem
-    return sources.read(source, _available_split(source, split, str(path)), name)
+    return sources.read(source, _available_split(source, split, str(path)), name, label_column=label_column)
 
 
-def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> dict[str, Any]:
+def check_data(
+    name_or_path: str | Path, data_dir: Path | None = None, label_column: str | None = None
+) -> dict[str, Any]:
     """Read every split of a data set and report on it.
 
     Parameters
     ----------
-    name_or_path, data_dir
+    name_or_path, data_dir, label_column
         As for :func:`load_data`.
 
     Returns
@@ -189,7 +236,7 @@ def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> dict[s
         ``expected_images`` (None if unknown), ``image_shape``, ``class_counts`` (None without labels),
         ``duplicates`` (images whose pixels occurred before in the split) and ``fingerprint``; ``duplicates_between``:
         for each pair of splits such as ``"train/test"``, the images of the second whose pixels are in the first;
-        ``problems``: sentences, empty if all is well.
+        ``not_used``: what was found and is not used, in phrases; ``problems``: sentences, empty if all is well.
 
     Raises
     ------
@@ -198,11 +245,14 @@ def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> dict[s
     """
     info = DATASETS.get(name_or_path) if isinstance(name_or_path, str) else None
     directory = data_dir or default_data_dir()
-    found = _splits_of(info, name_or_path, directory)
+    found = _splits_of(info, name_or_path, directory, label_column)
     report: dict[str, Any] = {"name": str(name_or_path), "splits": {}, "duplicates_between": {}, "problems": []}
     hashes: dict[str, np.ndarray] = {}
+    report["not_used"] = [phrase for source in _distinct(found) for phrase in describe_notes(source.notes)]
     for split, source in found.items():
-        images = load_data(name_or_path, split, directory)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataNotice)  # it is in the report
+            images = load_data(name_or_path, split, directory, label_column=label_column)
         hashes[split] = np.unique(images.pixel_hashes)
         report["splits"][split] = _describe(images, source, info)
     for first, second in itertools.combinations(hashes, 2):
@@ -220,13 +270,13 @@ def _forms(info: DatasetInfo, data_dir: Path) -> Iterator[Source]:
         finders: list[Callable[[Path], Source | None]] = [
             lambda place: sources.find_torchvision(place, info.torchvision_class) if info.torchvision_class else None,
             lambda place, levels=levels: sources.find_parquet(place, levels, info.parquet_folder),  # type: ignore[misc]
-            lambda place: sources.find_folders(place, split_names_only=True),
+            lambda place: sources.find_files(place, split_names_only=True),
             lambda place: sources.find_npz(place / f"{info.name}.npz"),
         ]
         yield from (source for finder in finders if (source := finder(place)))
 
 
-def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool) -> ImageSet:
+def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool, label_column: str | None) -> ImageSet:
     """Find, if need be download, and read a data set of the catalogue."""
     source = find(info.name, data_dir, split)
     if source is None and download and info.torchvision_class and split in info.splits:
@@ -235,14 +285,17 @@ def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool) -
     source = source or find(info.name, data_dir)
     if source is None:
         raise _missing(info, split, data_dir)
-    images = sources.read(source, _available_split(source, split, info.name), info.name, info.class_names)
-    return _checked_classes(images, info, source)
+    column = label_column or (_LABEL_COLUMNS.get(info.name) if source.form == "parquet" else None)
+    available = _available_split(source, split, info.name)
+    return _checked_classes(sources.read(source, available, info.name, info.class_names, column), info, source)
 
 
 def _answering_split(source: Source, split: str) -> str | None:
     """Name the split that answers for the one asked for, if any; the whole never answers for a test split."""
     if split in source.splits:
         return split
+    if split in _VALIDATION:
+        return next((other for other in _VALIDATION if other in source.splits), None)
     return WHOLE if source.splits == (WHOLE,) and split == "train" else None
 
 
@@ -304,23 +357,33 @@ def _existing_path(name_or_path: str | Path) -> Path:
     )
 
 
-def _detected(path: Path) -> Source:
+def _detected(path: Path, split: str | None = None, label_column: str | None = None) -> Source:
     """Return what a path holds, or say what it could hold."""
-    source = sources.detect(path)
+    source = sources.detect(path, split, label_column)
     if source is None:
+        remedy = "correct --data"
+        if path.name.lower().endswith((".zip", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar")):
+            remedy = "unpack it, and give the folder; a .tar.gz can also be decompressed to a .tar"
         raise DataError(
             f"No images were recognised in {path}",
-            expected="a folder of images, class folders (train/<class>/*.png), Parquet in the Hugging Face layout, "
-            "an .npz file, or torchvision's layout of CIFAR10, SVHN or MNIST",
-            remedy="correct --data",
+            expected="a folder of images, class folders (train/<class>/*.png), tar archives, a list of paths and labels, "
+            "Parquet in the Hugging Face layout, .npz files, or torchvision's layout of a data set",
+            remedy=remedy,
         )
     return source
 
 
-def _splits_of(info: DatasetInfo | None, name_or_path: str | Path, data_dir: Path) -> dict[str, Source]:
+def _distinct(found: dict[str, Source]) -> list[Source]:
+    """Return each source once."""
+    return list({id(source): source for source in found.values()}.values())
+
+
+def _splits_of(
+    info: DatasetInfo | None, name_or_path: str | Path, data_dir: Path, label_column: str | None
+) -> dict[str, Source]:
     """Return the source of each split that is there, in the order in which loading prefers them."""
     if info is None:
-        forms: Iterable[Source] = [_detected(_existing_path(name_or_path))]
+        forms: Iterable[Source] = [_detected(_existing_path(name_or_path), None, label_column)]
     else:
         forms = _forms(info, data_dir)
     found: dict[str, Source] = {}
@@ -329,12 +392,7 @@ def _splits_of(info: DatasetInfo | None, name_or_path: str | Path, data_dir: Pat
             found.setdefault(split, source)
     if info and not found:
         raise _missing(info, info.splits[0], data_dir)
-    return dict(sorted(found.items(), key=lambda item: _split_rank(item[0])))
-
-
-def _split_rank(split: str) -> tuple[int, str]:
-    """Put train before test, and both before the rest."""
-    return (SPLIT_NAMES.index(split) if split in SPLIT_NAMES else len(SPLIT_NAMES), split)
+    return dict(sorted(found.items(), key=lambda item: rank(item[0])))
 
 
 def _describe(images: ImageSet, source: Source, info: DatasetInfo | None) -> dict[str, Any]:
@@ -375,7 +433,7 @@ def _split_problems(split: str, found: dict[str, Any], info: DatasetInfo | None)
     expected = found["expected_images"]
     if expected is not None and expected != found["num_images"]:
         yield f"The {split} split has {found['num_images']:,} images; the official one has {expected:,}."
-    if info and tuple(found["image_shape"]) != info.image_shape:
+    if info and info.image_shape and tuple(found["image_shape"]) != info.image_shape:
         yield f"The {split} images are {_size(found['image_shape'])}; the official ones are {_size(info.image_shape)}."
     empty = [name for name, count in (found["class_counts"] or {}).items() if count == 0]
     if empty:

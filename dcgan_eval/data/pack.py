@@ -2,45 +2,50 @@
 
 Work is cut into units. Processes write each unit to a part of its own beside the pack, completely or not at all, so
 that a run that was killed goes on where it stopped; the parts are joined last, and the pack appears under its name when
-it is whole. No more than a few units are ever in memory.
+it is whole and has been read back. Only then are the parts deleted. No more than a few units are ever in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
+from filelock import Timeout
 from PIL import Image
 
-from dcgan_eval.data import parquet
-from dcgan_eval.data.decoding import FORMATS, Pixels
-from dcgan_eval.data.imageset import ImageSet, fingerprint_of, hash_pixels
-from dcgan_eval.data.listing import Item, Listing, RowGroup, list_images
+from dcgan_eval.data import packfile
+from dcgan_eval.data.collection import Listing
+from dcgan_eval.data.decoding import Encoded, Pixels, as_array, as_shown, opened
+from dcgan_eval.data.imageset import UNLABELLED, fingerprint_of, hash_pixels
+from dcgan_eval.data.listing import list_images
+from dcgan_eval.data.mixed import Unit
+from dcgan_eval.data.packfile import PackHead, read_pack
+from dcgan_eval.data.sources import DataNotice
 from dcgan_eval.errors import DataError
+from dcgan_eval.files import check_target, flush, locked, replacing, write_file
+from dcgan_eval.progress import Progress, no_progress
 
-FORMAT = "dcgan-eval-pack-1"
-RULE = "shorter side to {size}, bilinear with antialiasing, JPEGs first decoded at reduced scale; centre square"
+RULE = (
+    "upright, sRGB, on white; shorter side to {size}, bilinear with antialiasing, JPEGs first decoded at reduced "
+    "scale; centre square"
+)
 MARGIN = 2
 """A JPEG is decoded at the least of 1/8, 1/4, 1/2 and 1 that leaves this many times the wanted size."""
 
-BLOCK_IMAGES = 1024
-"""Images behind each checksum."""
-
-STREAM_BYTES = 8 << 30
-"""Packs larger than this are not read into memory but mapped, so that the system keeps in memory what it can."""
-
-Progress = Callable[[str, int, int], None]
+_PARTS = ".parts"
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Packed:
     class_names : tuple of str
         Classes in the order of their numbers; empty without labels.
     fingerprint : str
-        That of the :class:`~dcgan_eval.data.imageset.ImageSet` which :func:`read_pack` returns.
+        That of the :class:`~dcgan_eval.data.imageset.ImageSet` of all its images.
+    splits : dict of str to int
+        Images of each split.
     """
 
     path: Path
@@ -66,6 +73,7 @@ class Packed:
     skipped: tuple[tuple[str, str], ...]
     class_names: tuple[str, ...]
     fingerprint: str
+    splits: dict[str, int]
 
 
 def pack(
@@ -73,20 +81,27 @@ def pack(
     out: Path,
     size: int = 32,
     *,
+    split: str | None = None,
+    label_column: str | None = None,
     num_processes: int | None = None,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> Packed:
     """Shrink every image of a place and write them to one file.
 
     Parameters
     ----------
     source : Path
-        As for :func:`~dcgan_eval.data.listing.list_images`.
+        As for :func:`~dcgan_eval.data.sources.detect`, with encoded images: folders, tar archives, lists, Parquet.
     out : Path
-        HDF5 file to write: ``images`` uint8 (N, size, size, 3), contiguous, with a CRC-32 of each block in ``crc32``;
-        ``labels`` int64 (N,) if every image has a class; ``names``, ``class_names``, ``skipped``.
+        HDF5 file to write: ``images`` uint8 (N, size, size, C), contiguous, with a CRC-32 of each block in ``crc32``;
+        ``labels`` int64 (N,) if the images have classes; ``names``, ``class_names``, ``skipped``. C is 1 if all images
+        are grey.
     size : int
         Pixels of the shorter side, and of the square cut from the centre.
+    split : str, optional
+        The split to pack; None packs all there are, one behind the other.
+    label_column : str, optional
+        Column of the labels, where several could be meant.
     num_processes : int, optional
         Processes that decode; None means one for each core.
     on_progress : callable
@@ -99,7 +114,7 @@ def pack(
     Raises
     ------
     DataError
-        If ``out`` exists, there is nothing to pack, all images are unusable, or a part of another run is in the way.
+        If ``out`` exists, there is nothing to pack, all images are unusable, or a file cannot be read or written.
 
     Source
     ------
@@ -109,278 +124,256 @@ def pack(
     ----------
     The filter of the 2016 release is not documented; bilinear with antialiasing is ours.
     """
-    if out.exists():
+    if size < 1 or size > 4096:
+        raise DataError(
+            "The size of packed images is out of range",
+            got=str(size),
+            expected="1 to 4096 pixels",
+            remedy="give another --size",
+        )
+    check_target(out, "--out", DataError, suffixes=(".h5", ".hdf5"))
+    parts = out.with_name(out.name + _PARTS)
+    if out.exists() and not parts.exists():
         raise DataError(f"{out} exists already", remedy="give another --out, or delete it")
-    if size < 1:
-        raise DataError("The size of packed images must be positive", got=str(size), remedy="give another --size")
-    listing = list_images(source)
-    parts = _prepare_parts(out, {"format": FORMAT, "size": size, "margin": MARGIN, "listing": listing.digest})
-    _write_parts(listing, parts, size, num_processes or os.cpu_count() or 1, on_progress)
-    packed = _join(listing, parts, out, size)
-    shutil.rmtree(parts)
+    listing = list_images(source, split, label_column)
+    try:
+        with locked(parts / "pack", wait=False):
+            packed = _make(listing, parts, out, size, num_processes or os.cpu_count() or 1, on_progress)
+            shutil.rmtree(parts)
+    except Timeout as error:
+        remedy = "wait for it, or give another --out"
+        raise DataError(f"Another process is packing to {out}", remedy=remedy) from error
+    except OSError as error:
+        remedy = "free some space or give another --out, then run again: what is done is kept"
+        raise DataError(f"{out} cannot be written", got=str(error), remedy=remedy) from error
     return packed
 
 
-def read_pack(path: Path, *, name: str = "images", stream_bytes: int = STREAM_BYTES) -> ImageSet:
-    """Read a pack.
-
-    Parameters
-    ----------
-    path : Path
-        File written by :func:`pack`.
-    name : str
-        What to call the result.
-    stream_bytes : int
-        A pack with more bytes of images is mapped instead of read, and its checksums are not verified.
-
-    Returns
-    -------
-    ImageSet
-        Split ``all``; without labels if the pack has none.
-
-    Raises
-    ------
-    DataError
-        If it is no pack, or damaged.
-    """
-    with _reading(path), h5py.File(path, "r") as file:
-        if file.attrs.get("format") != FORMAT:
-            raise DataError(f"{path} is no pack of images", expected=FORMAT, remedy="make one with data pack")
-        labels = file["labels"][:] if "labels" in file else None
-        images = file["images"]
-        pixels = _mapped(path, images) if images.nbytes > stream_bytes else _verified(images[:], file["crc32"][:], path)
-        return ImageSet(pixels, labels, tuple(file["class_names"].asstr()[:]), name, "all")
-
-
-def _mapped(path: Path, images: h5py.Dataset) -> Pixels:
-    """Map the images of a pack, copying on write, so that nothing can change the file."""
-    return np.memmap(path, np.uint8, "c", images.id.get_offset(), images.shape)
-
-
-def _verified(images: Pixels, expected: np.ndarray, path: Path) -> Pixels:
-    """Return images whose blocks match their checksums."""
-    if not np.array_equal(_checksums(images), expected):
-        raise DataError(f"{path} is damaged: its images do not match their checksums", remedy="make it again")
-    return images
-
-
-def _checksums(images: Pixels) -> np.ndarray:
-    """Return the CRC-32 of each block of images."""
-    starts = range(0, len(images), BLOCK_IMAGES)
-    return np.array([zlib.crc32(images[start : start + BLOCK_IMAGES].data) for start in starts], np.uint32)
-
-
-def shrink(encoded: bytes, size: int) -> Pixels:
+def shrink(item: bytes | Encoded, size: int) -> Pixels:
     """Decode an image and shrink it to a square.
 
     Parameters
     ----------
-    encoded : bytes
-        Content of an image file.
+    item : bytes or Encoded
+        Content of an image file, or what opens it.
     size : int
         Pixels of the shorter side, and of the square cut from the centre.
 
     Returns
     -------
-    ndarray of uint8, (size, size, 3)
+    ndarray of uint8, (size, size, C)
+        C is 1 for grey images and 3 otherwise.
 
     Raises
     ------
     ValueError
-        For images in CMYK, with more than 8 bits a channel, or one pixel wide or high.
+        For images with more than 8 bits a channel, or too many pixels.
     Exception
         Whatever Pillow raises on damaged files, which is almost anything.
     """
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-        if image.mode in ("CMYK", "I", "F") or image.mode.startswith("I;"):
-            raise ValueError(f"colour mode {image.mode}")
-        if min(image.size) < 2:
-            raise ValueError(f"{image.width}x{image.height} pixels")
-        image.draft("RGB", (MARGIN * size, MARGIN * size))
-        colour = image if image.mode == "RGB" else image.convert("RGB")
-        side = min(colour.size)
-        left, top = (colour.width - side) / 2, (colour.height - side) / 2
-        box = (left, top, left + side, top + side)
-        return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    with opened(item) as image:
+        image.draft(image.mode, (MARGIN * size, MARGIN * size))
+        shown = as_shown(image)
+    side = min(shown.size)
+    left, top = (shown.width - side) / 2, (shown.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return as_array(shown.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _prepare_parts(out: Path, identity: dict[str, object]) -> Path:
-    """Make the folder of parts, or take that of an earlier run of the same work."""
-    parts = out.with_name(out.name + ".parts")
-    about, wanted = parts / "about.json", json.dumps(identity)
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-        if not about.exists():
-            about.write_text(wanted)
-        found = about.read_text()
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    if found != wanted:
-        raise DataError(
-            f"{parts} holds parts of other images, or of another size",
-            got=found,
-            expected=wanted,
-            remedy=f"delete {parts}, or give another --out",
-        )
-    return parts
+@dataclass(frozen=True)
+class _Part:
+    """The shrunk images of a unit, in a file of their own.
+
+    Attributes
+    ----------
+    path : Path
+        The file: a stamp, the SHA-256 of the rest, and an ``.npz`` of ``images``, ``hashes``, ``kept`` (positions in
+        the unit) and ``why`` (the others, as JSON).
+    unit : Unit
+        The encoded images.
+    stamp : str
+        Says of which files, in which state, and by which rule it is made; parts of any other stamp are made anew.
+    size : int
+        Pixels of a side.
+    """
+
+    path: Path
+    unit: Unit
+    stamp: str
+    size: int
+
+    def is_made(self) -> bool:
+        """Whether the file is there and of this stamp."""
+        if not self.path.is_file():
+            return False
+        with open(self.path, "rb") as file:
+            return file.read(len(self.stamp)).decode("ascii", "replace") == self.stamp
+
+    def make(self) -> int:
+        """Shrink the images and write the file; return how many images there were."""
+        images, kept, why = [], [], {}
+        for position, item in enumerate(self.unit.items()):
+            try:
+                images.append(shrink(item, self.size))
+                kept.append(position)
+            except Exception as error:  # one bad image in a million must not cost the others
+                why[position] = str(error) or type(error).__name__
+        stacked = _stacked(images, self.size)
+        buffer = io.BytesIO()
+        reasons = np.array(json.dumps(list(why.items())))
+        np.savez(buffer, images=stacked, kept=np.array(kept, np.int64), why=reasons)
+        content = buffer.getvalue()
+        write_file(self.path, f"{self.stamp}\n{hashlib.sha256(content).hexdigest()}\n".encode() + content)
+        return len(self.unit)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Read the file; one that is damaged is made anew."""
+        for made_anew in (False, True):
+            stamp, digest, content = (*self.path.read_bytes().split(b"\n", 2), b"", b"")[:3]
+            if (
+                stamp.decode("ascii", "replace") == self.stamp
+                and hashlib.sha256(content).hexdigest() == digest.decode()
+            ):
+                with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                    return dict(file)
+            if not made_anew:
+                self.make()
+        raise OSError(f"{self.path} does not read back as what was written")
 
 
-def _write_parts(listing: Listing, parts: Path, size: int, num_processes: int, on_progress: Progress) -> None:
-    """Write the parts that are not there yet."""
-    missing = [(n, unit) for n, unit in enumerate(listing.units) if not (parts / _part_name(n)).exists()]
-    done = listing.num_images - sum(_count(unit) for _, unit in missing)
+def _stacked(images: Sequence[Pixels], size: int) -> Pixels:
+    """Join images; grey ones are repeated to three channels if others have colour."""
+    channels = max((image.shape[2] for image in images), default=1)
+    stacked = np.empty((len(images), size, size, channels), np.uint8)
+    for position, image in enumerate(images):
+        stacked[position] = image
+    return stacked
+
+
+def _parts_of(listing: Listing, folder: Path, size: int) -> list[_Part]:
+    """Say which parts the work has."""
+    status: dict[Path, tuple[int, int, int]] = {}
+
+    def stamp(unit: Unit) -> str:
+        for path in unit.paths():
+            if path not in status:
+                found = path.stat()
+                # the time of change tells what the time of modification does not: files that keep the times of another
+                status[path] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        about = repr((packfile.FORMAT, RULE, MARGIN, size, unit, [status[path] for path in unit.paths()]))
+        return hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()
+
+    return [_Part(folder / f"{n:06d}.part", unit, stamp(unit), size) for n, unit in enumerate(listing.units)]
+
+
+def _make(listing: Listing, folder: Path, out: Path, size: int, num_processes: int, on_progress: Progress) -> Packed:
+    """Write the parts that are not there yet, and join them; or find that this was done, and only not cleared away."""
+    parts = _parts_of(listing, folder, size)
+    source = hashlib.sha256("".join(part.stamp for part in parts).encode()).hexdigest()
+    if out.exists():
+        head = packfile.read_head(out)
+        if head.attributes.get("source") != source:
+            raise DataError(f"{out} exists already", remedy="give another --out, or delete it")
+        return _packed(out, head)
+    missing = [part for part in parts if not part.is_made()]
+    done = listing.num_images - sum(len(part.unit) for part in missing)
     on_progress("packing", done, listing.num_images)
-    work = partial(_write_part, parts=parts, size=size, class_names=listing.class_names)
-    with _mapping(min(num_processes, len(missing))) as mapping:
-        for count in mapping(work, missing):
-            done += count
-            on_progress("packing", done, listing.num_images)
+    for count in _made(missing, num_processes):
+        done += count
+        on_progress("packing", done, listing.num_images)
+    return _packed(out, _join(listing, parts, folder / "joined.h5", out, source))
 
 
-@contextmanager
-def _mapping(num_processes: int) -> Iterator[Callable[..., Iterable[int]]]:
-    """Offer a map over processes, or the plain one for one process."""
-    if num_processes <= 1:
-        yield map
-        return
-    with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-        yield pool.imap_unordered
-
-
-def _write_part(
-    task: tuple[int, tuple[Item, ...] | RowGroup], parts: Path, size: int, class_names: tuple[str, ...]
-) -> int:
-    """Shrink the images of a unit and write them; return how many there were."""
-    number, unit = task
-    images, labels, names, skipped = [], [], [], []
-    for name, label, encoded in _encoded(unit, class_names):
+def _made(parts: Sequence[_Part], num_processes: int) -> Iterator[int]:
+    """Make parts in several processes, and yield how many images each holds."""
+    left = list(parts)
+    if min(num_processes, len(left)) > 1:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(num_processes, len(left)), context, _leave_interrupts_to_the_parent)
         try:
-            images.append(shrink(encoded, size))
-        except Exception as error:  # one bad image in a million must not cost the others
-            skipped.append((name, str(error) or type(error).__name__))
-            continue
-        labels.append(label)
-        names.append(name)
-    stacked = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
-    part, temporary = parts / _part_name(number), parts / f"{_part_name(number)}.{os.getpid()}"
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                images=stacked,
-                hashes=hash_pixels(stacked),
-                labels=np.array(labels, np.int64),
-                names=np.array(names, np.str_),
-                skipped=np.array(json.dumps(skipped)),
-            )
-        os.replace(temporary, part)
-    except OSError as error:
-        raise _unwritable(part, error) from error
-    return _count(unit)
+            futures = {pool.submit(part.make): part for part in left}
+            for future in as_completed(futures):
+                count = future.result()
+                left.remove(futures[future])
+                yield count
+        except BrokenProcessPool as error:
+            if len(left) < len(parts):
+                remedy = "give fewer --processes if memory ran out, then run again: what is done is kept"
+                raise DataError("A process that packs has died", got=str(error), remedy=remedy) from error
+            text = "No second process can start, so this one packs alone: in a script, call pack() below"
+            warnings.warn(DataNotice(f'{text} if __name__ == "__main__"'), stacklevel=2)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    yield from (part.make() for part in left)
 
 
-def _encoded(unit: tuple[Item, ...] | RowGroup, class_names: tuple[str, ...]) -> Iterator[tuple[str, int, bytes]]:
-    """Yield the name, label (-1 for none) and content of each image of a unit."""
-    if isinstance(unit, RowGroup):
-        images, labels = parquet.read_encoded(unit.path, unit.group)
-        for row, encoded in enumerate(images):
-            name = f"row {unit.first_row + row} of {unit.path.name}"
-            yield name, -1 if labels is None else int(labels[row]), encoded or b""
-        return
-    numbers = {name: number for number, name in enumerate(class_names)}
-    for item in unit:
-        yield item.name, numbers.get(item.class_name or "", -1), item.read()
+def _leave_interrupts_to_the_parent() -> None:
+    """Ignore Ctrl-C in a process that packs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _join(listing: Listing, parts: Path, out: Path, size: int) -> Packed:
-    """Join all parts to the pack."""
-    temporary = out.with_name(out.name + ".partial")
-    paths = [parts / _part_name(number) for number in range(len(listing.units))]
-    small: dict[str, list[np.ndarray]] = {"labels": [], "hashes": [], "names": [], "skipped": []}
-    for path in paths:
-        for key, value in _read_part(path, tuple(small)).items():
-            small[key].append(value)
-    skipped = [(name, why) for text in small.pop("skipped") for name, why in json.loads(str(text))]
-    joined = {key: np.concatenate(pieces) for key, pieces in small.items()}
-    if not len(joined["labels"]):
-        raise DataError("None of the images can be used", got="; ".join(": ".join(s) for s in skipped[:3]))
-    try:
-        with h5py.File(temporary, "w") as file:
-            _join_images(file, paths, (len(joined["labels"]), size, size, 3))
-            packed = _describe(file, listing, joined, skipped, out)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return packed
+def _join(listing: Listing, parts: Sequence[_Part], joined: Path, out: Path, source: str) -> PackHead:
+    """Join all parts to the pack, read it back, and give it its name."""
+    kept, skipped, channels, start = [np.empty(0, np.int64)], list[str](), 1, 0
+    for part in parts:
+        made = part.read()
+        kept.append(start + made["kept"])
+        skipped += [f"{listing.names[start + position]}: {why}" for position, why in json.loads(str(made["why"]))]
+        channels = max(channels, made["images"].shape[3])
+        start += len(part.unit)
+    rows = np.concatenate(kept)
+    if not len(rows):
+        raise DataError("None of the images can be used", got="; ".join(skipped[:3]))
+    shape = (len(rows), parts[0].size, parts[0].size, channels)
+    hashes = np.concatenate([hash_pixels(_in_channels(part.read()["images"], channels)) for part in parts])
+    head = _head(listing, rows, skipped, fingerprint_of(shape[1:], _numbers(listing)[rows], hashes), source, shape[1])
+    with replacing(joined, partial(_compare, head=head, hashes=hashes)) as temporary:
+        packfile.write_pack(temporary, head, shape, (_in_channels(part.read()["images"], channels) for part in parts))
+    os.replace(joined, out)
+    flush(out.parent)
+    return head
 
 
-def _join_images(file: h5py.File, paths: list[Path], shape: tuple[int, ...]) -> None:
-    """Write the images of all parts, in order, with their checksums."""
-    images, start = file.create_dataset("images", shape, np.uint8), 0
-    for path in paths:
-        part = _read_part(path, ("images",))["images"]
-        images[start : start + len(part)] = part
-        start += len(part)
-    blocks = (images[start : start + BLOCK_IMAGES] for start in range(0, len(images), BLOCK_IMAGES))
-    file["crc32"] = np.concatenate([_checksums(block) for block in blocks])
+def _head(listing: Listing, rows: np.ndarray, skipped: list[str], fingerprint: str, source: str, size: int) -> PackHead:
+    """Say what the pack of some rows of a listing holds besides pixels."""
+    ends = np.searchsorted(rows, np.cumsum(list(listing.splits.values())))
+    splits = {split: int(n) for split, n in zip(listing.splits, np.diff(ends, prepend=0), strict=True)}
+    return PackHead(
+        labels=None if listing.labels is None else listing.labels[rows],
+        names=[listing.names[row] for row in rows],
+        class_names=list(listing.class_names),
+        skipped=skipped,
+        splits=splits,
+        attributes={"rule": RULE.format(size=size), "fingerprint": fingerprint, "source": source},
+    )
 
 
-def _describe(
-    file: h5py.File, listing: Listing, small: dict[str, np.ndarray], skipped: list[tuple[str, str]], out: Path
-) -> Packed:
-    """Write everything but the images, and return it."""
-    shape, labels = file["images"].shape[1:], small["labels"]
-    labelled = bool((labels >= 0).all())
-    if labelled:
-        file["labels"] = labels
-    class_names = listing.class_names if labelled else ()
-    packed = Packed(out, len(labels), tuple(skipped), class_names, fingerprint_of(shape, labels, small["hashes"]))
-    attributes = {"format": FORMAT, "rule": RULE.format(size=shape[0]), "fingerprint": packed.fingerprint}
-    file.attrs.update(attributes)
-    texts = {"names": small["names"].tolist(), "class_names": list(class_names)}
-    texts["skipped"] = [": ".join(entry) for entry in skipped]
-    for key, values in texts.items():
-        file.create_dataset(key, data=values, dtype=h5py.string_dtype())
-    return packed
+def _numbers(listing: Listing) -> np.ndarray:
+    """Return the labels, -1 where there are none."""
+    return np.full(listing.num_images, UNLABELLED) if listing.labels is None else listing.labels
 
 
-def _read_part(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read some arrays of a part; one that is damaged is deleted, so that the next run makes it anew."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in keys}
-    except Exception as error:  # zipfile and NumPy raise almost anything on damaged files
-        path.unlink(missing_ok=True)
-        remedy = "run the same command again: only this part is made anew"
-        raise DataError(f"{path} is damaged and was deleted", got=str(error), remedy=remedy) from error
+def _in_channels(images: Pixels, channels: int) -> Pixels:
+    """Repeat grey images over the channels of the set."""
+    return np.broadcast_to(images, (*images.shape[:3], channels))
 
 
-def _count(unit: tuple[Item, ...] | RowGroup) -> int:
-    """Count the images of a unit."""
-    return unit.num_rows if isinstance(unit, RowGroup) else len(unit)
+def _compare(written: Path, head: PackHead, hashes: np.ndarray) -> None:
+    """Raise unless a pack that was written holds what it should."""
+    found, start = packfile.read_head(written), 0
+    same = all(getattr(found, key) == getattr(head, key) for key in ("names", "class_names", "splits", "attributes"))
+    same = same and np.array_equal(found.labels, head.labels)  # type: ignore[arg-type]
+    for split, count in head.splits.items():
+        if count:
+            images = read_pack(written, split=split).images
+            same = same and np.array_equal(hash_pixels(images), hashes[start : start + count])
+        start += count
+    if not same:
+        raise OSError(f"{written} does not read back as what was written")
 
 
-def _part_name(number: int) -> str:
-    """Name the part of a unit."""
-    return f"{number:06d}.npz"
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what h5py raises on a damaged file into a DataError."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError) as error:
-        raise DataError(
-            f"{path} cannot be read as a pack of images",
-            got=str(error),
-            remedy="it is damaged or of another kind: make it again with data pack",
-        ) from error
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    """Build the error for a place that cannot be written."""
-    remedy = "free some space or give another --out, then run again: what is done is kept"
-    return DataError(f"{path} cannot be written", got=str(error), remedy=remedy)
+def _packed(out: Path, head: PackHead) -> Packed:
+    """Describe a pack."""
+    skipped = tuple((name, why) for name, _, why in (entry.partition(": ") for entry in head.skipped))
+    names, splits = tuple(head.class_names), head.splits
+    return Packed(out, len(head.names), skipped, names, head.attributes["fingerprint"], splits)

@@ -1,4 +1,4 @@
-"""Parquet files in the layout of Hugging Face image data sets."""
+"""Tables of encoded images in the layout of Hugging Face: Parquet shards, and Arrow files of ``save_to_disk``."""
 
 from __future__ import annotations
 
@@ -6,23 +6,75 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcgan_eval.data.decoding import Pixels, decode_many, stack
-from dcgan_eval.data.imageset import UNLABELLED, ImageSet
+from dcgan_eval.data.lists import choose_label_column
 from dcgan_eval.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
 _SHARD = re.compile(r"(?P<split>[A-Za-z_]\w*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 _WHOLE = re.compile(r"(?P<split>train|test|val|valid|validation|extra|all)\.parquet")
-_BATCH_ROWS = 1024  # bounds the memory that encoded images take
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A group of rows of a Parquet file, or a batch of an Arrow file."""
+
+    path: Path
+    group: int
+    num_rows: int
+    column: str
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def paths(self) -> list[Path]:
+        """Return the file."""
+        return [self.path]
+
+    def items(self) -> list[bytes]:
+        """Read the encoded images; empty where a row holds none.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        with _reading(self.path):
+            if self.path.suffix == ".arrow":
+                cells = _batches(self.path)[self.group].column(self.column)
+            else:
+                with pq.ParquetFile(self.path) as file:
+                    cells = file.read_row_group(self.group, [self.column]).column(self.column).combine_chunks()
+            contents = cells.field("bytes") if pa.types.is_struct(cells.type) else cells
+            return [content or b"" for content in contents.to_pylist()]
+
+
+class Table(NamedTuple):
+    """The shards of one split, without their images.
+
+    Attributes
+    ----------
+    units : tuple of RowGroup
+        In order.
+    labels : ndarray, (N,), or None
+        As they stand in the files.
+    class_names : tuple of str, or None
+        If the files state them.
+    names : tuple of str
+        Each image's path, if the files state it and no two are the same, else file and row.
+    """
+
+    units: tuple[RowGroup, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None
+    names: tuple[str, ...]
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:
@@ -39,11 +91,36 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
         Files named ``train-00000-of-00002.parquet`` or ``train.parquet``, sorted by name; others are left out.
     """
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.parquet")):
+    for path in sorted(path for path in folder.glob("*.parquet") if path.is_file()):
         match = _SHARD.fullmatch(path.name) or _WHOLE.fullmatch(path.name)
         if match:
             found.setdefault(match["split"], []).append(path)
     return found
+
+
+def saved_splits(folder: Path) -> dict[str, list[Path]]:
+    """List the Arrow files that ``datasets.save_to_disk`` left in a folder by split; ``"all"`` for a single data set.
+
+    Raises
+    ------
+    DataError
+        If a file that the folder's own list names is missing.
+    """
+    kinds = {"": folder, **{sub.name: sub for sub in sorted(folder.iterdir()) if (sub / "state.json").is_file()}}
+    found = {split or "all": files for split, place in kinds.items() if (files := _state_files(place))}
+    missing = [str(path) for files in found.values() for path in files if not path.is_file()]
+    if missing:
+        raise DataError(f"{folder} lacks files of the data set saved there", got=f"no {missing[0]}")
+    return found
+
+
+def _state_files(folder: Path) -> list[Path]:
+    """Return the files that a saved data set consists of, by its own list."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def split_of(path: Path) -> str | None:
@@ -65,50 +142,43 @@ def split_of(path: Path) -> str | None:
     return match["split"] if match else None
 
 
-def read_parquet(
-    files: Sequence[Path], *, name: str, split: str, class_names: tuple[str, ...] | None = None
-) -> ImageSet:
-    """Read the shards of one split.
+def read_table(files: Sequence[Path], label_column: str | None = None) -> Table:
+    """Read everything but the images of the shards of one split.
 
     Parameters
     ----------
     files : sequence of Path
         All shards, in order. One column holds the encoded images (``image`` or ``img``: a struct with ``bytes``, or
-        binary), another int64 labels (``label``, ``labels`` or ``fine_label``), which may be absent.
-    name, split : str
-        What to call the result.
-    class_names : tuple of str, optional
-        Used if the files' own metadata name no classes.
+        binary), another the labels, which may be absent.
+    label_column : str, optional
+        As for :func:`~dcgan_eval.data.lists.choose_label_column`.
 
     Returns
     -------
-    ImageSet
-        Without labels if there is no label column, or if every label is -1 (how unlabelled test sets are published).
+    Table
 
     Raises
     ------
     DataError
-        If a shard is missing, truncated or lacks the columns, an image is damaged, or sizes or class names differ.
+        If a shard is missing, truncated or lacks the columns, or shards differ in their columns or class names.
     """
     check_shards(files)
-    images: list[Pixels] = []
-    labels: list[npt.NDArray[np.int64] | None] = []
-    names: set[tuple[str, ...] | None] = set()
-    places: list[tuple[int, Path]] = []  # first position of each file, for error messages
-    for path in files:
-        places.append((len(images), path))
-        shard_images, shard_labels, shard_names = _read_shard(path)
-        images += shard_images
-        labels.append(shard_labels)
-        names.add(shard_names)
-    _check_agreement(files, labels, names)
-
-    def where(position: int) -> str:
-        first, path = next(place for place in reversed(places) if place[0] <= position)
-        return f"row {position - first} of {path}"
-
-    stacked = stack(images, f"{name} ({split})", where)
-    return ImageSet(stacked, _join_labels(labels), names.pop() or class_names or (), name, split)
+    shards = [_read_shard(path, label_column) for path in files]
+    if len({shard.class_names for shard in shards}) > 1 or len({shard.labels is None for shard in shards}) > 1:
+        raise DataError(
+            f"The files in {files[0].parent} differ in their labels or class names",
+            got=", ".join(path.name for path in files),
+            expected="shards of one data set",
+            remedy="fetch all shards from the same source",
+        )
+    labels = [shard.labels for shard in shards if shard.labels is not None]
+    names = tuple(name for shard in shards for name in shard.names)
+    if len(set(names)) < len(names):
+        names = tuple(
+            f"{path.name}:{row}" for path, s in zip(files, shards, strict=True) for row in range(len(s.names))
+        )
+    units = tuple(unit for shard in shards for unit in shard.units)
+    return Table(units, np.concatenate(labels) if labels else None, shards[0].class_names, names)
 
 
 def check_shards(files: Sequence[Path]) -> None:
@@ -135,71 +205,32 @@ def check_shards(files: Sequence[Path]) -> None:
         )
 
 
-def layout_of(path: Path) -> tuple[list[int], tuple[str, ...] | None]:
-    """Return the number of rows in each row group of a file, and its class names, if it states them.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, or has no column of images.
-    """
-    with _reading(path), pq.ParquetFile(path) as file:
-        _, label_column = _columns(file.schema_arrow, path)
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        return sizes, _class_names(file.schema_arrow, label_column)
-
-
-def read_encoded(path: Path, group: int) -> tuple[list[bytes | None], npt.NDArray[np.int64] | None]:
-    """Read one row group without decoding its images.
-
-    Returns
-    -------
-    tuple
-        The encoded images, None where a row holds none, and the labels, None if the file has no such column.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read.
-    """
-    with _reading(path), pq.ParquetFile(path) as file:
-        image_column, label_column = _columns(file.schema_arrow, path)
-        table = file.read_row_group(group, [column for column in (image_column, label_column) if column])
-        images = table.column(image_column).combine_chunks()
-        labels = _label_values(table.column(label_column), label_column, path) if label_column else None
-        return _encoded(images), labels
+def _read_shard(path: Path, wanted: str | None) -> Table:
+    """Read everything but the images of one file."""
+    with _reading(path):
+        if path.suffix == ".arrow":
+            batches = _batches(path)
+            table = pa.Table.from_batches(batches, _stream(path).schema)
+            sizes = [batch.num_rows for batch in batches]
+            image, label, names = _chosen(table.schema, path, wanted)
+            paths = table.column(image).combine_chunks() if "path" in names else None
+        else:
+            with pq.ParquetFile(path) as file:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                image, label, names = _chosen(file.schema_arrow, path, wanted)
+                table = file.read(
+                    [column for column in (label, f"{image}.path" if "path" in names else None) if column]
+                )
+            table = table.replace_schema_metadata(file.schema_arrow.metadata)
+            paths = table.column(image).combine_chunks() if "path" in names else None
+        labels = _label_values(table.column(label), label, path) if label else None
+    units = tuple(RowGroup(path, group, size, image) for group, size in enumerate(sizes) if size)
+    rows = _names(paths, path, sum(sizes))
+    return Table(units, labels, _class_names(table.schema, label), rows)
 
 
-def _read_shard(path: Path) -> tuple[list[Pixels], npt.NDArray[np.int64] | None, tuple[str, ...] | None]:
-    """Read the images, labels and class names of one file."""
-    images: list[Pixels] = []
-    labels = [np.empty(0, np.int64)]  # so that an empty shard has labels as well
-    with _reading(path), pq.ParquetFile(path) as file:
-        image_column, label_column = _columns(file.schema_arrow, path)
-        columns = [column for column in (image_column, label_column) if column]
-        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-            images += _decode_batch(_encoded(batch.column(image_column)), len(images), path)
-            if label_column:
-                labels.append(_label_values(batch.column(label_column), label_column, path))
-        names = _class_names(file.schema_arrow, label_column)
-    return images, np.concatenate(labels) if label_column else None, names
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises on a damaged file into a DataError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="the file is probably truncated: fetch it again",
-        ) from error
-
-
-def _columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:
-    """Choose the image column and the label column, if any."""
+def _chosen(schema: pa.Schema, path: Path, wanted: str | None) -> tuple[str, str | None, tuple[str, ...]]:
+    """Choose the image column and the label column, if any; and name the fields of an image."""
     images = [column for column in IMAGE_COLUMNS if column in schema.names and _holds_images(schema.field(column).type)]
     images = images or [field.name for field in schema if pa.types.is_struct(field.type) and _holds_images(field.type)]
     if len(images) != 1:
@@ -209,15 +240,18 @@ def _columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:
             expected="one column named image or img, a struct with the field bytes",
             remedy="write the file in the layout of Hugging Face image data sets",
         )
-    labels = [column for column in LABEL_COLUMNS if column in schema.names]
-    if labels and not pa.types.is_integer(schema.field(labels[0]).type):
-        raise DataError(
-            f"Column {labels[0]!r} of {path} does not hold class numbers",
-            got=str(schema.field(labels[0]).type),
-            expected="int64, from 0",
-            remedy="number the classes from 0",
-        )
-    return images[0], labels[0] if labels else None
+    others = [column for column in schema.names if column != images[0]]
+    kind = schema.field(images[0]).type
+    fields = tuple(field.name for field in kind) if pa.types.is_struct(kind) else ()
+    return images[0], choose_label_column(others, str(path), wanted), fields
+
+
+def _names(paths: Any, path: Path, num_rows: int) -> tuple[str, ...]:
+    """Name the rows of a file, by the paths it states or by number."""
+    stated = paths.field("path").to_pylist() if paths is not None else [None]
+    if all(isinstance(name, str) and name for name in stated) and len(set(stated)) == num_rows:
+        return tuple(stated)
+    return tuple(f"{path.name}:{row}" for row in range(num_rows))
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -227,34 +261,33 @@ def _holds_images(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _encoded(column: Any) -> list[bytes | None]:
-    """Return the encoded images of a batch."""
-    encoded: list[bytes | None] = (column.field("bytes") if pa.types.is_struct(column.type) else column).to_pylist()
-    return encoded
-
-
-def _decode_batch(encoded: list[bytes | None], first_row: int, path: Path) -> list[Pixels]:
-    """Decode one batch, naming file and row in errors."""
-    if None in encoded:
-        raise DataError(
-            f"Row {first_row + encoded.index(None)} of {path} holds no image",
-            expected="the encoded image in the field bytes",
-            remedy="embed the images in the file instead of giving their paths",
-        )
-    present = [item for item in encoded if item is not None]
-    return decode_many(present, lambda position: f"row {first_row + position} of {path}")
-
-
-def _label_values(column: Any, label_column: str, path: Path) -> npt.NDArray[np.int64]:
-    """Return the labels of a batch."""
+def _label_values(column: Any, label_column: str, path: Path) -> np.ndarray:
+    """Return the labels of a file, as integers, floats, booleans or strings."""
     if column.null_count:
         raise DataError(
             f"Column {label_column!r} of {path} has empty cells",
             expected="a label in every row, or none at all",
             remedy="remove the rows without label, or the column",
         )
-    values: npt.NDArray[np.int64] = column.to_numpy(zero_copy_only=False).astype(np.int64)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not any(check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, _is_text)):
+        raise DataError(
+            f"Column {label_column!r} of {path} does not hold class numbers or names",
+            got=str(kind),
+            expected="integers or strings",
+            remedy="choose another column with --label-column",
+        )
+    if _is_text(kind):
+        return np.array(column.to_pylist(), np.str_)
+    values: np.ndarray = column.to_numpy()
     return values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _class_names(schema: pa.Schema, label_column: str | None) -> tuple[str, ...] | None:
@@ -262,23 +295,33 @@ def _class_names(schema: pa.Schema, label_column: str | None) -> tuple[str, ...]
     try:
         metadata = json.loads((schema.metadata or {})[b"huggingface"])
         return tuple(str(name) for name in metadata["info"]["features"][label_column]["names"]) or None
-    except (KeyError, TypeError, ValueError):  # no metadata, or of another kind: names are a courtesy
+    except (KeyError, TypeError, ValueError, RecursionError):  # no metadata, or of another kind: names are a courtesy
         return None
 
 
-def _join_labels(labels: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
-    """Join the labels of all shards; None if they have none."""
-    present = [values for values in labels if values is not None]
-    joined = np.concatenate(present) if present else None
-    return None if joined is None or (joined == UNLABELLED).all() else joined
+def _stream(path: Path) -> Any:
+    """Open an Arrow file, in the stream format of ``datasets`` or the file format."""
+    source = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_stream(source)
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(source)
 
 
-def _check_agreement(files: Sequence[Path], labels: Sequence[object], names: set[tuple[str, ...] | None]) -> None:
-    """Refuse shards that do not belong together."""
-    if len(names) > 1 or len({values is None for values in labels}) > 1:
+def _batches(path: Path) -> list[Any]:
+    """Map the record batches of an Arrow file."""
+    batches: list[Any] = _stream(path).read_all().to_batches()
+    return batches
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises on a damaged file into a DataError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"The Parquet shards in {files[0].parent} differ in their labels or class names",
-            got=", ".join(path.name for path in files),
-            expected="shards of one data set",
-            remedy="fetch all shards from the same source",
-        )
+            f"{path} cannot be read as {'Arrow' if path.suffix == '.arrow' else 'Parquet'}",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            remedy="the file is probably truncated: fetch it again",
+        ) from error

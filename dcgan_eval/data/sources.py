@@ -1,4 +1,4 @@
-"""Where images are kept on disk: which forms a place holds, and a reader for each that returns an ImageSet.
+"""Where images are kept on disk: which forms a place holds, and one way from each to an ImageSet or a listing.
 
 Nothing here is unpickled; the official files that torchvision downloads are read in ``official``.
 """
@@ -6,43 +6,30 @@ Nothing here is unpickled; the official files that torchvision downloads are rea
 from __future__ import annotations
 
 import dataclasses
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from dcgan_eval.data import official, pack, parquet
-from dcgan_eval.data.decoding import IMAGE_SUFFIXES, decode_many, stack
+from dcgan_eval.data import lists, npz, official, packfile, parquet
+from dcgan_eval.data.collection import Collection, Listing, Notes, collect, describe_notes, printable
+from dcgan_eval.data.decoding import IMAGE_SUFFIXES
 from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.data.labels import number_classes
+from dcgan_eval.data.mixed import MixedImages, gather
+from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, rank
+from dcgan_eval.data.walk import walk
 from dcgan_eval.errors import DataError
 
-SPLIT_NAMES = ("train", "test", "val", "valid", "validation", "extra")
-WHOLE = "all"  # the split of data that have none
 DIGITS_SIZE = 32
+MEMORY_BYTES = 8 << 30
+"""Image sets larger than this are not decoded into memory but image by image."""
 
-_KEY_PATTERNS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_x", "{}_y"))
-_SPLIT_KEYS = [("images", "labels", WHOLE)] + [
-    (images.format(split), labels.format(split), split) for split in SPLIT_NAMES for images, labels in _KEY_PATTERNS
-]
-# what NumPy and zipfile raise on damaged archives, besides ValueError: an encrypted member is a RuntimeError, a header
-# that claims a huge array a MemoryError
-_NPZ_ERRORS = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+
+class DataNotice(UserWarning):
+    """Something was found beside the images that are used, or is not as it may seem."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,37 +39,36 @@ class Source:
     Parameters
     ----------
     form : str
-        ``"CIFAR10"``, ``"SVHN"``, ``"MNIST"`` (torchvision's layouts), ``"parquet"``, ``"folders"``, ``"npz"``,
-        ``"pack"`` or ``"bundled"`` (scikit-learn's digits).
+        One of torchvision's classes, ``"parquet"``, ``"saved"`` (``datasets.save_to_disk``), ``"files"`` (folders, tar
+        archives, lists), ``"npz"``, ``"pack"`` or ``"bundled"`` (scikit-learn's digits).
     path : Path, optional
         Folder or file; None for bundled data.
     splits : tuple of str
         Splits that are there; ``("all",)`` for data without splits.
+    files : Collection, optional
+        The image files, for folders, tar archives and lists.
+    notes : dict
+        What was found and is not used.
     """
 
     form: str
     path: Path | None
     splits: tuple[str, ...]
+    files: Collection | None = dataclasses.field(default=None, repr=False, compare=False)
+    notes: Notes = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def encoded(self) -> bool:
+        """Whether it holds encoded images, which can be listed; else arrays."""
+        layout = official.LAYOUTS.get(self.form)
+        return not layout.in_memory if layout else self.form in ("folders", "tar", "list", "parquet", "saved")
 
     def __str__(self) -> str:
         return f"{self.form} in {self.path or 'scikit-learn'} (splits: {', '.join(self.splits)})"
 
 
 def find_torchvision(place: Path, layout: str) -> Source | None:
-    """Look for one of torchvision's layouts in a folder.
-
-    Parameters
-    ----------
-    place : Path
-        Folder to look in, not below.
-    layout : str
-        ``"CIFAR10"``, ``"SVHN"`` or ``"MNIST"``.
-
-    Returns
-    -------
-    Source or None
-        None if it is not there.
-    """
+    """Look for one of torchvision's layouts in a folder, not below; None if it is not there."""
     splits = official.splits_at(place, layout)
     return Source(layout, place, splits) if splits else None
 
@@ -124,65 +110,57 @@ def find_parquet(place: Path, levels: int = 2, prefer: str | None = None) -> Sou
     return next((Source("parquet", folder, tuple(splits)) for folder, splits in found.items()), None)
 
 
-def find_folders(place: Path, split_names_only: bool = False) -> Source | None:
-    """Look for images in ``split/class/``, ``split/``, ``class/`` or directly in a folder.
+def find_saved(place: Path) -> Source | None:
+    """Look for what ``datasets.save_to_disk`` left in a folder; None if it is not there."""
+    splits = parquet.saved_splits(place) if place.is_dir() else {}
+    return Source("saved", place, tuple(sorted(splits, key=rank))) if splits else None
+
+
+def find_files(
+    place: Path, split: str | None = None, label_column: str | None = None, split_names_only: bool = False
+) -> Source | None:
+    """Look for image files: in folders, in tar archives, in a list.
 
     Parameters
     ----------
-    place : Path
-        Folder to look in.
+    place, split, label_column
+        As for :func:`~dcgan_eval.data.collection.collect`.
     split_names_only : bool
-        Accept only folders named as splits (train, test, val, valid, validation, extra).
+        Accept only data in splits (train, test, val, valid, validation, extra).
 
     Returns
     -------
     Source or None
         None if there are no images.
     """
-    splits = tuple(split for split in SPLIT_NAMES if _class_files(place / split) or _images_in(place / split))
-    if splits:
-        return Source("folders", place, splits)
-    whole = not split_names_only and (_class_files(place) or _images_in(place))
-    return Source("folders", place, (WHOLE,)) if whole else None
+    if not place.exists() or (split_names_only and not any((place / each).is_dir() for each in SPLIT_NAMES)):
+        return None
+    found = collect(place, split, label_column)
+    if found is None or (split_names_only and found.splits == (WHOLE,)):
+        return None
+    form = "tar" if found.items[0].size is not None else "folders" if place.is_dir() else "list"
+    return Source(form, place, found.splits, found, found.notes)
 
 
 def find_npz(path: Path) -> Source | None:
-    """Look at which splits an ``.npz`` file holds.
-
-    Returns
-    -------
-    Source or None
-        None if there is no such file.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, or has none of the keys that :func:`read_npz` knows.
-    """
-    if not path.is_file():
-        return None
-    with _open_npz(path) as file:
-        keys = set(file.files)
-    splits = tuple(dict.fromkeys(split for images, _, split in _SPLIT_KEYS if images in keys))
-    if not splits:
-        raise DataError(
-            f"{path} has no array of images",
-            got=f"keys {', '.join(sorted(keys)) or '(none)'}",
-            expected="images and labels, or x_train, y_train, x_test, y_test, or train_images, train_labels, ...",
-            remedy="save it with numpy.savez(path, images=..., labels=...)",
-        )
-    return Source("npz", path, splits)
+    """Look for arrays in an ``.npz`` file, or in a folder that holds one file, or one for each split."""
+    splits = npz.splits_in(path) if path.exists() else ()
+    return Source("npz", path, splits) if splits else None
 
 
-def detect(path: Path) -> Source | None:
+def detect(path: Path, split: str | None = None, label_column: str | None = None) -> Source | None:
     """Find out in which form a user's own file or folder holds images.
 
     Parameters
     ----------
     path : Path
-        A ``.npz`` or ``.parquet`` file, a pack (``.h5``), or a folder. In a folder the first of these counts:
-        torchvision's layouts, Parquet (down to two levels below), class folders, an ``.npz`` file if there is exactly
-        one.
+        A ``.npz``, ``.parquet`` or ``.tar`` file, a pack (``.h5``), a list of images (``.txt``, ``.csv``, ``.tsv``,
+        ``.jsonl``), or a folder. In a folder the first of these counts: torchvision's layouts, a saved data set,
+        Parquet (down to two levels below), image files or tar archives at any depth, ``.npz`` files.
+    split : str, optional
+        A split that is asked for, if its folder has another name than the usual ones.
+    label_column : str, optional
+        Column of the labels, where several could be meant.
 
     Returns
     -------
@@ -194,25 +172,26 @@ def detect(path: Path) -> Source | None:
     DataError
         If what is there is damaged or ambiguous.
     """
-    if path.suffix == ".npz":
-        return find_npz(path)
-    if path.suffix == ".h5" and path.is_file():
-        return Source("pack", path, (WHOLE,))
     if path.is_file():
-        return Source("parquet", path, (parquet.split_of(path) or WHOLE,)) if path.suffix == ".parquet" else None
-    if path.name == official.CIFAR_FOLDER:
-        return find_torchvision(path.parent, "CIFAR10")
-    layouts = (find_torchvision(path, layout) for layout in ("CIFAR10", "SVHN", "MNIST"))
-    archives = sorted(path.glob("*.npz"))
-    return (
-        next(filter(None, layouts), None)
-        or find_parquet(path)
-        or find_folders(path)
-        or (find_npz(archives[0]) if len(archives) == 1 else None)
-    )
+        return _detect_file(path, label_column)
+    if not path.is_dir():
+        return None
+    if path.name in official.FOLDERS:
+        return find_torchvision(path.parent, official.FOLDERS[path.name])
+    layouts = (find_torchvision(path, layout) for layout in official.LAYOUTS)
+    table = next(filter(None, layouts), None) or find_saved(path) or find_parquet(path)
+    if table is not None:
+        return dataclasses.replace(table, notes=_beside(table))
+    return find_files(path, split, label_column) or find_npz(path)
 
 
-def read(source: Source, split: str, name: str, class_names: tuple[str, ...] | None = None) -> ImageSet:
+def read(
+    source: Source,
+    split: str,
+    name: str,
+    class_names: tuple[str, ...] | None = None,
+    label_column: str | None = None,
+) -> ImageSet:
     """Read one split of a source.
 
     Parameters
@@ -225,6 +204,8 @@ def read(source: Source, split: str, name: str, class_names: tuple[str, ...] | N
         What to call the result.
     class_names : tuple of str, optional
         Classes in the order of their numbers, where the source itself does not say.
+    label_column : str, optional
+        Column or array of the labels, where several could be meant.
 
     Returns
     -------
@@ -235,95 +216,57 @@ def read(source: Source, split: str, name: str, class_names: tuple[str, ...] | N
     DataError
         If the data are damaged, incomplete or unusable.
     """
+    say(source)
+    if source.encoded:
+        return read_listing(list_split(source, split, class_names, label_column), name, split)
     if source.path is None:
         return read_digits()
-    if source.form == "parquet":
-        files = [source.path] if source.path.is_file() else parquet.split_files(source.path)[split]
-        return parquet.read_parquet(files, name=name, split=split, class_names=class_names)
     if source.form == "pack":
-        return pack.read_pack(source.path, name=name)
-    if source.form in ("folders", "npz"):
-        reader = read_folders if source.form == "folders" else read_npz
-        return reader(source.path, split, name=name, class_names=class_names)
+        return packfile.read_pack(source.path, name=name, split=split)
+    if source.form == "npz":
+        return npz.read_npz(source.path, split, name=name, class_names=class_names, label_column=label_column)
     return official.read_torchvision(source.path, source.form, split, name=name, class_names=class_names)
 
 
-def read_folders(
-    place: Path, split: str, *, name: str = "images", class_names: tuple[str, ...] | None = None
-) -> ImageSet:
-    """Read images from ``split/class/*.png`` (also jpg, jpeg, webp, bmp), or ``class/*.png`` for the split ``all``.
+def list_split(
+    source: Source, split: str, class_names: tuple[str, ...] | None = None, label_column: str | None = None
+) -> Listing:
+    """List the encoded images of one split; the parameters are those of :func:`read`, for forms that encode images."""
+    if source.files is not None:
+        return source.files.listing(split, class_names)
+    if source.form in ("parquet", "saved"):
+        return _list_table(source, split, class_names, label_column)
+    assert source.path is not None, "only bundled data have no path"
+    return official.list_torchvision(source.path, source.form, split, class_names)
 
-    Parameters
-    ----------
-    place : Path
-        The folder above.
-    split : str
-        Name of the split's folder, or ``"all"`` for data without splits.
-    name : str
-        What to call the result.
-    class_names : tuple of str, optional
-        Classes in the order of their numbers, if the folders bear these names; otherwise the classes are the class
-        folders of all splits, sorted, so that a class absent from one split does not shift the numbers of the rest.
 
-    Returns
-    -------
-    ImageSet
-        Without labels where the images lie in no class folders.
+def read_listing(listing: Listing, name: str, split: str) -> ImageSet:
+    """Decode the images of a listing.
 
     Raises
     ------
     DataError
-        If there are no images, one is damaged, or they differ in size.
+        If there are none, or one cannot be decoded.
     """
-    folder = place if split == WHOLE else place / split
-    files = _class_files(folder)
-    if not files:
-        return _read_files(_images_in(folder), None, (), name, split)
-    siblings = [folder] if split == WHOLE else [place / sibling for sibling in SPLIT_NAMES]
-    found = sorted({class_name for sibling in siblings for class_name in _class_files(sibling)})
-    names = class_names if class_names and set(found) <= set(class_names) else tuple(found)
-    labels = [names.index(class_name) for class_name, paths in files.items() for _ in paths]
-    paths = [path for class_paths in files.values() for path in class_paths]
-    return _read_files(paths, np.array(labels, np.int64), names, name, split)
+    if not listing.num_images:
+        raise DataError(f"{name} ({split}) has no images", remedy="check that the download or the copy is complete")
+    images = gather(listing.units, listing.where, MEMORY_BYTES)
+    if isinstance(images, MixedImages):
+        sizes = Counter(f"{height}x{width}" for height, width in images.sizes.tolist())
+        raise DataError(
+            f"The images of {name} ({split}) differ in size",
+            got=", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5)),
+            expected="one height and width for all",
+            remedy="bring all images to one size with data pack, or before loading them",
+        )
+    return ImageSet(images, listing.labels, listing.class_names, name, split, np.array(listing.names, np.str_))
 
 
-def read_npz(path: Path, split: str, *, name: str = "images", class_names: tuple[str, ...] | None = None) -> ImageSet:
-    """Read arrays of images and labels from an ``.npz`` file, without ever unpickling.
-
-    Parameters
-    ----------
-    path : Path
-        File with ``images`` and ``labels`` (split ``all``), or for each split ``x_train`` and ``y_train``, or
-        ``train_images`` and ``train_labels``. Images are uint8 (N, H, W, C) or, grey, (N, H, W); labels are integers
-        (N,) or (N, 1), and may be absent.
-    split : str
-        Which split.
-    name : str
-        What to call the result.
-    class_names : tuple of str, optional
-        Classes in the order of their numbers; None names them by number.
-
-    Returns
-    -------
-    ImageSet
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, holds Python objects, or lacks the split.
-    """
-    with _open_npz(path) as file:
-        present = [keys for keys in _SPLIT_KEYS if keys[2] == split and keys[0] in file.files]
-        if not present:
-            raise DataError(f"{path} has no {split} split", got=f"keys {', '.join(file.files)}")
-        image_key, label_key, _ = present[0]
-        images = file[image_key]
-        labels = file[label_key] if label_key in file.files else None
-    if images.ndim == 3:
-        images = images[..., None]
-    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    return ImageSet(images, labels, class_names or () if labels is not None else (), name, split)
+def say(source: Source) -> None:
+    """Warn once of what was found in a source and is not used."""
+    phrases = list(describe_notes(source.notes))
+    if phrases:
+        warnings.warn(DataNotice(f"Not used in {source.path}: {'; '.join(phrases)}"), stacklevel=3)
 
 
 def read_digits() -> ImageSet:
@@ -348,63 +291,63 @@ def read_digits() -> ImageSet:
     return ImageSet(np.repeat(enlarged[..., None], 3, axis=3), digits.target, (), "digits", WHOLE)
 
 
-def _visible(folder: Path) -> list[Path]:
-    """List a folder by name, without hidden entries and what archive programs leave behind; empty if it is none."""
-    try:
-        entries = list(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise DataError(f"{folder} cannot be listed", got=str(error), remedy="check its permissions") from error
-    return sorted(path for path in entries if not path.name.startswith((".", "__")))
+def _detect_file(path: Path, label_column: str | None) -> Source | None:
+    """Find out what a file holds, by its suffix."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return find_npz(path)
+    if suffix in (".h5", ".hdf5"):
+        return Source("pack", path, packfile.splits_in(path))
+    if suffix == ".parquet":
+        return Source("parquet", path, (parquet.split_of(path) or WHOLE,))
+    if suffix == ".tar" or suffix in lists.LIST_SUFFIXES:
+        return find_files(path, label_column=label_column)
+    return None
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """List the image files directly in a folder, sorted by name."""
-    return [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """List the image files of each class folder that has any."""
-    return {sub.name: files for sub in _visible(folder) if sub.is_dir() and (files := _images_in(sub))}
-
-
-def _read_files(
-    paths: list[Path], labels: npt.NDArray[np.int64] | None, class_names: tuple[str, ...], name: str, split: str
-) -> ImageSet:
-    """Decode image files."""
+def _list_table(source: Source, split: str, class_names: tuple[str, ...] | None, label_column: str | None) -> Listing:
+    """List the rows of Parquet or Arrow files."""
+    assert source.path is not None, "tables have a path"
+    if source.path.is_file():
+        shards = {split: [source.path]}
+    else:
+        shards = (parquet.saved_splits if source.form == "saved" else parquet.split_files)(source.path)
+    table = parquet.read_table(shards[split], label_column)
+    firsts = [(unit.path, unit.num_rows) for unit in table.units]
+    title = f"{source.path} ({split})"
 
     def where(position: int) -> str:
-        return str(paths[position])
+        path, row = _row_in(firsts, position)
+        return f"row {row} of {path}"
 
-    images = stack(decode_many(paths, where), f"{name} ({split})", where)
-    return ImageSet(images, labels, class_names, name, split)
-
-
-@contextmanager
-def _open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """Open an archive of arrays, turning whatever a damaged one raises into a DataError."""
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array, not an archive of named arrays")
-        with file:
-            yield file
-    except ValueError as error:
-        holds_objects = "allow_pickle" in str(error) and zipfile.is_zipfile(path)
-        raise _npz_error(path, error, holds_objects) from error
-    except _NPZ_ERRORS as error:
-        raise _npz_error(path, error, False) from error
+    labels, classes = None, tuple[str, ...]()
+    if table.labels is not None:
+        names = table.class_names or class_names
+        others = [] if names else [shard for other, shard in shards.items() if other != split]
+        every = [values for shard in others if (values := parquet.read_table(shard, label_column).labels) is not None]
+        labels, classes = number_classes(table.labels, [*every, table.labels], title, names, where)
+    return Listing(table.units, tuple(printable(name) for name in table.names), labels, classes, where)
 
 
-def _npz_error(path: Path, error: Exception, holds_objects: bool) -> DataError:
-    """Build the error for an unreadable archive."""
-    if holds_objects:
-        return DataError(
-            f"{path} holds an array of Python objects, which only unpickling could read",
-            expected="numeric arrays: images uint8 (N, H, W, C), labels int64 (N,)",
-            remedy="save it again with numpy.savez from numeric arrays; images must all have one size",
-        )
-    return DataError(
-        f"{path} cannot be read as an .npz file",
-        got=str(error) or type(error).__name__,
-        remedy="the file is probably truncated or of another kind: fetch it again, or save it with numpy.savez",
-    )
+def _row_in(units: list[tuple[Path, int]], position: int) -> tuple[Path, int]:
+    """Return the file of a row, and its number in that file."""
+    row, file = 0, None
+    for path, count in units:
+        row = row if path == file else 0
+        file = path
+        if position < count:
+            return path, row + position
+        position, row = position - count, row + count
+    raise IndexError(position)
+
+
+def _beside(source: Source) -> Notes:
+    """Note the images and archives that lie in a folder of tables and are not read."""
+    assert source.path is not None, "tables have a path"
+    finders = {"parquet": parquet.split_files, "saved": parquet.saved_splits}
+    used = {file for files in finders[source.form](source.path).values() for file in files} if source.encoded else set()
+    suffixes = (".tar", ".npz", ".h5", ".parquet", ".arrow", *IMAGE_SUFFIXES)
+    names = [
+        name for name, path in walk(source.path).files.items() if path not in used and name.lower().endswith(suffixes)
+    ]
+    return {f"images and archives beside the {source.form} files": names} if names else {}

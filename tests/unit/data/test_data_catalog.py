@@ -11,6 +11,7 @@ import pytest
 
 from dcgan_eval.data.catalog import DATASETS, check_data, dataset_info, find, load_data
 from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.data.official import LAYOUTS
 from dcgan_eval.errors import DataError
 
 
@@ -24,11 +25,13 @@ def test_table_is_consistent():
     for name, info in DATASETS.items():
         assert info.name == name
         assert info.note
+        assert info.torchvision_class is None or info.torchvision_class in LAYOUTS
+        assert info.torchvision_class is None or set(LAYOUTS[info.torchvision_class].splits) == set(info.splits)
         assert info.class_names is None or len(info.class_names) == info.num_classes
     assert DATASETS["cifar10"].splits == ("train", "test")
 
 
-@pytest.mark.parametrize("name", ["cifar-10", "cifar100"])
+@pytest.mark.parametrize("name", ["cifar-10", "cifra10"])
 def test_unknown_names_bring_the_nearest(name):
     for function in (dataset_info, load_data, check_data):
         with pytest.raises(DataError, match="did you mean cifar10"):
@@ -150,9 +153,12 @@ def test_nothing_is_downloaded_unasked(tmp_path, monkeypatch):
 def test_unrecognised_places(tmp_path):
     with pytest.raises(DataError, match="No images were recognised"):
         load_data(tmp_path)
-    (tmp_path / "x.txt").write_text("x")
+    (tmp_path / "x.md").write_text("x")
     with pytest.raises(DataError, match="No images were recognised"):
-        load_data(tmp_path / "x.txt")
+        load_data(tmp_path / "x.md")
+    (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataError, match="unpack it"):
+        load_data(tmp_path / "x.tar.gz")
 
 
 def test_check_reports_counts_duplicates_and_problems(tmp_path, forms):

@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dcgan_eval.data import decoding, parquet, sources
+from dcgan_eval.data import sources
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
@@ -64,37 +64,41 @@ def test_every_form_gives_the_same_images_and_the_same_splits(tmp_path, toy, for
 
 def test_parquet_keeps_order_names_and_grey(tmp_path, forms):
     grey = forms.make(channels=1)
-    loaded = parquet.read_parquet(forms.parquet(grey, tmp_path, 3, "image"), name="toy", split="train")
+    forms.parquet(grey, tmp_path, 3, "image")
+    loaded = load_data(tmp_path)
     assert np.array_equal(loaded.images, grey.images)
     assert np.array_equal(loaded.labels, grey.labels)
     assert loaded.class_names == grey.class_names
+    assert loaded.names.tolist() == [f"{row}.png" for row in range(60)]
 
 
 def test_parquet_without_metadata_takes_given_names_or_numbers(tmp_path, toy, forms):
-    files = forms.parquet(toy, tmp_path, names=False)
-    assert parquet.read_parquet(files, name="t", split="train").class_names == ("0", "1", "2")
-    assert parquet.read_parquet(files, name="t", split="train", class_names=("a", "b", "c")).class_names[0] == "a"
+    forms.parquet(toy, tmp_path, names=False)
+    assert load_data(tmp_path).class_names == ("0", "1", "2")
+    source = sources.detect(tmp_path)
+    assert sources.read(source, "train", "t", ("a", "b", "c")).class_names[0] == "a"
 
 
 def test_parquet_without_labels_or_with_minus_one_is_unlabelled(tmp_path, toy, forms):
     files = forms.parquet(toy.without_labels(), tmp_path)
-    assert parquet.read_parquet(files, name="t", split="train").labels is None
+    assert load_data(tmp_path).labels is None
     table = pq.read_table(files[0]).append_column("label", pa.array([-1] * 30))
     pq.write_table(table, tmp_path / "test.parquet")
-    assert parquet.read_parquet([tmp_path / "test.parquet"], name="t", split="test").labels is None
+    assert load_data(tmp_path, "test").labels is None
 
 
 def test_parquet_errors_name_file_and_row(tmp_path, toy, forms):
     files = forms.parquet(toy, tmp_path)
     table = pq.read_table(files[1]).to_pylist()
     table[4]["img"]["bytes"] = table[4]["img"]["bytes"][:50]
-    pq.write_table(pa.Table.from_pylist(table), files[1])
+    metadata = pq.read_schema(files[1]).metadata
+    pq.write_table(pa.Table.from_pylist(table).replace_schema_metadata(metadata), files[1])
     with pytest.raises(DataError, match=r"row 4 of .*train-00001-of-00002.parquet cannot be decoded"):
-        parquet.read_parquet(files, name="t", split="train")
+        load_data(tmp_path)
     table[4]["img"]["bytes"] = None
-    pq.write_table(pa.Table.from_pylist(table), files[1])
-    with pytest.raises(DataError, match=r"Row 4 of .*train-00001-of-00002.parquet holds no image"):
-        parquet.read_parquet(files, name="t", split="train")
+    pq.write_table(pa.Table.from_pylist(table).replace_schema_metadata(metadata), files[1])
+    with pytest.raises(DataError, match=r"row 4 of .*train-00001-of-00002.parquet cannot be decoded. Got: it is empty"):
+        load_data(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.99])
@@ -145,7 +149,7 @@ def test_shards_that_disagree_are_refused(tmp_path, toy, forms):
         ({"label": [0, 1]}, "no columns of images"),
         ({"image": ["a.png", "b.png"], "label": [0, 1]}, "no columns of images"),
         ({"left": [{"bytes": b""}] * 2, "right": [{"bytes": b""}] * 2}, "several columns"),
-        ({"image": [{"bytes": b"x"}] * 2, "label": ["cat", "dog"]}, "class numbers"),
+        ({"image": [{"bytes": b"x"}] * 2, "label": [[1], [2]]}, "class numbers or names"),
         ({"image": [{"bytes": b"not an image"}] * 2, "label": [0, 1]}, "row 0 of .* cannot be decoded"),
     ],
 )
@@ -172,31 +176,6 @@ def test_two_data_sets_in_one_place_are_not_mixed_up(tmp_path, toy, forms):
     with pytest.raises(DataError, match="more than one data set"):
         load_data(tmp_path)
     assert sources.find_parquet(tmp_path, prefer="two").path == tmp_path / "two"
-
-
-# decoding
-
-
-@pytest.mark.parametrize(
-    ("mode", "channels"), [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3)]
-)
-def test_modes_become_grey_or_rgb(tmp_path, mode, channels):
-    suffix = "jpg" if mode == "CMYK" else "png"
-    Image.new("RGB", (5, 4), (200, 10, 10)).convert(mode).save(tmp_path / f"x.{suffix}")
-    assert decoding.decode(tmp_path / f"x.{suffix}", "x").shape == (4, 5, channels)
-
-
-def test_deep_images_are_refused_rather_than_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match="more than 8 bits"):
-        decoding.decode(tmp_path / "x.png", "x")
-
-
-def test_a_set_that_mixes_grey_and_colour_becomes_rgb():
-    grey, colour = np.full((2, 2, 1), 7, np.uint8), np.full((2, 2, 3), 9, np.uint8)
-    stacked = decoding.stack([grey, colour], "toy", str)
-    assert stacked.shape == (2, 2, 2, 3)
-    assert (stacked[0] == 7).all()
 
 
 # folders
@@ -235,7 +214,7 @@ def test_left_over_files_are_ignored(tmp_path, toy, forms):
 def test_images_of_different_sizes_are_refused_with_the_sizes(tmp_path, toy, forms):
     forms.folders(toy, tmp_path / "train")
     Image.new("RGB", (9, 8)).save(tmp_path / "train" / "class1" / "odd.png")
-    with pytest.raises(DataError, match=r"differ in size.*6x6 \(60 images\), 8x9 \(1 images\).*odd\.png.*resize"):
+    with pytest.raises(DataError, match=r"differ in size.*6x6 \(60 images\), 8x9 \(1 images\)"):
         load_data(tmp_path)
 
 

@@ -1,0 +1,239 @@
+"""Arrays of images and labels in ``.npz`` files, under any of the names in use; nothing is unpickled."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.data.labels import number_classes
+from dcgan_eval.data.lists import choose_label_column
+from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, rank
+from dcgan_eval.errors import DataError
+
+_IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")
+_LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "cls", "finelabels", "finelabel")
+_OTHER_LABELS = ("coarselabels", "coarselabel", "arr1")
+_CLASS_NAMES = ("classnames", "labelnames")
+_NAMES = ("names", "filenames", "paths", "keys")
+_ROLES = {
+    role: kind for kind, roles in enumerate((_IMAGES, _LABELS + _OTHER_LABELS, _CLASS_NAMES, _NAMES)) for role in roles
+}
+# what NumPy and zipfile raise on damaged archives, besides ValueError: an encrypted member is a RuntimeError, a header
+# that claims a huge array a MemoryError
+_ERRORS = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+Roles = tuple[list[str], list[str], list[str], list[str]]
+Keys = dict[str, Roles]
+
+
+def splits_in(path: Path) -> tuple[str, ...]:
+    """Return the splits of a file, or of the files named after splits in a folder.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.npz`` file; or a folder with ``train.npz``, ``test.npz``, ..., or with one file of any name.
+
+    Raises
+    ------
+    DataError
+        If a file is damaged, or holds no array of images.
+    """
+    return tuple(sorted(_files(path), key=rank))
+
+
+def read_npz(
+    path: Path,
+    split: str,
+    *,
+    name: str = "images",
+    class_names: tuple[str, ...] | None = None,
+    label_column: str | None = None,
+) -> ImageSet:
+    """Read arrays of images and labels, without ever unpickling.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`splits_in`. Arrays are called ``images`` and ``labels`` (split ``all``), or for each split
+        ``x_train`` and ``y_train``, ``train_images`` and ``train_labels``, in any other spelling of these; also
+        ``class_names``. Images are uint8 (N, H, W, C) or, grey, (N, H, W); labels are integers or strings, (N,) or
+        (N, 1), and may be absent.
+    split : str
+        Which split.
+    name : str
+        What to call the result.
+    class_names : tuple of str, optional
+        Classes in the order of their numbers; None takes those in the file, or names them after the labels found.
+    label_column : str, optional
+        Name of the array of labels, where several could be meant.
+
+    Returns
+    -------
+    ImageSet
+
+    Raises
+    ------
+    DataError
+        If a file is damaged, holds Python objects, lacks the split, or several arrays could be meant.
+    """
+    found = _files(path)
+    if split not in found:
+        raise DataError(f"{path} has no {split} split", got=f"splits {', '.join(found)}")
+    file, keys = found[split]
+    images, stated = _arrays(file, _only(keys[0], file), _only(keys[2], file))
+    images = images[..., None] if images.ndim == 3 else images
+    labels, classes = _labels(found, split, class_names or _texts(stated), label_column)
+    return ImageSet(images, labels, classes, name, split)
+
+
+def unused_arrays(path: Path) -> list[str]:
+    """Return the names of the arrays that nothing is read from."""
+    unused = []
+    for file in {file for file, _ in _files(path).values()}:
+        with _open(file) as archive:
+            known = {key for keys in _keys(archive.files).values() for kind in keys[:3] for key in kind}
+            unused += [key for key in archive.files if key not in known]
+    return sorted(unused)
+
+
+def _files(path: Path) -> dict[str, tuple[Path, Roles]]:
+    """Return the file of each split, and its keys by role."""
+    if path.is_file():
+        return {split: (path, keys) for split, keys in _splits_of(path).items()}
+    archives = sorted(file for file in path.glob("*.npz") if file.is_file())
+    named = {file.stem: file for file in archives if file.stem in SPLIT_NAMES}
+    if not named:
+        return _files(archives[0]) if len(archives) == 1 else {}
+    found = {}
+    for stem, file in named.items():
+        splits = _splits_of(file)
+        found[stem] = (file, splits.get(stem) or next(iter(splits.values())))
+    return found
+
+
+def _splits_of(path: Path) -> Keys:
+    """Return the keys of each split of a file, by role."""
+    with _open(path) as file:
+        keys = _keys(file.files)
+    found = {split: roles for split, roles in keys.items() if roles[0]}
+    shared = keys.get(WHOLE, ([], [], [], []))[2]
+    if not found:
+        raise DataError(
+            f"{path} has no array of images",
+            got=f"keys {', '.join(sorted(key for key in file.files)) or '(none)'}",
+            expected="images and labels, or x_train, y_train, x_test, y_test, or train_images, train_labels, ...",
+            remedy="save it with numpy.savez(path, images=..., labels=...)",
+        )
+    return {split: (roles[0], roles[1], roles[2] or shared, roles[3]) for split, roles in found.items()}
+
+
+def _keys(names: list[str]) -> Keys:
+    """Sort the names of arrays by split and role; case, underscores and dots do not matter."""
+    found: Keys = {}
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        for split in ("", *sorted(SPLIT_NAMES, key=len, reverse=True)):
+            role = plain.removeprefix(split) if plain.startswith(split) else plain
+            role = role.removesuffix(split) if role == plain else role
+            if role in _ROLES and (split == "" or role != plain):
+                found.setdefault(split or WHOLE, ([], [], [], []))[_ROLES[role]].append(name)
+                break
+    return found
+
+
+def _labels(
+    found: dict[str, tuple[Path, Roles]],
+    split: str,
+    class_names: tuple[str, ...] | None,
+    wanted: str | None,
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Number the classes of a split, with those of the others in view."""
+    values = {}
+    for other, (file, keys) in found.items():
+        key = _label_key(keys[1], file, wanted)
+        if key is not None:
+            values[other] = _arrays(file, key)[0]
+    if split not in values:
+        return None, ()
+    return number_classes(values[split], list(values.values()), f"{found[split][0]} ({split})", class_names)
+
+
+def _label_key(keys: list[str], path: Path, wanted: str | None) -> str | None:
+    """Choose the array of labels."""
+    if len(keys) > 1 and wanted is None:
+        raise DataError(
+            f"{path} has several arrays of labels",
+            got=", ".join(keys),
+            remedy=f"choose one, as with --label-column {keys[0]}",
+        )
+    return choose_label_column(keys, str(path), wanted) if keys and wanted is not None else next(iter(keys), None)
+
+
+def _only(keys: list[str], path: Path) -> str | None:
+    """Return the one key of a role, None if there is none."""
+    if len(keys) > 1:
+        raise DataError(
+            f"{path} has several arrays that could be meant", got=", ".join(keys), remedy="save it with one of them"
+        )
+    return keys[0] if keys else None
+
+
+def _arrays(path: Path, *keys: str | None) -> list[np.ndarray]:
+    """Read arrays; an empty one for None."""
+    with _open(path) as file:
+        return [file[key] if key is not None else np.empty(0) for key in keys]
+
+
+def _texts(array: np.ndarray) -> tuple[str, ...] | None:
+    """Return class names, if the array holds any."""
+    return tuple(str(text) for text in array) if array.dtype.kind == "U" and array.ndim == 1 and len(array) else None
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an archive of arrays, turning whatever a damaged one raises into a DataError."""
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array, not an archive of named arrays")
+        with file:
+            yield file
+    except ValueError as error:
+        holds_objects = "allow_pickle" in str(error) and zipfile.is_zipfile(path)
+        raise _error(path, error, holds_objects) from error
+    except _ERRORS as error:
+        raise _error(path, error, False) from error
+
+
+def _error(path: Path, error: Exception, holds_objects: bool) -> DataError:
+    """Build the error for an unreadable archive."""
+    if holds_objects:
+        return DataError(
+            f"{path} holds an array of Python objects, which only unpickling could read",
+            expected="numeric arrays: images uint8 (N, H, W, C), labels int64 (N,)",
+            remedy="save it again with numpy.savez from numeric arrays; images must all have one size",
+        )
+    return DataError(
+        f"{path} cannot be read as an .npz file",
+        got=str(error) or type(error).__name__,
+        remedy="the file is probably truncated or of another kind: fetch it again, or save it with numpy.savez",
+    )
