@@ -9,8 +9,6 @@ from pathlib import Path
 import click
 
 from ..records import load_record
-from ..report.paired import paired_comparison
-from ..report.tables import class_table, paired_table
 from .console import out
 from .options import SEED, example, json_option
 
@@ -23,10 +21,12 @@ from .options import SEED, example, json_option
 def compare(a: Path, b: Path, seed: int, as_json: bool) -> None:
     """Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class."""
     records = [load_record(a), load_record(b)]
+    from ..report.paired import paired_comparison  # here, because scipy takes longer to import than a mistake to find
+    from ..report.tables import class_table, paired_table
+
     found = paired_comparison(*records, seed=seed)
     if as_json:
         classes = {name: [r.class_accuracies[name] for r in records] for name in records[0].class_names}
         click.echo(json.dumps({**asdict(found), "class_accuracies": classes}, indent=1))
         return
-    out.print(paired_table(records, asdict(found)))
-    out.print(class_table(records))
+    out.print(paired_table(records, asdict(found)), "", class_table(records))

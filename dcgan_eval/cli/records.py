@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from ..errors import RecordError
+from ..files import check_target
 from ..records import Record, load_record
-from ..report.export import export_records
-from ..report.tables import percent
 from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options
 from .options import cache_dir_option, data_dir_option, default_cache_dir, example, json_option
@@ -24,21 +23,37 @@ _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path), meta
 def find_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     """Read the records named, and those in the folders named; without any, those in ``records/``.
 
+    What is no record in a folder is passed over with a note.
+
     Raises
     ------
     RecordError
         There are none, or a file that was named is no record.
     """
-    files: list[Path] = []
+    found: list[tuple[Path, Record]] = []
     for path in paths or [Path("records")]:
-        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not files or (not paths and not Path("records").is_dir()):
+        if path.is_dir():
+            found += _records_in(path)
+        elif paths:
+            found.append((path, load_record(path)))
+    if not found:
         raise RecordError(
             "There are no records",
             got=", ".join(map(str, paths)) or "no folder records/ here",
             remedy="name records or a folder of them, or make one with `dcgan-eval svm digits`",
         )
-    return [(path, load_record(path)) for path in files]
+    return found
+
+
+def _records_in(folder: Path) -> list[tuple[Path, Record]]:
+    """Read the records of a folder."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append((path, load_record(path)))
+        except RecordError as error:
+            err.print(f"Passed over {path}: {error.what}")
+    return found
 
 
 @click.command("list", epilog=example("dcgan-eval list records/"))
@@ -52,12 +67,14 @@ def list_records(paths: tuple[Path, ...], as_json: bool) -> None:
         rows = [{"file": str(path), **{name: getattr(r, name) for name in fields}} for path, r in found]
         click.echo(json.dumps(rows, indent=1))
         return
-    table = Table(title=f"{len(found)} records", title_justify="left")
-    for heading in ("file", "protocol", "features", "accuracy %", "made"):
-        table.add_column(heading, justify="right" if "%" in heading else "left")
-    for path, r in found:
-        table.add_row(path.name, r.protocol, r.features["name"], percent(r.score), r.created[:16].replace("T", " "))
-    out.print(table)
+    from ..report.sheet import Sheet
+    from ..report.tables import features_label, score_cell
+
+    cells = [
+        (path.name, r.protocol, features_label(r), score_cell(r), r.created[:16].replace("T", " ")) for path, r in found
+    ]
+    headings = ("file", "protocol", "features", "score %", "made")
+    out.print(Sheet(f"{len(found)} records", headings, cells, ("score %",)))
 
 
 @click.command(epilog=example("dcgan-eval export records/ --out results.csv"))
@@ -65,9 +82,25 @@ def list_records(paths: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--out", "path", required=True, type=click.Path(path_type=Path), help="A .csv, .parquet or .tex file.")
 def export(paths: tuple[Path, ...], path: Path) -> None:
     """Write records as one table: CSV and Parquet with every value, or LaTeX to print."""
+    check_target(path, "--out", RecordError, suffixes=(".csv", ".parquet", ".tex"))
     found = find_records(paths)
-    click.echo(str(export_records(found, path)))
-    err.print(f"{len(found)} records", highlight=False)
+    from ..report.export import export_records
+
+    with written("--out"):
+        export_records(found, path)
+    click.echo(str(path))
+    err.print(f"{len(found)} records")
+
+
+@contextmanager
+def written(option: str) -> Iterator[None]:
+    """Turn a failed write into a sentence that names the option."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            "The result cannot be written", got=str(error), remedy=f"give another place with {option}"
+        ) from error
 
 
 @click.command(epilog=example("dcgan-eval verify records/digits.json --rerun"))
@@ -104,9 +137,8 @@ def verify(
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=1))
     else:
-        table = Table(title=str(path), title_justify="left", show_header=False)
-        for check in checks:
-            mark = {True: "same", False: "DIFFERS", None: "not checked"}[check.passed]
-            table.add_row(check.name, mark, check.detail)
-        out.print(table)
+        from ..report.sheet import Sheet
+
+        marks = {True: "same", False: "DIFFERS", None: "not checked"}
+        out.print(Sheet(str(path), ("", "", ""), [(c.name, marks[c.passed], c.detail) for c in checks]))
     ctx.exit(1 if any(check.passed is False for check in checks) else 0)

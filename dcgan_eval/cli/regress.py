@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from ..errors import RecordError
-from ..protocols.regress import SUITES, Measure, baseline_path, judge, load_baseline, run_suite
-from ..report.gate import junit, markdown, short
+from ..files import check_target, write_file
 from .console import err, out, progress_view
 from .options import data_dir_option, example
+from .records import written
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=example("dcgan-eval regress --suite smoke --junit regress.xml"))
-@click.option("--suite", type=click.Choice(list(SUITES)), default="smoke", show_default=True)
+@click.option("--suite", type=click.Choice(("smoke", "small", "paper")), default="smoke", show_default=True)
 @click.option("--baseline", "path", type=_FILE, help="Baseline to compare with [default: the one that comes with it].")
 @click.option("--update", is_flag=True, help="Write what was found as the new baseline.")
 @click.option("--junit", "junit_path", type=_FILE, help="Write JUnit XML.")
@@ -45,51 +43,47 @@ def regress(
     data_dir: Path | None,
 ) -> None:
     """Run a suite and compare each number with its baseline; exit code 1 when one has moved."""
+    from ..protocols.regress import baseline_path, judge, load_baseline, run_suite
+    from ..report.gate import junit, lines, markdown
+
+    for option, target in (("--junit", junit_path), ("--json", json_path), ("--markdown", markdown_path)):
+        if target is not None:
+            check_target(target, option, RecordError)
     path = path or baseline_path(suite)
+    if update:
+        check_target(path, "--baseline", RecordError, suffixes=(".json",))
     baseline = None if update else load_baseline(path, suite)
     with tempfile.TemporaryDirectory() as fresh, progress_view() as progress:
         found = run_suite(suite, data_dir=data_dir, cache_dir=cache_dir or fresh, progress=progress)
     if baseline is None:
         ctx.exit(_update(found, path))
     measures = judge(found, baseline)
-    out.print(_table(measures, suite))
+    out.print("\n".join(lines(measures, suite)))
     values = {**found, "measures": [asdict(m) for m in measures], "passed": all(m.passed for m in measures)}
-    _write(junit_path, junit(measures, suite))
-    _write(json_path, json.dumps(values, indent=1) + "\n")
-    _write(markdown_path, markdown(measures, suite), append=True)
+    _write(junit_path, "--junit", junit(measures, suite))
+    _write(json_path, "--json", json.dumps(values, indent=1) + "\n")
+    _write(markdown_path, "--markdown", markdown(measures, suite), append=True)
     ctx.exit(0 if values["passed"] else 1)
 
 
 def _update(found: dict[str, Any], path: Path) -> int:
     """Write a new baseline, unless a case failed; return the exit code."""
+    from ..protocols.regress import baseline_text
+
     errors = [case["error"] for case in found["cases"].values() if "error" in case]
     for error in errors:
-        err.print(f"Error: {error}", highlight=False)
+        err.print(f"Error: {error}")
     if errors:
         return 1
-    _write(path, json.dumps(found, indent=1) + "\n")
-    err.print(f"Baseline: {path}", highlight=False)
+    _write(path, "--baseline", baseline_text(found))
+    err.print(f"Baseline: {path}")
     return 0
 
 
-def _table(measures: Sequence[Measure], suite: str) -> Table:
-    """Show every measure."""
-    failed = sum(not m.passed for m in measures)
-    table = Table(title=f"{suite}: {f'{failed} regressions' if failed else 'no regression'}", title_justify="left")
-    for heading in ("", "run", "number", "found", "baseline", "band"):
-        table.add_column(heading, justify="right" if heading in ("found", "baseline") else "left")
-    for m in measures:
-        table.add_row("ok" if m.passed else "FAILS", m.case, m.name, short(m.value), short(m.expected), m.band)
-    return table
-
-
-def _write(path: Path | None, text: str, append: bool = False) -> None:
-    """Write or append to a file, if one was asked for."""
+def _write(path: Path | None, option: str, text: str, append: bool = False) -> None:
+    """Write a file, if one was asked for, after what is in it already where that is to stay."""
     if path is None:
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a" if append else "w") as file:
-            file.write(text)
-    except OSError as error:
-        raise RecordError("A file cannot be written", got=f"{path}: {error}", remedy="give another place") from error
+    with written(option):
+        before = path.read_text(encoding="utf-8") if append and path.is_file() else ""
+        write_file(path, before + text)

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from ..errors import DcganEvalError, RecordError
+from ..files import check_target, write_file
 from ..records import Record, load_record
 from ..report.page import Examples, Picture, array_picture, build_page, png_picture
 from .console import err
 from .options import cache_dir_option, data_dir_option, default_cache_dir, example
-from .records import find_records
+from .records import find_records, written
 
 
 @click.command(epilog=example("dcgan-eval report records/ --out report.html"))
@@ -36,17 +37,15 @@ def report(
     cache_dir: Path | None,
 ) -> None:
     """Make one HTML page of records, which needs nothing else and opens from disk."""
+    check_target(path, "--out", RecordError, suffixes=(".html", ".htm"))
     found = find_records(paths)
     near = _examples(load_record(examples), data_dir, cache_dir or default_cache_dir()) if examples else None
     grids = _samples(samples, [record for _, record in found])
     text = build_page(found, run_dir=run_dir, samples=grids, examples=near, title=title)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise RecordError("The page cannot be written", got=f"{path}: {error}", remedy="give another --out") from error
+    with written("--out"):
+        write_file(path, text)
     click.echo(str(path))
-    err.print(f"{len(found)} records, {len(text) / 1e6:.1f} MB", highlight=False)
+    err.print(f"{len(found)} records, {len(text) / 1e6:.1f} MB")
 
 
 def _samples(given: Path | None, records: list[Record]) -> list[Picture]:

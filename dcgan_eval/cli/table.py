@@ -7,38 +7,43 @@ from pathlib import Path
 import click
 
 from ..errors import RecordError
-from ..records import load_record
-from ..report.paper_numbers import TABLES
-from ..report.paper_tables import NamedRecord, rich_tables, table_rows, to_csv, to_json, to_latex, to_markdown
+from ..files import check_target, write_file
 from .console import out
-from .options import example
+from .options import example, json_option
+from .records import find_records, written
 
-_FORMATS = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}
+_FORMATS = ("rich", "markdown", "csv", "latex", "json")
 
 
 @click.command(epilog=example("dcgan-eval table svhn --format markdown"))
-@click.argument("name", type=click.Choice(tuple(TABLES)))
-@click.argument("records", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD...]")
-@click.option("--format", "form", type=click.Choice(("rich", *_FORMATS)), default="rich", show_default=True)
-def table(name: str, records: tuple[Path, ...], form: str) -> None:
+@click.argument("name", type=click.Choice(("cifar10", "svhn")))
+@click.argument("records", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="rich", show_default=True)
+@click.option("--out", "path", type=click.Path(path_type=Path), help="Write a file in UTF-8 instead of printing.")
+@json_option
+def table(name: str, records: tuple[Path, ...], form: str, path: Path | None, as_json: bool) -> None:
     """Set a published table beside our records [default: those in benchmarks/results, else in records]."""
-    published = TABLES[name]
-    rows = table_rows(published, [(path, load_record(path)) for path in records] or _found_records())
-    if form == "rich":
-        for view in rich_tables(published, rows):
-            out.print(view)
-    else:
-        click.echo(_FORMATS[form](published, rows))
-
-
-def _found_records() -> list[NamedRecord]:
-    """Return the records of the checkout or of the working directory, passing over files that are none."""
+    form = "json" if as_json else form
+    if path is not None and form == "rich":
+        raise RecordError("A file needs a format", remedy=f"give --format {', '.join(_FORMATS[1:])} with --out")
+    if path is not None:
+        check_target(path, "--out", RecordError)
     committed = Path("benchmarks") / "results"
-    folder = committed if committed.is_dir() else Path("records")
-    found: list[NamedRecord] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found.append((path, load_record(path)))
-        except RecordError:
-            continue
-    return found
+    found = find_records(records or ([committed] if committed.is_dir() else []))
+    from ..report import paper_tables
+    from ..report.paper_numbers import TABLES
+    from ..report.tables import INTERVALS
+
+    rows = paper_tables.table_rows(TABLES[name], found)
+    if form == "rich":
+        for view in paper_tables.rich_tables(TABLES[name], rows):
+            out.print(view, "")
+        out.print(INTERVALS)
+        return
+    text: str = getattr(paper_tables, f"to_{form}")(TABLES[name], rows)
+    if path is None:
+        print(text)  # not click.echo, which takes an ASCII terminal for one of UTF-8
+        return
+    with written("--out"):
+        write_file(path, text)
+    click.echo(str(path))

@@ -9,6 +9,7 @@ LIBLINEAR on a fixed problem), memory one to the size of the feature matrices; b
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -33,7 +34,7 @@ from .evaluate import evaluate
 from .sources import EncoderFeatures, FeatureSource, PixelFeatures
 from .verify import score_band
 
-FORMAT = "dcgan-eval-baseline-1"
+FORMAT = "dcgan-eval-baseline-2"  # 2 adds the digest
 TIME_FACTOR, MEMORY_FACTOR = 3.0, 1.5
 _SPARE_BYTES = 1 << 28  # so that allocations which have nothing to do with small matrices do not count
 OBJECTIVE_BAND = 1e-4  # the certificate that fits are made to
@@ -198,25 +199,42 @@ def _reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def baseline_text(found: dict[str, Any]) -> str:
+    """Return the file of a baseline: what :func:`run_suite` found, with a digest of it."""
+    return json.dumps({**found, "digest": _digest(found)}, indent=1) + "\n"
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of everything but the digest itself."""
+    content = {key: value for key, value in values.items() if key != "digest"}
+    return provenance.digest(json.dumps(content, sort_keys=True))
+
+
 def load_baseline(path: Path, suite: str) -> dict[str, Any]:
     """Read a baseline.
 
     Raises
     ------
     RecordError
-        Missing or foreign file, another suite, or another version of a protocol.
+        Missing, damaged or foreign file, another suite, or another version of a protocol.
     """
     try:
-        found = json.loads(path.read_text())
-        cases = found["cases"] if found["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
-        cases = None
-    if not isinstance(cases, dict) or found.get("suite") != suite:
+        found = json.loads(path.read_bytes())
+        known = found["format"] == FORMAT and found["suite"] == suite
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = False
+    if not known:
         raise RecordError(
             f"There is no baseline of the suite {suite!r} here", got=str(path), remedy="make one with --update"
         )
+    if found.get("digest") != _digest(found) or not _is_baseline(found):
+        raise RecordError(
+            "The baseline is damaged or was edited: it does not fit its digest",
+            got=str(path),
+            remedy="restore the file, or make a new one with --update",
+        )
     versions = {get_protocol(command).id: get_protocol(command).version for command, _ in SUITES[suite]}
-    for name, case in cases.items():
+    for name, case in found["cases"].items():
         version = versions.get(case.get("protocol"), case.get("protocol_version"))
         if case.get("protocol_version") != version:
             raise RecordError(
@@ -226,6 +244,29 @@ def load_baseline(path: Path, suite: str) -> dict[str, Any]:
                 remedy="make a new one with --update",
             )
     return dict(found)
+
+
+def _is_baseline(found: dict[str, Any]) -> bool:
+    """Tell whether everything that is compared has the type that it is compared as."""
+    cases = found.get("cases")
+    return isinstance(cases, dict) and all(
+        isinstance(case, dict) and _is_case(case, name == "solver") for name, case in cases.items()
+    )
+
+
+def _is_case(case: dict[str, Any], is_solver: bool) -> bool:
+    """Tell whether the numbers of a run are numbers, and its curve a table of them."""
+    texts = {"protocol", "dataset_fingerprint", "weights_sha256"}
+    curve = case.get("curve", {"": 0.0})
+    numbers = [value for key, value in case.items() if key not in {*texts, "curve"}]
+    run = {"score", "score_band", "score_band_at_another_C", "C", "curve", "curve_band"}
+    return (
+        isinstance(curve, dict)
+        and len(curve) > 0
+        and all(type(value) in (int, float) for value in [*numbers, *curve.values()])
+        and all(isinstance(case.get(key), str | None) for key in texts)
+        and (is_solver or run <= case.keys())
+    )
 
 
 def judge(found: dict[str, Any], baseline: dict[str, Any]) -> list[Measure]:
@@ -264,7 +305,7 @@ def _measure(name: str, key: str, value: Any, case: dict[str, Any], baseline: di
         return Measure(name, key, value, known, f"±{100 * band:.2f} points", abs(value - known) <= band)
     if key == "curve":
         curve, band = baseline["curve"], baseline["curve_band"]
-        largest = max(abs(value[C] - curve[C]) for C in value.keys() & curve.keys())
+        largest = max((abs(value[C] - curve[C]) for C in value.keys() & curve.keys()), default=math.inf)
         name_, allowed = "largest change on validation rows", f"{100 * band:.2f} points"
         return Measure(name, name_, largest, 0.0, allowed, largest <= band)
     if key == "C":

@@ -49,8 +49,8 @@ def latex_cell(text: str) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: "\\" + character for character in "{}$&#_%"},
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+    "~": r"\~{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecordError
+from ..files import replacing, write_file
 from ..records import Record
+from .escaping import csv_cell, latex_cell, printable
+from .tables import images_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +27,14 @@ def records_frame(records: Sequence[tuple[Path, Record]]) -> pd.DataFrame:
     """
     import pandas as pd  # here, because importing it takes longer than most commands
 
-    return pd.DataFrame([_row(path, record) for path, record in records])
+    rows = [_row(path, record) for path, record in records]
+    # Tables of strings hold what is text only, which not every file's name is.
+    return pd.DataFrame([{k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows])
 
 
 def _row(path: Path, r: Record) -> dict[str, Any]:
     """Return the flat values of a record."""
+    images_low, images_high = images_interval(r) or (None, None)
     return {
         "record": path.name,
         "protocol": r.protocol,
@@ -41,6 +46,8 @@ def _row(path: Path, r: Record) -> dict[str, Any]:
         "score": r.score,
         "ci95_low": r.ci95[0],
         "ci95_high": r.ci95[1],
+        "images95_low": images_low,
+        "images95_high": images_high,
         "spread": r.spread,
         "num_draws": r.num_draws,
         "C": r.C,
@@ -68,38 +75,31 @@ def export_records(records: Sequence[tuple[Path, Record]], path: Path) -> Path:
 
     Raises
     ------
-    RecordError
-        Another suffix, or a file that cannot be written.
+    OSError
+        The file cannot be written; what was there before is as it was.
     """
-    if path.suffix not in SUFFIXES:
-        raise RecordError(
-            "The kind of table is not known", got=str(path), expected=" or ".join(SUFFIXES), remedy="change --out"
-        )
     frame = records_frame(records)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            frame.to_parquet(path, index=False)
-        else:
-            path.write_text(frame.to_csv(index=False) if path.suffix == ".csv" else _latex(frame))
-    except OSError as error:
-        raise RecordError("The table cannot be written", got=f"{path}: {error}", remedy="change --out") from error
-    return path
+    if path.suffix == ".parquet":
+        with replacing(path) as partial:
+            frame.to_parquet(partial, index=False)
+        return path
+    text = frame.map(csv_cell).to_csv(index=False) if path.suffix == ".csv" else _latex(frame)
+    return write_file(path, text)
 
 
 def _latex(frame: pd.DataFrame) -> str:
     """Return the table to print."""
-    names = {
-        "protocol": "Protocol",
-        "features": "Features",
-        "accuracy": "Accuracy \\%",
-        "interval": "95 \\% interval",
-        "C": "$C$",
-    }
-    frame = frame.assign(
+    table = frame[["protocol", "features"]].assign(
         accuracy=(100 * frame["score"]).map("{:.2f}".format),
-        interval=[f"{100 * a:.1f}--{100 * b:.1f}" for a, b in zip(frame["ci95_low"], frame["ci95_high"], strict=True)],
-        C=[f"{C:g}" if C == C and C is not None else "--" for C in frame["C"]],
+        draws=[
+            f"{100 * a:.2f}–{100 * b:.2f}" if n > 1 else ""
+            for a, b, n in zip(frame["ci95_low"], frame["ci95_high"], frame["num_draws"], strict=True)
+        ],
+        images=[
+            f"{100 * a:.2f}–{100 * b:.2f}" if a == a and a is not None else ""
+            for a, b in zip(frame["images95_low"], frame["images95_high"], strict=True)
+        ],
+        C=[f"{C:g}" if C == C and C is not None else "–" for C in frame["C"]],
     )
-    escaped = frame[list(names)].map(lambda text: text.replace("_", "\\_"))
-    return escaped.rename(columns=names).to_latex(index=False, escape=False, column_format="llrrr")
+    table.columns = ["Protocol", "Features", "Accuracy %", "95 % draws", "95 % test images", "C"]
+    return table.map(latex_cell).rename(columns=latex_cell).to_latex(index=False, escape=False, column_format="llrrrr")

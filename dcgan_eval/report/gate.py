@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
+from .escaping import markdown_cell, printable
+
 
 class Outcome(Protocol):
     """What is shown of a measure: see :class:`dcgan_eval.protocols.regress.Measure`."""
@@ -28,7 +30,7 @@ def short(value: Any) -> str:
     """Return a value in few characters: scores with four digits, hashes with twelve."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = "–" if value is None else str(value)
+    text = "–" if value is None else printable(str(value))
     return text[:12] if len(text) == 64 else text
 
 
@@ -37,19 +39,37 @@ def junit(measures: Sequence[Outcome], suite: str) -> str:
     failed = sum(not m.passed for m in measures)
     root = ElementTree.Element("testsuite", name=f"dcgan-eval {suite}", tests=str(len(measures)), failures=str(failed))
     for m in measures:
-        case = ElementTree.SubElement(root, "testcase", classname=m.case, name=m.name)
+        case = ElementTree.SubElement(root, "testcase", classname=printable(m.case), name=printable(m.name))
         if not m.passed:
-            ElementTree.SubElement(case, "failure", message=f"{short(m.value)}, baseline {short(m.expected)}, {m.band}")
+            message = printable(f"{short(m.value)}, baseline {short(m.expected)}, {m.band}")
+            ElementTree.SubElement(case, "failure", message=message)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def lines(measures: Sequence[Outcome], suite: str) -> list[str]:
+    """Return a heading, a line for each number that has moved, and how many have not."""
+    failed = [m for m in measures if not m.passed]
+    cases = len({m.case for m in measures})
+    moved = [
+        f"FAILS  {m.case}: {m.name} {short(m.value)}, baseline {short(m.expected)}" + f", {m.band}" * bool(m.band)
+        for m in failed
+    ]
+    return [_heading(failed, suite), *moved, f"ok     {len(measures) - len(failed)} numbers of {cases} runs"]
+
+
+def _heading(failed: Sequence[Outcome], suite: str) -> str:
+    """Say how many numbers have moved."""
+    count = f"{len(failed)} regression{'s' if len(failed) > 1 else ''}" if failed else "no regression"
+    return f"{suite}: {count}"
 
 
 def markdown(measures: Sequence[Outcome], suite: str) -> str:
     """Return a Markdown table, failures first, for the summary of a CI run."""
     failed = [m for m in measures if not m.passed]
-    head = f"### dcgan-eval {suite}: {f'{len(failed)} regressions' if failed else 'no regression'}\n"
-    lines = [head, "| | run | number | found | baseline | band |", "|---|---|---|---:|---:|---|"]
+    head = f"### dcgan-eval {_heading(failed, suite)}\n"
+    table = [head, "| | run | number | found | baseline | band |", "|---|---|---|---:|---:|---|"]
     for m in sorted(measures, key=lambda m: m.passed):
-        found, known = (short(v).replace("|", "\\|").replace("\n", " ") for v in (m.value, m.expected))
-        lines.append(f"| {'ok' if m.passed else '**FAILS**'} | {m.case} | {m.name} | {found} | {known} | {m.band} |")
-    return "\n".join(lines) + "\n"
+        cells = (markdown_cell(text) for text in (m.case, m.name, short(m.value), short(m.expected), m.band))
+        table.append(f"| {'ok' if m.passed else '**FAILS**'} | {' | '.join(cells)} |")
+    return "\n".join(table) + "\n"

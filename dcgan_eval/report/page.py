@@ -19,6 +19,7 @@ from .. import __version__
 from ..errors import RecordError
 from ..records import Record
 from .charts import Chart, Series, line_chart
+from .escaping import printable
 from .tables import features_label, interval, paper_cell, percent, shown
 
 _NO_EXAMPLES = "Not shown: give --examples RECORD, with the images under --data-dir and the features in the cache."
@@ -114,6 +115,7 @@ def build_page(
     templates = Environment(
         loader=PackageLoader("dcgan_eval.report"),
         autoescape=True,
+        finalize=lambda value: printable(value, keep="\n") if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

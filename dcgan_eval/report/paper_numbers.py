@@ -5,8 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..records import Record
+
 PAPER = "arXiv:1511.06434"
 _COATES = "Coates, Ng & Lee 2011"
+
+
+# Weights whose cards say that they were trained by the paper's objective, by their hash: for records from before the
+# features said so themselves.
+_ADVERSARIAL = frozenset(
+    (
+        "fd21864f2038e93d38f818b8d3e558d55a225109b5656934d3fd88be792dc072",  # imagenet32-paper
+        "32d8ae19a913736f91312d528214bddb8fab563d8ec5ec137f0a409aede34f46",  # dcgan2015-svhn, the authors' own
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -126,3 +138,12 @@ TABLES = {
         (Section("table 2, 1,000 labels", re.compile(r"svhn_(?!small)\w+_1000"), _1000),),
     ),
 }
+
+
+def trained_as_published(record: Record) -> bool:
+    """Tell whether a record is of what the paper measured: an L2-SVM on all layers of a D trained against a G."""
+    features = record.features
+    if "l2svm" not in record.protocol or not features.get("all_layers", True):
+        return False
+    objective = features.get("objective")
+    return objective == "adversarial" or (objective is None and record.weights_sha256 in _ADVERSARIAL)

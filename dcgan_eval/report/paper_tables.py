@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from ..records import Record
-from .paper_numbers import PAPER, PublishedRow, PublishedTable, Section
-from .tables import features_label, percent, shown
+from .escaping import csv_cell, latex_cell, markdown_cell
+from .paper_numbers import PAPER, PublishedRow, PublishedTable, Section, trained_as_published
+from .sheet import Sheet
+from .tables import features_label, images_interval, percent, shown
 
 NamedRecord = tuple[Path, Record]
 OTHER = "other protocols or parts of the data, beside no published number"
@@ -35,8 +34,10 @@ class Row:
         Whether the published number was confirmed.
     source : str
         Where the published number is printed.
-    ours, difference, spread, ci95_low, ci95_high : float or None
-        Mean over the draws, ours - published, 1.96 standard deviations of the draws, interval of the mean.
+    ours, difference, spread : float or None
+        Mean over the draws, ours - published, 1.96 standard deviations of the draws.
+    draws_low, draws_high, images_low, images_high : float or None
+        95 % intervals: of the mean over several draws, and one that covers other test images too.
     num_draws, num_test : int or None
         Test scores behind ``ours``, and the test images of each.
     protocol, status, record : str
@@ -55,8 +56,10 @@ class Row:
     ours: float | None = None
     difference: float | None = None
     spread: float | None = None
-    ci95_low: float | None = None
-    ci95_high: float | None = None
+    draws_low: float | None = None
+    draws_high: float | None = None
+    images_low: float | None = None
+    images_high: float | None = None
     num_draws: int | None = None
     num_test: int | None = None
     protocol: str = ""
@@ -106,15 +109,18 @@ def _ours(section: str, path: Path, record: Record, rows: Iterable[PublishedRow]
     """Return a record's row, beside the published one of the same method if there is one."""
     beside = next((row for row in rows if _same_method(row, record)), None)
     score = 100 * shown(record, record.score)
-    low, high = sorted(100 * shown(record, value) for value in record.ci95)
+    draws = _ends(record, record.ci95 if record.num_draws > 1 else None)
+    images = _ends(record, images_interval(record))
     row = Row(
         section,
         f"ours: {features_label(record)}",
         record.num_features,
         ours=score,
         spread=None if record.spread is None else 100 * record.spread,
-        ci95_low=low,
-        ci95_high=high,
+        draws_low=draws[0],
+        draws_high=draws[1],
+        images_low=images[0],
+        images_high=images[1],
         num_draws=record.num_draws,
         num_test=[part["num_images"] for part in record.data.values()][-1],
         protocol=f"{record.protocol} v{record.protocol_version}",
@@ -133,20 +139,22 @@ def _ours(section: str, path: Path, record: Record, rows: Iterable[PublishedRow]
     )
 
 
+def _ends(record: Record, interval: Sequence[float] | None) -> tuple[float | None, float | None]:
+    """Return the ends of an interval in percent, as published."""
+    if interval is None:
+        return None, None
+    low, high = sorted(100 * shown(record, value) for value in interval)
+    return low, high
+
+
 def _same_method(row: PublishedRow, record: Record) -> bool:
-    """Tell whether a record measures what a published row does: all layers of a trained DCGAN, or K-means of its K."""
+    """Tell whether a record measures what a published row does: a DCGAN trained as published, or K-means of its K."""
     name, is_svm = record.features["name"], "l2svm" in record.protocol
     if row.kind == "dcgan":
-        trained = not name.startswith("untrained") and record.features.get("all_layers", True)
-        return is_svm and trained and _is_dcgan(record)
+        return trained_as_published(record)
     if row.kind == "kmeans":
         return is_svm and name.startswith("kmeans") and row.units in record.features.values()
     return row.kind == "knn" and "_knn_" in record.protocol and name == "pixels"
-
-
-def _is_dcgan(record: Record) -> bool:
-    """Tell whether the features are a DCGAN's; records of schema 1 know no other features with weights."""
-    return record.weights_sha256 is not None if record.schema == 1 else record.features.get("preset") is not None
 
 
 _COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -155,7 +163,8 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "ours %": lambda row: _number(row.ours),
     "difference": lambda row: "" if row.difference is None else f"{row.difference:+.2f}",
     "spread (1.96 s)": lambda row: _number(row.spread),
-    "95 % interval": lambda row: "" if row.ci95_low is None else f"{row.ci95_low:.2f}–{row.ci95_high:.2f}",
+    "draws": lambda row: _interval_cell(row.draws_low, row.draws_high),
+    "test images": lambda row: _interval_cell(row.images_low, row.images_high),
     "n": lambda row: _count_cell(row),
     "protocol": lambda row: row.protocol,
     "certificate": lambda row: row.status if row.duality_gap is None else f"gap {row.duality_gap:.0e}",
@@ -166,6 +175,11 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 def _number(value: float | None) -> str:
     """Return a number in percent, nothing for None."""
     return "" if value is None else percent(value / 100)
+
+
+def _interval_cell(low: float | None, high: float | None) -> str:
+    """Return an interval in percent, nothing for None."""
+    return "" if low is None else f"{low:.2f}–{high:.2f}"
 
 
 def _published_cell(row: Row) -> str:
@@ -192,26 +206,27 @@ def _sections(table: PublishedTable, rows: Sequence[Row]) -> Iterator[tuple[str,
         yield heading, [list(_COLUMNS)[i] for i in used], [[line[i] for i in used] for line in cells]
 
 
-def rich_tables(table: PublishedTable, rows: Sequence[Row]) -> list[Table]:
+def rich_tables(table: PublishedTable, rows: Sequence[Row]) -> list[Sheet]:
     """Return a terminal table for each section."""
-    tables = []
-    for heading, columns, cells in _sections(table, rows):
-        view = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
-        for column in columns:
-            view.add_column(column, justify="left" if column in ("method", "protocol", "record") else "right")
-        for line in cells:
-            view.add_row(*line)
-        tables.append(view)
-    return tables
+    texts = ("method", "protocol", "record")
+    return [
+        Sheet(heading, columns, cells, [column for column in columns if column not in texts])
+        for heading, columns, cells in _sections(table, rows)
+    ]
 
 
-def to_markdown(table: PublishedTable, rows: Sequence[Row]) -> str:
-    """Return a Markdown table for each section, records as links."""
+def to_markdown(table: PublishedTable, rows: Sequence[Row], prefix: str = "") -> str:
+    """Return a Markdown table for each section, records as links that begin with ``prefix``."""
     parts = []
     for heading, columns, cells in _sections(table, rows):
         lines = [f"**{heading}**", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         for line in cells:
-            links = [f"[{Path(cell).stem}]({cell})" if cell.endswith(".json") else cell for cell in line]
+            links = [
+                f"[{markdown_cell(Path(cell).stem)}]({prefix}{cell})"
+                if name == "record" and cell
+                else markdown_cell(cell)
+                for name, cell in zip(columns, line, strict=True)
+            ]
             lines.append("| " + " | ".join(links) + " |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
@@ -221,20 +236,20 @@ def to_csv(table: PublishedTable, rows: Sequence[Row]) -> str:
     """Return every field of every row as CSV."""
     import pandas as pd  # here, because it takes longer to import than most commands take
 
-    return pd.DataFrame([dataclasses.asdict(row) for row in rows]).convert_dtypes().to_csv(index=False)
+    fields = [{name: csv_cell(value) for name, value in dataclasses.asdict(row).items()} for row in rows]
+    return pd.DataFrame(fields).convert_dtypes().to_csv(index=False)
 
 
 def to_latex(table: PublishedTable, rows: Sequence[Row]) -> str:
     """Return a LaTeX table for each section (package booktabs)."""
     import pandas as pd
 
-    frames = [(heading, pd.DataFrame(cells, columns=columns)) for heading, columns, cells in _sections(table, rows)]
-    text = "\n".join(
-        frame.to_latex(index=False, escape=True, caption=heading.replace("%", r"\%")) for heading, frame in frames
-    )
-    for character, command in (("–", "--"), ("±", r"$\pm$"), ("×", r"$\times$")):
-        text = text.replace(character, command)
-    return text
+    parts = []
+    for heading, columns, cells in _sections(table, rows):
+        escaped = [[latex_cell(cell) for cell in line] for line in cells]
+        frame = pd.DataFrame(escaped, columns=[latex_cell(column) for column in columns])
+        parts.append(frame.to_latex(index=False, escape=False, caption=latex_cell(heading)))
+    return "\n".join(parts)
 
 
 def to_json(table: PublishedTable, rows: Sequence[Row]) -> str:

@@ -6,12 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from ..records import Record
+from ..records import Record, unpack_counts
+from .escaping import markdown_cell
+from .paper_numbers import trained_as_published
+from .sheet import Sheet
+
+INTERVALS = (
+    "Intervals are of 95 %: draws is that of the mean over draws of training images on the same test images, "
+    "test images one that covers other test images too; neither covers another pool of images to draw from."
+)
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -30,9 +35,34 @@ def shown(record: Record, accuracy: float) -> float:
     return 1 - accuracy if record.shown_as == "error" else accuracy
 
 
-def interval(record: Record, between: str = "–", digits: int = 1) -> str:
-    """Return the 95 % interval as the record's protocol publishes it, in percent."""
-    return between.join(percent(value, digits) for value in sorted(shown(record, v) for v in record.ci95))
+def interval(record: Record, between: str = "–", digits: int = 2) -> str:
+    """Return the interval of the mean over draws as the protocol publishes it, in percent; an en dash for one draw."""
+    return "–" if record.num_draws == 1 else _range(record, record.ci95, between, digits)
+
+
+def images_interval(record: Record) -> list[float] | None:
+    """Return the 95 % interval that covers test images too, of the accuracy.
+
+    None for records of several draws from before schema 2, which do not say which images were right.
+    """
+    if record.num_draws == 1:
+        return record.ci95
+    if record.right is None:
+        return None
+    from ..protocols.statistics import interval_with_images  # here, because scipy takes long to import
+
+    return interval_with_images([draw["score"] for draw in record.draws], unpack_counts(record.right))
+
+
+def interval_over_images(record: Record, between: str = "–", digits: int = 2) -> str:
+    """Return the interval that covers test images too, in percent, an en dash where the record cannot tell."""
+    found = images_interval(record)
+    return "–" if found is None else _range(record, found, between, digits)
+
+
+def _range(record: Record, ends: Sequence[float], between: str, digits: int) -> str:
+    """Return an interval of accuracies as the record's protocol publishes it."""
+    return between.join(percent(value, digits) for value in sorted(shown(record, v) for v in ends))
 
 
 def result_panel(record: Record, title: str) -> Group:
@@ -45,17 +75,8 @@ def result_panel(record: Record, title: str) -> Group:
     title : str
         Heading of the table.
     """
-    return Group(_result_table(record, title), _curve_table(record), *[Text(f"Note: {note}") for note in record.notes])
-
-
-def _result_table(record: Record, title: str) -> Table:
-    """Build the table of names and values."""
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    for name, value in _result_rows(record):
-        table.add_row(name, value)
-    return table
+    result = Sheet(title, ("", ""), list(_result_rows(record)))
+    return Group(result, "", _curve_table(record), *[f"Note: {note}" for note in record.notes])
 
 
 def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
@@ -64,11 +85,15 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     yield "features", f"{features_label(record)}, {record.num_features:,} per image"
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
-        yield f"the paper's DCGAN, {record.shown_as} %", percent(shown(record, record.paper["value"])) + checked
+        other = "" if trained_as_published(record) else ", trained in another way"
+        published = percent(shown(record, record.paper["value"])) + checked + other
+        yield f"the paper's DCGAN, {record.shown_as} %", published
     yield f"ours, {record.metric.replace('accuracy', record.shown_as)} %", percent(shown(record, record.score))
-    if record.paper is not None:
+    if record.paper is not None and trained_as_published(record):
         yield "difference", f"{100 * (shown(record, record.score) - shown(record, record.paper['value'])):+.2f}"
-    yield "95 % interval", interval(record, " to ", 2)
+    if record.num_draws > 1:
+        yield "95 % interval, draws", interval(record, " to ")
+    yield "95 % interval, test images", interval_over_images(record, " to ")
     if record.spread is not None:
         yield f"spread of {record.num_draws} draws (1.96 s)", percent(record.spread)
     parameter, value = record.chosen
@@ -80,47 +105,48 @@ def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     yield "time", f"{record.time_s:.1f} s"
 
 
-def _curve_table(record: Record) -> Table:
+def _curve_table(record: Record) -> Sheet:
     """Build the validation curve: one row per C with a bar."""
     parameter, value = record.chosen
-    table = Table(title=f"Choice of {parameter} on validation rows", title_justify="left")
-    for heading in (parameter, f"validation {record.shown_as} %", "", "gap"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
     low = min(row["score"] for row in record.selection)
     high = max(row["score"] for row in record.selection)
+    rows = []
     for row in record.selection:
-        bar = "█" * round(1 + 19 * (row["score"] - low) / max(high - low, 1e-9))
+        bar = "█" * round(1 + 9 * (row["score"] - low) / max(high - low, 1e-9))
         chosen = " ◀ chosen" if row[parameter] == value else ""
-        cells = (percent(shown(record, row["score"])), bar + chosen, _gap_cell(row.get("duality_gap")))
-        table.add_row(f"{row[parameter]:g}", *cells)
-    return table
+        gap = _gap_cell(row.get("duality_gap"))
+        rows.append((f"{row[parameter]:g}", percent(shown(record, row["score"])), gap, bar + chosen))
+    headings = (parameter, f"validation {record.shown_as} %", "gap", "")
+    return Sheet(f"Choice of {parameter} on validation rows", headings, rows, headings[:3])
 
 
-def comparison_table(records: Sequence[Record], title: str) -> Table:
-    """Show several records of one protocol beside each other."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("features", overflow="fold")
-    scores = " or ".join(sorted({r.shown_as for r in records}))
-    for heading in ("width", f"{scores} %", "interval", "chosen", "gap"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for r in records:
-        row = (percent(shown(r, r.score)), interval(r), _chosen_cell(r), _gap_cell(r.duality_gap))
-        table.add_row(features_label(r), f"{r.num_features:,}", *row)
-    return table
+def comparison_table(records: Sequence[Record], title: str) -> Group:
+    """Show several records beside each other, each with its protocol."""
+    rows = [
+        (
+            features_label(r),
+            f"{r.protocol} v{r.protocol_version}",
+            f"{r.num_features:,}",
+            score_cell(r),
+            interval(r),
+            interval_over_images(r),
+            _chosen_cell(r),
+            _gap_cell(r.duality_gap),
+        )
+        for r in records
+    ]
+    headings = ("features", "protocol", "width", "score %", "draws", "test images", "chosen", "gap")
+    return Group(Sheet(title, headings, rows, ("width", "score %", "draws", "test images", "gap")), "", INTERVALS)
 
 
-def class_table(records: Sequence[Record]) -> Table:
+def class_table(records: Sequence[Record]) -> Sheet:
     """Show the accuracies per class of records with the same classes."""
-    table = Table(title="Accuracy % per class", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("class")
-    for record in records:
-        table.add_column(features_label(record), justify="right")
-    for name in records[0].class_names:
-        table.add_row(name, *[percent(record.class_accuracies[name], 1) for record in records])
-    return table
+    names = [f"{chr(65 + i)}: {features_label(r)}" if len(records) > 1 else "accuracy %" for i, r in enumerate(records)]
+    rows = [(name, *[percent(r.class_accuracies[name], 1) for r in records]) for name in records[0].class_names]
+    return Sheet("Accuracy % per class", ("class", *names), rows, names)
 
 
-def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Table:
+def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Sheet:
     """Show two records and what :func:`dcgan_eval.report.paired.paired_comparison` found between them.
 
     Parameters
@@ -130,25 +156,26 @@ def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Ta
     comparison : mapping
         The fields of a ``Comparison``.
     """
-    table = Table(title="A - B on the same test images", title_justify="left", show_header=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    for letter, r in zip("AB", records, strict=True):
-        table.add_row(f"{letter}, accuracy %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
+    rows = [
+        (f"{letter}, accuracy %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
+        for letter, r in zip("AB", records, strict=True)
+    ]
     low, high = comparison["ci95"]
-    table.add_row("difference, points", f"{100 * comparison['difference']:+.2f}")
-    table.add_row("95 % interval (paired bootstrap)", f"{100 * low:+.2f} to {100 * high:+.2f}")
-    table.add_row("test images", f"{comparison['num_images']:,}")
+    rows += [
+        ("difference, points", f"{100 * comparison['difference']:+.2f}"),
+        ("95 % interval (paired bootstrap)", f"{100 * low:+.2f} to {100 * high:+.2f}"),
+        ("test images", f"{comparison['num_images']:,}"),
+    ]
     if comparison["mcnemar_p"] is None:
-        table.add_row("McNemar", "not defined for several draws")
+        rows.append(("McNemar", "not defined for several draws"))
     else:
-        table.add_row("right in A alone / B alone", f"{comparison['only_a']:,} / {comparison['only_b']:,}")
-        table.add_row("p (exact McNemar)", f"{comparison['mcnemar_p']:.2g}")
-    return table
+        rows.append(("right in A alone / B alone", f"{comparison['only_a']:,} / {comparison['only_b']:,}"))
+        rows.append(("p (exact McNemar)", f"{comparison['mcnemar_p']:.2g}"))
+    return Sheet("A - B on the same test images", ("", ""), rows)
 
 
 def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
-    """Return the README's table of results, one row per record.
+    """Return a Markdown table of results, one row per record.
 
     Parameters
     ----------
@@ -161,21 +188,26 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
         Markdown, sorted by protocol and then by falling score.
     """
     lines = [
-        "| protocol | features | accuracy % | 95 % interval | draws | paper % | chosen | gap | record |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---|",
+        "| protocol | features | accuracy % | draws | test images | chosen | gap | record |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
-        accuracies = "–".join(percent(v, 1) for v in r.ci95)
-        lines.append(
-            f"| `{r.protocol}` | {features_label(r)} | {_score_cell(r)} | {accuracies} | {_draws_cell(r)} "
-            f"| {paper_cell(r)} | {_chosen_cell(r)} | {_gap_cell(r.duality_gap)} | [{path.stem}]({path.as_posix()}) |"
-        )
+        cells = (percent(r.score) + _metric_note(r), interval(r), interval_over_images(r), _chosen_cell(r))
+        link = f"[{markdown_cell(path.stem)}]({path.as_posix()})"
+        name = markdown_cell(features_label(r))
+        lines.append(f"| `{r.protocol}` | {name} | {' | '.join(cells)} | {_gap_cell(r.duality_gap)} | {link} |")
     return "\n".join(lines) + "\n"
 
 
-def _score_cell(record: Record) -> str:
-    """Return the score, and what it is when it is no test accuracy."""
-    return percent(record.score) + ("" if record.metric == "accuracy" else f" ({record.metric.split()[0]})")
+def score_cell(record: Record) -> str:
+    """Return the score as it is published, with a word where it is no accuracy on test images."""
+    error = " error" if record.shown_as == "error" else ""
+    return percent(shown(record, record.score)) + error + _metric_note(record)
+
+
+def _metric_note(record: Record) -> str:
+    """Return what the score is when it is no test score."""
+    return "" if record.metric == "accuracy" else f" ({record.metric.split()[0]})"
 
 
 def _chosen_cell(record: Record) -> str:
@@ -189,13 +221,8 @@ def _gap_cell(gap: float | None) -> str:
     return "–" if gap is None else f"{gap:.0e}"
 
 
-def _draws_cell(record: Record) -> str:
-    """Return the number of draws and their spread."""
-    return "1" if record.spread is None else f"{record.num_draws}, spread {percent(record.spread)}"
-
-
 def paper_cell(record: Record) -> str:
-    """Return the published value that a trained DCGAN stands beside."""
-    if record.paper is None or record.features["name"].startswith(("pixels", "untrained", "kmeans")):
+    """Return the published value where a record measures the same: a DCGAN trained as published, under an L2-SVM."""
+    if record.paper is None or not trained_as_published(record):
         return "–"
     return percent(shown(record, record.paper["value"]), 1) + ("" if record.paper["checked"] else " (unchecked)")

@@ -23,6 +23,64 @@ def test_no_records(run) -> None:  # type: ignore[no-untyped-def]
     assert "There are no records" in result.stderr
 
 
+def test_what_is_no_record_in_a_folder_is_passed_over(run) -> None:  # type: ignore[no-untyped-def]
+    Path("records").mkdir()
+    Path("records/package.json").write_text('{"name": "left-pad", "version": "1.3.0"}')
+    Path("records/cut.json").write_text("{")
+    assert "There are no records" in run("list").stderr
+    Path("records/r.json").write_bytes(FIXTURE.read_bytes())
+    for words in (["list"], ["report"], ["export", "--out", "t.csv"], ["list", "--json"]):
+        result = run(*words)
+        assert result.exit_code == 0, result.output
+        for name in ("package.json", "cut.json"):
+            assert f"Passed over records/{name}" in result.stderr
+    named = run("list", "records/package.json")
+    assert named.exit_code == 2
+    assert "no record" in named.stderr
+
+
+@pytest.mark.parametrize("words", [("report",), ("export",), ("table", "svhn", "--format", "csv")], ids=lambda w: w[0])
+def test_results_have_a_place_before_the_work(run, words: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    Path("records").mkdir()
+    Path("records/r.json").write_bytes(FIXTURE.read_bytes())
+    suffix = {"report": "html"}.get(words[0], "csv")
+    Path("file").write_text("no folder")
+    for target in (f"file/x.{suffix}", "records", f"r.{suffix}"):
+        if target.startswith("r."):
+            Path(target).write_bytes(b"\x89HDF\r\n\x1a\n a store")
+        result = run(*words, "records/none.json", "--out", target)  # the record is missing, and comes second
+        assert result.exit_code == 2
+        assert "--out" in result.stderr
+        assert "none.json" not in result.stderr
+    assert Path(f"r.{suffix}").read_bytes().startswith(b"\x89HDF")
+
+
+def test_a_page_that_cannot_be_written_leaves_the_one_that_was_there(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    assert run("report", FIXTURE, "--out", "page.html").exit_code == 0
+    before = Path("page.html").read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    result = run("report", FIXTURE, "--out", "page.html", "--title", "another")
+    assert result.exit_code == 2
+    assert "No space left" in result.stderr
+    assert Path("page.html").read_bytes() == before
+
+
+def test_every_reading_command_prints_json(run) -> None:  # type: ignore[no-untyped-def]
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    digits, paper = results / "digits.json", results / "digits-paper.json"
+    for words in (["list", digits], ["show", digits], ["show", digits, paper], ["compare", digits, paper]):
+        assert json.loads(run(*words, "--json").stdout)
+    assert json.loads(run("table", "cifar10", results / "cifar10.json", "--json").stdout)["rows"]
+    assert len(json.loads(run("show", digits, paper, "--json").stdout)) == 2
+    shown = run("show", digits, results / "cifar10.json").stdout
+    assert "digits_l2svm v1" in shown
+    assert "cifar10_l2svm_full v1" in shown
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

@@ -12,12 +12,15 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dcgan_eval.errors import RecordError
 from dcgan_eval.features.store import _checksum
 from dcgan_eval.models import weights
 from dcgan_eval.protocols import classifiers, regress
-from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, judge, load_baseline, run_suite
+from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, baseline_text, judge, load_baseline, run_suite
+from dcgan_eval.report import gate
 from dcgan_eval.svm.objective import Solution
 
 
@@ -169,12 +172,14 @@ def test_the_command(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ign
     assert "no regression" in good.output
     baseline = json.loads(Path("b.json").read_text())
     case = baseline["cases"]["digits_l2svm, pixels"]
-    Path("moved.json").write_text(
-        json.dumps({**baseline, "cases": {**baseline["cases"], "digits_l2svm, pixels": {**case, "score": 0.5}}})
-    )
+    moved = {**baseline, "cases": {**baseline["cases"], "digits_l2svm, pixels": {**case, "score": 0.5}}}
+    Path("edited.json").write_text(json.dumps(moved))
+    assert "does not fit its digest" in run("regress", "--baseline", "edited.json").stderr
+    Path("moved.json").write_text(baseline_text(moved))
     bad = run("regress", "--baseline", "moved.json", *outputs)
     assert bad.exit_code == 1
-    assert "1 regressions" in bad.output
+    assert "smoke: 1 regression\nFAILS  digits_l2svm, pixels: score" in bad.output
+    assert "0.5, ±" in bad.output
     (failed,) = ElementTree.parse("j.xml").getroot().iterfind("testcase/failure/..")
     assert failed.get("name") == "score"
     assert json.loads(Path("r.json").read_text())["passed"] is False
@@ -188,12 +193,69 @@ def test_baselines_that_cannot_be_used(run) -> None:  # type: ignore[no-untyped-
     assert "--update" in missing.stderr
     found = json.loads(baseline_path("smoke").read_text())
     found["cases"]["digits_l2svm, pixels"]["protocol_version"] = 0
-    Path("old.json").write_text(json.dumps(found))
+    Path("old.json").write_text(baseline_text(found))
     old = run("regress", "--baseline", "old.json")
     assert old.exit_code == 2
     assert "another version of the protocol" in old.stderr
     with pytest.raises(RecordError, match="no baseline"):
         load_baseline(Path("old.json"), "small")
+
+
+def test_a_flipped_bit_in_a_baseline_is_found(tmp_path: Path) -> None:
+    data, draw = baseline_path("smoke").read_bytes(), np.random.default_rng(0)
+    honest = load_baseline(baseline_path("smoke"), "smoke")
+    for position in draw.choice(8 * len(data), 300, replace=False):
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        (tmp_path / "b.json").write_bytes(damaged)
+        try:
+            assert load_baseline(tmp_path / "b.json", "smoke") == honest  # 1e-05 and 1E-05 are one number
+        except RecordError:
+            continue
+
+
+def places(values: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return the way to every value in nested dictionaries."""
+    inner = (
+        [place for key, value in values.items() for place in places(value, (*path, key))]
+        if isinstance(values, dict)
+        else []
+    )
+    return [*([path] if path else []), *inner]
+
+
+HONEST = json.loads(baseline_path("smoke").read_bytes())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(places(HONEST)), value=JSON)
+def test_any_value_in_a_baseline_is_a_sentence_or_a_comparison(
+    tmp_path: Path, place: tuple[str, ...], value: Any
+) -> None:
+    changed = json.loads(json.dumps(HONEST))
+    inner = changed
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    try:
+        (tmp_path / "b.json").write_text(baseline_text(changed))  # with a digest that fits
+        baseline = load_baseline(tmp_path / "b.json", "smoke")
+    except RecordError:
+        return
+    measures = judge(HONEST, baseline)
+    gate.markdown(measures, "smoke")
+    gate.junit(measures, "smoke")
+
+
+def test_deep_json_is_no_baseline(tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text("[" * 100_000)
+    with pytest.raises(RecordError, match="no baseline"):
+        load_baseline(tmp_path / "b.json", "smoke")
 
 
 @pytest.mark.parametrize("suite", SUITES)
