@@ -29,7 +29,7 @@ class EncoderChoice:
     ----------
     weights, encoder : str or None
         Two names of one option.
-    image_size, normalise, pool
+    image_size, normalise, pool, layout
         As for :func:`~dcgan_eval.features.encoders.load_encoder`.
     list_layers : bool
         Print the layers instead of running.
@@ -40,6 +40,7 @@ class EncoderChoice:
     image_size: int | None
     normalise: str | None
     pool: str | None
+    layout: str | None
     list_layers: bool
 
     def load(self, image_shape: tuple[int, int, int] = _DEFAULT_SHAPE) -> Encoder:
@@ -49,7 +50,9 @@ class EncoderChoice:
         if self.weights and self.encoder:
             raise EncoderError("--weights and --encoder name two encoders", remedy="give one of them")
         spec = self.weights or self.encoder
-        encoder = load_encoder(spec, normalise=self.normalise, image_size=self.image_size, pooling=self.pool)
+        encoder = load_encoder(
+            spec, normalise=self.normalise, image_size=self.image_size, pooling=self.pool, layout=self.layout
+        )
         if self.list_layers:
             _print_layers(encoder, encoder.image_shape or image_shape)
             click.get_current_context().exit()
@@ -83,9 +86,21 @@ _options = stack(
     ),
     click.option("--image-size", type=SIDE, metavar="N", help="Resize images to this side [default: as they are]."),
     click.option(
-        "--normalise", metavar="paper|imagenet|MEAN/STD", help="How pixels are scaled [default: paper, to -1...1]."
+        "--normalise",
+        "--normalize",
+        metavar="paper|imagenet|MEAN/STD",
+        help="How pixels are scaled [default: paper, to -1...1].",
     ),
-    click.option("--pool", metavar="max4|avg4|avg1|none", help="How a layer's map becomes a vector [default: max4]."),
+    click.option(
+        "--pool",
+        metavar="max4|avg4|avg1|gem|cls|cls+avg1|none",
+        help="How a layer's map or tokens become a vector [default: max4].",
+    ),
+    click.option(
+        "--layout",
+        metavar="auto|nchw|nhwc",
+        help="Axes of the layers' maps [default: auto, found by running the encoder].",
+    ),
     click.option("--list-layers", is_flag=True, help="Print the names and shapes of all layers, and stop."),
 )
 

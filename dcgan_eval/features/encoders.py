@@ -28,6 +28,7 @@ def load_encoder(
     normalise: str | None = None,
     image_size: int | None = None,
     pooling: str | None = None,
+    layout: str | None = None,
 ) -> Encoder:
     """Return an encoder by name.
 
@@ -38,7 +39,7 @@ def load_encoder(
         discriminator with random weights; ``"torchvision:NAME[:WEIGHTS]"``, ``"timm:NAME[:pretrained]"`` (random
         weights from a fixed seed where none are named); or ``"package.module:factory"``, a function without arguments
         that returns a module or an :class:`~dcgan_eval.features.taps.Encoder`.
-    normalise, image_size, pooling
+    normalise, image_size, pooling, layout
         As for :class:`~dcgan_eval.features.taps.Encoder`; None keeps what the encoder was made with.
 
     Raises
@@ -48,7 +49,7 @@ def load_encoder(
     WeightsError
         The weights cannot be found or read.
     """
-    given = {"normalise": normalise, "image_size": image_size, "pooling": pooling}
+    given = {"normalise": normalise, "image_size": image_size, "pooling": pooling, "layout": layout}
     rules: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     kind, _, rest = str(spec).partition(":")
     if kind == "untrained" and rest.partition(":")[0] in _LIBRARIES:  # the name that such an encoder has in records

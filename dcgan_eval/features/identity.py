@@ -56,11 +56,12 @@ def is_plain_discriminator(module: nn.Module) -> bool:
     """Tell whether a module is one of the toolkit's discriminators as it was built: its weights say all of the rest."""
     if not isinstance(module, Discriminator):
         return False
+    preset: Any = module.preset
     with torch.random.fork_rng(devices=[]):
         if module.linear is None:
-            blank: nn.Module = LadderDiscriminator(module.preset, len(module.layer_names))
+            blank: nn.Module = LadderDiscriminator(preset, len(module.layer_names))
         else:
-            blank = networks_of(module.preset)[0](module.preset)
+            blank = networks_of(preset)[0](preset)
     return code_hash(module) == code_hash(blank)
 
 

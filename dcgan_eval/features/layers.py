@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from ..errors import EncoderError
 from ..seeding import torch_generator
 from .batchnorm import norm_layers
 from .isolated import isolated
-from .taps import OUTPUT, Encoder, tapped
+from .taps import OUTPUT, Encoder, first_tensor, hooked, tapped, tensor_parts
 
 # Float32 sums of a batch of two and of one are blocked differently; an encoder that mixes images differs by far more.
 _MIXING_TOLERANCE = 1e-2
@@ -91,8 +91,8 @@ def ready_to_run(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def run(encoder: Encoder, images_NHWC: Tensor) -> None:
-    """Run the encoder's module on uint8 images.
+def run(encoder: Encoder, x_NCHW: Tensor) -> None:
+    """Run the encoder's module on preprocessed images.
 
     Raises
     ------
@@ -101,27 +101,118 @@ def run(encoder: Encoder, images_NHWC: Tensor) -> None:
     """
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            encoder.module(encoder.preprocess(images_NHWC))
+            encoder.module(x_NCHW)
     except EncoderError:
         raise
-    except Exception as error:  # whatever another library's module raises for a size that it does not take
-        height, width, channels = images_NHWC.shape[1:]
+    except Exception as error:  # whatever another library's module raises for what it does not take
+        channels, height, width = x_NCHW.shape[1:]
         raise EncoderError(
             f"The encoder {encoder.name!r} cannot run images of {height}x{width}x{channels}",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            remedy="give the size that it was made for with --image-size, and images with its number of channels",
+            remedy=_remedy(encoder, x_NCHW),
         ) from error
+
+
+def _remedy(encoder: Encoder, x_NCHW: Tensor) -> str:
+    """Say what would help: another size or number of channels if the module runs with it, else nothing of ours."""
+    for size in (224, 96, 32, 28):
+        for channels in (x_NCHW.shape[1], 3, 1):
+            try:
+                with torch.no_grad():
+                    encoder.module(torch.zeros(1, channels, size, size))
+            except Exception:  # as above: it does not take this either
+                continue
+            if channels != x_NCHW.shape[1]:
+                return f"give images of {channels} channels, which it takes"
+            return f"give a size that it takes with --image-size; {size} is one"
+    return "run the module in Python on such images: it fails there too, and not because of their size"
+
+
+def find_layouts(encoder: Encoder, layers: Sequence[str], images_NHWC: Tensor, *, strict: bool = True) -> None:
+    """Note in ``encoder.pooling.layouts`` which axes of the layers' maps are the image's.
+
+    The shape tells where exactly one pair of axes is in the image's proportion: (96, 8, 8) for a square. Where it does
+    not, as for (8, 8, 8), the module is run on an image twice as high: the axis that grows is the height.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Ready to run.
+    layers : sequence of str
+        Names as :meth:`~dcgan_eval.features.taps.Encoder.choose` returns them.
+    images_NHWC : Tensor
+        One image, uint8.
+    strict : bool
+        Raise for a layer where neither tells.
+
+    Raises
+    ------
+    EncoderError
+        The axes cannot be told from each other.
+    """
+    known = encoder.pooling.layouts
+    if encoder.pooling.layout != "auto" or encoder.pooling.name == "max4" or all(name in known for name in layers):
+        return
+    x_NCHW = encoder.preprocess(images_NHWC)
+    shapes = _shapes(encoder, layers, x_NCHW)
+    maps = {name: shape for name, shape in shapes.items() if len(shape) == 4}
+    known.update({name: found for name, shape in maps.items() if (found := _by_proportion(shape, x_NCHW.shape))})
+    unclear = [name for name in maps if name not in known]
+    if not unclear:
+        return
+    try:
+        higher = _shapes(encoder, unclear, torch.cat([x_NCHW, x_NCHW], 2))
+    except EncoderError:  # a module of one size
+        higher = {}
+    known.update({name: found for name in unclear if (found := _by_growth(maps[name], higher.get(name)))})
+    unclear = [name for name in unclear if name not in known]
+    if unclear and strict:
+        raise EncoderError(
+            f"Which axes of the output of layer {unclear[0]!r} are the image's cannot be told",
+            got=f"shape {tuple(maps[unclear[0]])} for an input of shape {tuple(x_NCHW.shape)}",
+            remedy="say it with --layout nchw (channels before the map) or --layout nhwc (behind it)",
+        )
+
+
+def _shapes(encoder: Encoder, layers: Sequence[str], x_NCHW: Tensor) -> dict[str, torch.Size]:
+    """Return the shapes of the layers' outputs."""
+    with tapped(encoder.module, layers, lambda h, _layer: h.shape) as shapes:
+        run(encoder, x_NCHW)
+    return dict(shapes)
+
+
+_AXES = {"nchw": (2, 3), "nhwc": (1, 2)}  # of height and width
+
+
+def _by_proportion(shape: torch.Size, image: torch.Size) -> str | None:
+    """Return the only layout in which a map has the image's proportion or is one position."""
+    fits = [
+        layout
+        for layout, (i, j) in _AXES.items()
+        if shape[i] * image[3] == shape[j] * image[2] or shape[i] == shape[j] == 1
+    ]
+    return fits[0] if len(fits) == 1 or shape[1:].numel() == 1 else None
+
+
+def _by_growth(shape: torch.Size, higher: torch.Size | None) -> str | None:
+    """Return the layout whose height, alone of the axes, grew with the image's."""
+    if higher is None or len(higher) != 4:
+        return None
+    grown = [axis for axis in (1, 2, 3) if higher[axis] != shape[axis]]
+    return {2: "nchw", 1: "nhwc"}.get(grown[0]) if len(grown) == 1 else None
 
 
 def pooled(encoder: Encoder, layers: Sequence[str], images_NHWC: Tensor) -> dict[str, Tensor]:
     """Return the pooled features of every layer for uint8 images, from an encoder that is :func:`ready_to_run`."""
+    find_layouts(encoder, layers, images_NHWC[:1])
     with tapped(encoder.module, layers, encoder.pooling) as outputs:
-        run(encoder, images_NHWC)
+        run(encoder, encoder.preprocess(images_NHWC))
     for name in layers:
         if name not in outputs:
             raise EncoderError(
                 f"Layer {name!r} of {encoder.name!r} does not run when the module is called",
-                remedy="choose another layer with --layer; --list-layers shows those that run",
+                remedy="choose another layer with --layer; --list-layers shows those that run. Of a scripted module "
+                "only the output can be seen",
             )
     return outputs
 
@@ -162,27 +253,38 @@ def list_layers(encoder: Encoder, image_shape: tuple[int, int, int]) -> list[Lay
     """
     encoder = copy.copy(encoder)
     encoder.module = isolated(encoder.module, "cpu", torch.float32)
-    modules = {name or OUTPUT: m for name, m in encoder.module.named_modules()}
-    shapes: dict[str, Tensor] = {}
-    hooks = [
-        m.register_forward_hook(
-            lambda _m, _i, output, name=name: shapes.update({name: output}) if isinstance(output, Tensor) else None
-        )
-        for name, m in modules.items()
-    ]
+    modules = dict(encoder.module.named_modules())
+    outputs: dict[str, Tensor] = {}
+    hooks = [hooked(m, _keeper(name or OUTPUT, outputs)) for name, m in modules.items()]
+    images_NHWC = _noise(image_shape)[:1]
     try:
-        run(encoder, _noise(image_shape)[:1])
+        run(encoder, encoder.preprocess(images_NHWC))
     finally:
         for hook in hooks:
             hook.remove()
-    names = [*(n for n in modules if n != OUTPUT), OUTPUT]
-    return [_info(encoder, name, modules[name], shapes[name]) for name in names if name in shapes]
+    find_layouts(encoder, list(outputs), images_NHWC, strict=False)
+    order = [*(name for name in modules if name), OUTPUT]
+    named = [(name, layer) for name in order for layer in outputs if layer == name or layer.rpartition(".")[0] == name]
+    kinds = {name or OUTPUT: type(m).__name__ for name, m in modules.items()}
+    layers = dict.fromkeys(layer for _, layer in named)
+    return [_info(encoder, layer, kinds.get(layer, "part"), outputs[layer]) for layer in layers]
 
 
-def _info(encoder: Encoder, name: str, module: torch.nn.Module, output: Tensor) -> LayerInfo:
+def _keeper(name: str, outputs: dict[str, Tensor]) -> Callable[..., None]:
+    """Return the hook that keeps a layer's output, or the first tensor in it and each of its parts."""
+
+    def keep(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        first = first_tensor(output)
+        found = {} if first is None else {name: first}
+        outputs.update(found | {f"{name}.{key}": part for key, part in tensor_parts(output).items()})
+
+    return keep
+
+
+def _info(encoder: Encoder, name: str, kind: str, output: Tensor) -> LayerInfo:
     """Describe one layer."""
     try:
-        width = int(encoder.pooling(output).shape[1])
+        width = int(encoder.pooling(output, name).shape[1])
     except Exception:  # an output that pooling refuses, or that is no batch of anything
         width = None
-    return LayerInfo(name, type(module).__name__, tuple(output.shape[1:]), width)
+    return LayerInfo(name, kind, tuple(output.shape[1:]), width)

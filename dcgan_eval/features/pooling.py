@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,13 +13,22 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, max_po
 from ..errors import DcganEvalError, EncoderError, unknown_name
 from ..models.presets import GRID
 
-_RULES: dict[str, tuple[Callable[[Tensor, int], Tensor] | None, int]] = {
+_GEM_POWER = 3  # Radenovic, Tolias & Chum, arXiv:1711.02512, equation 3, with the power that they start from
+_WINDOWS: dict[str, tuple[Callable[[Tensor, int], Tensor], int]] = {
     "max4-adaptive": (adaptive_max_pool2d, GRID),
     "avg4-adaptive": (adaptive_avg_pool2d, GRID),
-    "avg1": (adaptive_avg_pool2d, 1),
-    "none": (None, 0),
 }
-POOLINGS = ("max4", "avg4", "avg1", "none")  # as asked for; ``Pooling.name`` says what is done
+_MEANS = ("avg1", "gem", "cls+avg1")  # over positions, of which a square is not asked
+POOLINGS = (
+    "max4",
+    "avg4",
+    "avg1",
+    "gem",
+    "cls",
+    "cls+avg1",
+    "none",
+)  # as asked for; ``Pooling.name`` says what is done
+LAYOUTS = ("auto", "nchw", "nhwc")
 
 
 def pool_to_grid(h_NCHW: Tensor, grid: int = GRID) -> Tensor:
@@ -67,55 +76,98 @@ class Pooling:
     name : str
         ``"max4"``: the paper's windows, for maps that 4 divides. ``"max4-adaptive"``, ``"avg4-adaptive"``: windows that
         cover maps of any size, equal to the paper's where 4 divides; a side under 4 is kept as it is. ``"avg1"``: mean
-        over positions. ``"none"``: every value.
+        over positions; ``"gem"``: generalised mean over positions, of the third power; ``"cls"``: the first token;
+        ``"cls+avg1"``: both, joined. ``"none"``: every value.
     prefix_tokens : int or None
         Tokens before the image's in (N, T, C): class token, registers; dropped. None drops one where that leaves a
         square, none where T is one.
+    layout : str
+        Axes of maps: ``"nchw"``, ``"nhwc"``, or ``"auto"``, as ``layouts`` says.
+    layouts : dict
+        Layer -> what was found by running it (see :func:`~dcgan_eval.features.layers.find_layouts`).
     """
 
     name: str = "max4-adaptive"
     prefix_tokens: int | None = None
+    layout: str = "auto"
+    layouts: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if self.name != "max4" and self.name not in _RULES:
-            raise unknown_name("pooling", self.name, ["max4", *_RULES], EncoderError)
+        known = ("max4", *_WINDOWS, *_MEANS, "cls", "none")
+        if self.name not in known:
+            raise unknown_name("pooling", self.name, known, EncoderError)
+        if self.layout not in LAYOUTS:
+            raise unknown_name("layout", self.layout, LAYOUTS, EncoderError)
 
     @property
     def identity(self) -> str:
-        """The rule in one word, with the number of dropped tokens where it was given."""
-        return self.name if self.prefix_tokens is None else f"{self.name}-drop{self.prefix_tokens}"
+        """The rule in one word, with the number of dropped tokens and the layout where they were given."""
+        told = "" if self.prefix_tokens is None else f"-drop{self.prefix_tokens}"
+        return f"{self.name}{told}" + ("" if self.layout == "auto" else f"-{self.layout}")
 
-    def __call__(self, h: Tensor) -> Tensor:
-        """Return (N, width), never a view of ``h``; maps (N, C, H, W), tokens (N, T, C) or vectors (N, C) come in.
+    def __call__(self, h: Tensor, layer: str = "") -> Tensor:
+        """Return (N, width), never a view of ``h``; maps, tokens (N, T, C) or vectors (N, C) come in.
 
         Raises
         ------
         EncoderError
             An output of another shape, or tokens that are no square.
         """
-        f_ND = self._pooled(h)
+        f_ND = self._pooled(h, self.layouts.get(layer, "nchw") if self.layout == "auto" else self.layout)
         # Modules that work in place would change a view after it was taken.
         shared = f_ND.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
         return f_ND.clone() if shared else f_ND
 
-    def _pooled(self, h: Tensor) -> Tensor:
+    def _pooled(self, h: Tensor, layout: str) -> Tensor:
         """Return (N, width)."""
         if self.name == "max4":
             return pool_to_grid(h)
         if h.dim() == 2:
             return h
-        h_NCHW = tokens_to_map(h, self.prefix_tokens) if h.dim() == 3 else h
-        if h_NCHW.dim() != 4:
+        if h.dim() not in (3, 4):
             raise EncoderError(
                 "A layer's output can be neither a map, nor tokens, nor a vector",
                 got=f"shape {tuple(h.shape)}",
-                expected="(N, C, H, W), (N, T, C) or (N, C)",
+                expected="(N, C, H, W), (N, H, W, C), (N, T, C) or (N, C)",
                 remedy="choose another layer with --layer; --list-layers shows the shapes",
             )
-        function, side = _RULES[self.name]
-        if function is not None and min(h_NCHW.shape[2:]) >= side:
-            h_NCHW = function(h_NCHW, side)
+        if h.dim() == 4 and layout == "nhwc":
+            h = h.permute(0, 3, 1, 2)  # (N, C, H, W)
+        if self.name.startswith("cls"):
+            first_NC = _class_token(h, self.prefix_tokens)
+            return first_NC if self.name == "cls" else torch.cat([first_NC, _mean(h, self.prefix_tokens)], 1)
+        if self.name in _MEANS:
+            return _mean(h, self.prefix_tokens, _GEM_POWER if self.name == "gem" else 1)
+        h_NCHW = tokens_to_map(h, self.prefix_tokens) if h.dim() == 3 else h
+        if self.name in _WINDOWS:
+            function, side = _WINDOWS[self.name]
+            h_NCHW = function(h_NCHW, side) if min(h_NCHW.shape[2:]) >= side else h_NCHW
         return torch.flatten(h_NCHW, 1)
+
+
+def _class_token(h: Tensor, prefix_tokens: int | None) -> Tensor:
+    """Return the first token (N, C)."""
+    if h.dim() != 3 or _in_front(h.shape[1], prefix_tokens) == 0:
+        raise EncoderError(
+            "The layer has no class token",
+            got=f"output of shape {tuple(h.shape)}",
+            expected="tokens (N, T, C) with at least one in front of the image's",
+            remedy="choose another rule with --pool, or tell Encoder(prefix_tokens=...) in Python",
+        )
+    return h[:, 0]
+
+
+def _mean(h: Tensor, prefix_tokens: int | None, power: int = 1) -> Tensor:
+    """Return the mean over positions, (N, C), or the generalised mean of a power (which clips what is not positive)."""
+    h_NCP = h[:, _in_front(h.shape[1], prefix_tokens) :].transpose(1, 2) if h.dim() == 3 else h.flatten(2)
+    if power == 1:
+        return h_NCP.mean(2)
+    return h_NCP.clamp(min=1e-6).pow(power).mean(2).pow(1 / power)
+
+
+def _in_front(total: int, prefix_tokens: int | None) -> int:
+    """Return how many of the tokens are not the image's: T and T - 1 are never both squares of a side above 1."""
+    return int(math.isqrt(total) ** 2 != total) if prefix_tokens is None else prefix_tokens
 
 
 def tokens_to_map(h_NTC: Tensor, prefix_tokens: int | None = None) -> Tensor:
@@ -139,8 +191,7 @@ def tokens_to_map(h_NTC: Tensor, prefix_tokens: int | None = None) -> Tensor:
         What is left is no square.
     """
     total = h_NTC.shape[1]
-    # T and T - 1 are never both squares of a side above 1, so the shape tells.
-    dropped = int(math.isqrt(total) ** 2 != total) if prefix_tokens is None else prefix_tokens
+    dropped = _in_front(total, prefix_tokens)
     side = math.isqrt(max(total - dropped, 0))
     if side == 0 or side * side != total - dropped:
         raise EncoderError(

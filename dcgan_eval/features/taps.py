@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import EncoderError, unknown_name
 from ..models.dcgan import Discriminator, LadderDiscriminator
 from .identity import code_hash, is_plain_discriminator, weights_hash
-from .isolated import unwrapped
+from .isolated import COMPILED, unwrapped
 from .pooling import Pooling
 from .preprocess import Preprocess
 
@@ -37,7 +40,10 @@ class Encoder:
     image_size : int or None
         Resize images to this side; None keeps them.
     pooling : str or None
-        ``"max4"``, ``"avg4"``, ``"avg1"`` or ``"none"``; None is ``"max4"``, the paper's.
+        ``"max4"``, ``"avg4"``, ``"avg1"``, ``"gem"``, ``"cls"``, ``"cls+avg1"`` or ``"none"``; None is ``"max4"``, the
+        paper's.
+    layout : str or None
+        Axes of the layers' maps: ``"nchw"``, ``"nhwc"``, or ``"auto"``, which is None: found for each layer by running.
     prefix_tokens : int or None
         Tokens before the image's in a vision transformer; None asks the module (``num_prefix_tokens``), else the shape.
     preprocess : callable or None
@@ -61,6 +67,7 @@ class Encoder:
         normalise: str = "paper",
         image_size: int | None = None,
         pooling: str | None = None,
+        layout: str | None = None,
         prefix_tokens: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         preprocessing: str | None = None,
@@ -73,8 +80,8 @@ class Encoder:
         self.module, self.name = module, name or type(module).__name__
         self.image_shape = image_shape if image_size is None else None
         self.preprocess, self.preprocessing = preprocess or rule, preprocessing or rule.words
-        self.pooling = _pooling(pooling, module, prefix_tokens)
-        self.rules = {"normalise": normalise, "image_size": image_size, "pooling": pooling}
+        self.pooling = _pooling(pooling, module, prefix_tokens, layout or "auto")
+        self.rules = {"normalise": normalise, "image_size": image_size, "pooling": pooling, "layout": layout}
         self.layers = () if not layers else self._matching(layers)
 
     @property
@@ -116,12 +123,23 @@ class Encoder:
         return self.layers
 
     def _matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Return the layers that match any of the patterns, in the module's order."""
-        names = [name for name, _ in self.module.named_modules() if name] + [OUTPUT]
+        """Return the layers that match any of the patterns, in the module's order, each followed by its parts."""
+        names = [*layer_names(self.module), OUTPUT]
+        chosen = {name: [name] if any(_matches(name, p) for p in patterns) else [] for name in names}
         for pattern in patterns:
-            if not any(_matches(name, pattern) for name in names):
+            if any(_matches(name, pattern) for name in names):
+                continue
+            owner = _owner(pattern, names)
+            if owner is None:
                 raise unknown_name("layer", pattern, [*names, "all"], EncoderError)
-        return tuple(name for name in names if any(_matches(name, pattern) for pattern in patterns))
+            chosen[owner].append(pattern)  # whether the output has such a part is seen when it runs
+        return tuple(layer for name in names for layer in dict.fromkeys(chosen[name]))
+
+
+def layer_names(module: nn.Module) -> list[str]:
+    """Return the names of all submodules, as they are in the module that ``torch.compile`` and others wrap."""
+    names = (f"{name}.".replace(COMPILED, "").rstrip(".") for name, _ in unwrapped(module).named_modules())
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -130,24 +148,29 @@ def _matches(name: str, pattern: str) -> bool:
     return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
 
-def _pooling(name: str | None, module: nn.Module, prefix_tokens: int | None) -> Pooling:
+def _owner(layer: str, names: Sequence[str]) -> str | None:
+    """Return the layer whose output has a part of the name: the longest one in front of it."""
+    return max((name for name in names if layer.startswith(f"{name}.")), key=len, default=None)
+
+
+def _pooling(name: str | None, module: nn.Module, prefix_tokens: int | None, layout: str) -> Pooling:
     """Return the rule for a name as asked for: the paper's windows for its D, adaptive ones for everything else."""
     name = name or "max4"
     if name == "avg4" or (name == "max4" and not isinstance(module, LadderDiscriminator)):
         name += "-adaptive"
     told = getattr(module, "num_prefix_tokens", None)
-    return Pooling(name, told if prefix_tokens is None and isinstance(told, int) else prefix_tokens)
+    return Pooling(name, told if prefix_tokens is None and isinstance(told, int) else prefix_tokens, layout)
 
 
-def _as_it_is(h: Tensor) -> Tensor:
+def _as_it_is(h: Tensor, layer: str) -> Tensor:
     """Keep an output whole."""
     return h
 
 
 @contextmanager
 def tapped(
-    module: nn.Module, layers: Sequence[str], keep: Callable[[Tensor], Tensor] = _as_it_is
-) -> Iterator[dict[str, Tensor]]:
+    module: nn.Module, layers: Sequence[str], keep: Callable[[Tensor, str], Any] = _as_it_is
+) -> Iterator[dict[str, Any]]:
     """Collect the outputs of named layers in a dictionary during each forward pass.
 
     Parameters
@@ -155,24 +178,32 @@ def tapped(
     module : nn.Module
         The encoder's module.
     layers : sequence of str
-        Names of submodules, or ``"output"``. One that runs several times gives its last output.
+        Names of submodules, or ``"output"``, each with the name or number of a part where the output has several:
+        ``"output.1"``, ``"encoder.last_hidden_state"``. Without, it is the first tensor. A layer that runs several
+        times gives its last output.
     keep : callable
-        What to keep of an output, called at once, before a later module can change it in place.
+        What to keep of an output of a layer, called at once, before a later module can change it in place.
 
     Raises
     ------
     EncoderError
-        During the forward pass: a layer that returns no tensor.
+        During the forward pass: a layer that returns no tensor, or has no such part.
     """
-    outputs: dict[str, Tensor] = {}
+    outputs: dict[str, Any] = {}
+    names = [*layer_names(module), OUTPUT]
 
-    def hook(name: str) -> Callable[[nn.Module, object, object], None]:
+    def hook(layer: str, parts: list[str]) -> Callable[[nn.Module, object, object], None]:
         def take(_module: nn.Module, _inputs: object, output: object) -> None:
-            outputs[name] = keep(_tensor(name, output))
+            outputs[layer] = keep(_tensor(layer, output, parts, names), layer)
 
         return take
 
-    hooks = [module.get_submodule("" if n == OUTPUT else n).register_forward_hook(hook(n)) for n in layers]
+    hooks, modules = [], dict(module.named_modules())
+    for layer in layers:
+        owner = layer if layer in names else _owner(layer, names) or layer
+        parts = [part for part in layer.removeprefix(owner).split(".") if part]
+        tap = modules["" if owner == OUTPUT else owner]
+        hooks.append(hooked(tap, hook(layer, parts)))
     try:
         yield outputs
     finally:
@@ -180,12 +211,58 @@ def tapped(
             handle.remove()
 
 
-def _tensor(name: str, output: object) -> Tensor:
-    """Return a layer's output if it is a tensor."""
-    if not isinstance(output, Tensor):
+def hooked(module: nn.Module, hook: Callable[..., None]) -> Any:
+    """Register a forward hook and return its handle; scripted modules take hooks of all modules alone."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return module.register_forward_hook(hook)
+
+    def for_this(called: nn.Module, inputs: object, output: object) -> None:
+        if called is module:
+            hook(called, inputs, output)
+
+    return nn.modules.module.register_module_forward_hook(for_this)
+
+
+def _tensor(layer: str, output: object, parts: Sequence[str], names: Sequence[str]) -> Tensor:
+    """Return the named part of a layer's output, or its first tensor."""
+    owner = layer
+    for part in reversed(parts):
+        owner = owner.removesuffix(f".{part}")
+    for part in parts:
+        inside = _inside(output)
+        if part not in inside:
+            known = [*names, *(f"{owner}.{key}" for key in inside)]
+            raise unknown_name(f"layer, or part of what {owner!r} returns,", layer, known, EncoderError)
+        output, owner = inside[part], f"{owner}.{part}"
+    tensor = first_tensor(output)
+    if tensor is None:
         raise EncoderError(
-            f"Layer {name!r} returns no tensor",
+            f"Layer {layer!r} returns no tensor",
             got=type(output).__name__,
             remedy="choose another layer with --layer; --list-layers shows those that do",
         )
-    return output
+    return tensor
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """Return an output that is a tensor, or the first one in it."""
+    if isinstance(output, Tensor):
+        return output
+    return next((found for part in _inside(output).values() if (found := first_tensor(part)) is not None), None)
+
+
+def tensor_parts(output: object) -> dict[str, Tensor]:
+    """Return the tensors of an output with several parts by name; none of a tensor."""
+    return {key: part for key, part in _inside(output).items() if isinstance(part, Tensor)}
+
+
+def _inside(output: object) -> dict[str, object]:
+    """Return what an output consists of by name or number; nothing of a tensor."""
+    if isinstance(output, Mapping):
+        return {str(key): part for key, part in output.items()}
+    if isinstance(output, list | tuple):
+        named = zip(getattr(output, "_fields", ()), output, strict=False)
+        return {**{str(i): part for i, part in enumerate(output)}, **dict(named)}
+    if is_dataclass(output):
+        return {f.name: getattr(output, f.name) for f in fields(output)}
+    return {}

@@ -212,13 +212,18 @@ def too_small(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("module", "layer", "message"),
     [
-        (Returns(lambda x: (x, x)), "output", "returns no tensor"),
+        (Returns(lambda x: (0, "x")), "output", "returns no tensor"),
         (Returns(lambda x: x.flatten(2).permute(2, 0, 1)), "output", "changes with the batch"),
         (Returns(lambda x: x.flatten()[None]), "output", "changes with the batch"),
         (Returns(lambda x: x - x.mean(0)), "output", "images beside it"),
         (Returns(lambda x: x + torch.randn(x.shape)), "output", "from call to call"),
-        (Returns(too_small), "inner", "cannot run images of 16x16x3.*Output size is too small.*--image-size"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3)), "0", "cannot run images"),
+        (
+            Returns(too_small),
+            "inner",
+            "cannot run images of 16x16x3.*Output size is too small.*not because of their size",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), "1", r"cannot run.*--image-size; 32 is one"),
+        (nn.Sequential(nn.Conv2d(5, 4, 3)), "0", "cannot run images.*not because of their size"),
         (nn.ModuleDict({"unused": nn.Linear(3, 3)}), "unused", "cannot run images"),
         (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "0", "keeps no statistics"),
     ],
@@ -297,5 +302,5 @@ def test_a_discriminator_can_be_given_other_rules(tmp_path: Path) -> None:
     store = extract(encoder, ImageSet(pixels), options=ExtractOptions(device="cpu"), cache_dir=tmp_path)
     assert (store.identity.pooling, store.identity.batch_norm) == ("avg4-adaptive", "dataset")
     assert replace(store.identity, pooling="max4").base_hash != store.identity.base_hash
-    with pytest.raises(EncoderError, match="cannot run images of 28x28x3"):
+    with pytest.raises(EncoderError, match=r"cannot run images of 64x64x3.*--image-size; 32 is one"):
         extract(load_encoder("untrained:svhn32", image_size=64), ImageSet(pixels), cache_dir=tmp_path)
