@@ -69,6 +69,18 @@ def memory_share(device: torch.device = _CPU) -> int:
     return total // 2
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Let float32 products be float32: no TF32, with its 10 bits of mantissa, on GPUs that have it."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device, without waiting for it where it goes to a GPU."""
     if device.type == "cuda" and x.device.type == "cpu":

@@ -1,12 +1,12 @@
-"""The run record: one JSON per run, written atomically, read back whatever its age."""
+"""The run record: one JSON per run that holds all of it, carries its own digest, and is read back whatever its age."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,42 @@ from typing import Any
 import numpy as np
 
 from .errors import RecordError
+from .files import write_file
 
-SCHEMA = 2  # 2 adds shown_as, rows_sha256, right and classifier
+SCHEMA = 3  # 2 adds shown_as, rows_sha256, right and classifier; 3 the protocol, settings, parts and a digest
 CERTIFIED = ("converged", "exact")  # statuses of fits that may be scored without being asked for
+_MOST_BYTES = 1 << 26  # a record of a million test images has less
+_MOST_TEST_IMAGES = 1 << 26
+
+
+def _part(part: str, key: str, default: Any = None) -> Any:
+    """Return a property that reads a key of a part."""
+
+    def get(record: Record) -> Any:
+        return getattr(record, part).get(key, default)
+
+    return property(get, doc=f"``{key}`` of :attr:`{part}`.")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run measured, how sure it is, and what produced it.
+    """What a run measured, how sure it is, and everything that it takes to run it again.
 
     Attributes
     ----------
-    protocol, protocol_version : str, int
-        Which pinned protocol was run.
+    protocol : str
+        Id of the protocol that was run.
+    spec : dict
+        The whole protocol: every field of :class:`~dcgan_eval.protocols.spec.Protocol`. Older records have ``id``,
+        ``version``, ``shown_as`` and ``paper`` alone.
+    settings : dict
+        ``seed``, ``tol``, ``solver``, ``allow_unconverged``.
+    features : dict
+        What was measured: ``kind``, ``name``, ``num_features``, ``weights_sha256`` and what else decided the numbers.
+    classifier : dict
+        ``name``, the ``parameter`` that was chosen and its ``value``, and what else decided the predictions.
+    data : dict
+        The two sets, ``train`` and ``test``: name, split, count, fingerprint.
     metric : str
         ``"accuracy"``, a fraction.
     score : float
@@ -34,27 +57,15 @@ class Record:
     spread : float or None
         1.96 standard deviations of the draws, None for a single one.
     ci95 : list of float
-        95 % confidence interval: of the mean over draws (t), or of a single run's proportion (Wilson).
+        95 % confidence interval: of the mean over draws on this test set (t), or of a single run's proportion (Wilson).
+    ci95_with_images : list of float or None
+        95 % confidence interval over other draws and other test images; None in older records.
     num_draws : int
         Number of test scores behind ``score``.
-    C : float or None
-        The chosen penalty; None for a classifier without one.
     status : str
         ``"converged"`` when every fit behind the score is, ``"exact"`` where nothing has to; else the worst status.
     duality_gap : float or None
         Largest relative duality gap of the fits behind the score; None where nothing is minimised.
-    num_features : int
-        Length of the feature vector.
-    seed : int
-        Root seed of splits and draws.
-    features : dict
-        Encoder, layers, weights, how the features were made.
-    weights_sha256 : str or None
-        Hash of the encoder's weights, None for features without any.
-    dataset_fingerprint : str
-        Hash of the train and test fingerprints.
-    data : dict
-        Train and test set: name, split, count, fingerprint.
     selection : list of dict
         The validation curve: C (or what else is chosen), mean score, scores of the draws, largest gap.
     draws : list of dict
@@ -63,67 +74,77 @@ class Record:
         Test images by (label, prediction), summed over the draws.
     class_names : list of str
         In label order.
-    paper : dict or None
-        The published value that the protocol stands beside, with its source.
-    time_s : float
-        Wall time of the run.
-    timings_s : dict
-        Wall time of its stages.
-    peak_memory_bytes : int
-        Largest resident memory of the process.
-    environment, command, git, created : provenance
+    rows_sha256 : dict
+        Stream name -> digests of rows (:func:`~dcgan_eval.data.splits.rows_digest`): of the validation split, and of
+        each draw. The rows follow from the seed, the stream's name and the images.
+    right : str or None
+        In how many draws each test image was classified right, packed (:func:`unpack_counts`), in the order of the
+        images' pixel hashes; records of schema 2 have the order (label, hash).
     notes : list of str
         What a reader of the score should know.
-    shown_as : str
-        ``"accuracy"`` or ``"error"``: how the protocol's scores are published and shown. The record has accuracies.
-    rows_sha256 : dict
-        Stream name -> digest of the pixel hashes of the rows in canonical order: of the validation split, and of each
-        draw. The rows follow from the seed, the stream's name and the images (see ``data/splits.py``).
-    right : str or None
-        In how many draws each test image was classified right, packed (:func:`unpack_counts`), in canonical order.
-    classifier : dict
-        ``name``, the ``parameter`` that was chosen and its ``value``, and what else decided the predictions.
+    made : dict
+        ``time_s``, ``timings_s``, ``peak_memory_bytes``, ``environment``, ``command``, ``created``, ``git``.
+    schema : int
+        Of the file that it was read from.
+    intact : bool or None
+        Whether the file that it was read from matched its own digest; None where it has none.
     """
 
     protocol: str
-    protocol_version: int
+    spec: dict[str, Any]
+    settings: dict[str, Any]
+    features: dict[str, Any]
+    classifier: dict[str, Any]
+    data: dict[str, Any]
     metric: str
     score: float
     spread: float | None
     ci95: list[float]
     num_draws: int
-    C: float | None
     status: str
     duality_gap: float | None
-    num_features: int
-    seed: int
-    features: dict[str, Any]
-    weights_sha256: str | None
-    dataset_fingerprint: str
-    data: dict[str, Any]
     selection: list[dict[str, Any]]
     draws: list[dict[str, Any]]
     confusion: list[list[int]]
     class_names: list[str]
-    paper: dict[str, Any] | None
-    time_s: float
-    timings_s: dict[str, float]
-    peak_memory_bytes: int
-    environment: dict[str, Any]
-    command: str
-    created: str
-    git: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
-    shown_as: str = "accuracy"
+    made: dict[str, Any]
+    ci95_with_images: list[float] | None = None
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)
     right: str | None = None
-    classifier: dict[str, Any] = field(default_factory=lambda: {"name": "l2svm", "parameter": "C"})
+    notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
+    intact: bool | None = None
+
+    protocol_version = _part("spec", "version", 0)
+    paper = _part("spec", "paper")
+    shown_as = _part("spec", "shown_as", "accuracy")
+    seed = _part("settings", "seed", 0)
+    num_features = _part("features", "num_features", 0)
+    weights_sha256 = _part("features", "weights_sha256")
+    time_s = _part("made", "time_s", 0.0)
+    timings_s = _part("made", "timings_s", {})
+    peak_memory_bytes = _part("made", "peak_memory_bytes", 0)
+    environment = _part("made", "environment", {})
+    command = _part("made", "command", "")
+    created = _part("made", "created", "")
+    git = _part("made", "git")
 
     @property
     def name(self) -> str:
         """Name for files and tables: protocol and features."""
         return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
+
+    @property
+    def C(self) -> float | None:
+        """The chosen penalty; None for a classifier without one."""
+        value = self.classifier.get("value")
+        return float(value) if self.classifier["parameter"] == "C" and value is not None else None
+
+    @property
+    def dataset_fingerprint(self) -> str:
+        """Hash of the fingerprints of the sets."""
+        prints = "\n".join(part["fingerprint"] for part in self.data.values())
+        return hashlib.sha256(prints.encode()).hexdigest()
 
     @property
     def class_accuracies(self) -> dict[str, float]:
@@ -135,11 +156,13 @@ class Record:
     @property
     def chosen(self) -> tuple[str, Any]:
         """Name and value of what was chosen on validation rows."""
-        return self.classifier["parameter"], self.classifier.get("value", self.C)
+        return self.classifier["parameter"], self.classifier.get("value")
 
     def to_json(self) -> str:
-        """Return the record as indented JSON."""
-        return json.dumps(asdict(self), indent=1)
+        """Return the record as indented JSON, with its digest."""
+        values = {key: value for key, value in asdict(self).items() if key != "intact"} | {"schema": SCHEMA}
+        values = json.loads(json.dumps(values))  # what a reader will see: lists for tuples
+        return json.dumps(values | {"digest": _digest(values)}, indent=1)
 
     def write(self, path: Path) -> Path:
         """Write the record, replacing the file only when complete.
@@ -149,17 +172,18 @@ class Record:
         RecordError
             The file cannot be written.
         """
-        partial = path.with_name(path.name + ".partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(self.to_json() + "\n")
-            os.replace(partial, path)
+            return write_file(path, self.to_json() + "\n")
         except OSError as error:
-            partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
             raise RecordError(
                 "The record cannot be written", got=f"{path}: {error}", remedy="give another place with --record"
             ) from error
-        return path
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record's values in one spelling, its own digest left out."""
+    kept = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def pack_counts(counts: Any) -> str | None:
@@ -170,8 +194,23 @@ def pack_counts(counts: Any) -> str | None:
 
 
 def unpack_counts(text: str) -> np.ndarray:
-    """Return what :func:`pack_counts` packed, as int64 (N,)."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u2").astype(np.int64)
+    """Return what :func:`pack_counts` packed, as int64 (N,).
+
+    Raises
+    ------
+    RecordError
+        The text is damaged, or unpacks to more than any test set has.
+    """
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(base64.b64decode(text, validate=True), 2 * _MOST_TEST_IMAGES)
+        if unpacker.unconsumed_tail or not unpacker.eof:
+            raise ValueError("too long" if unpacker.unconsumed_tail else "cut off")
+        return np.frombuffer(data, dtype="<u2").astype(np.int64)
+    except (ValueError, zlib.error) as error:
+        raise RecordError(
+            "The record's list of test images that were right cannot be read", got=str(error), remedy="run it again"
+        ) from error
 
 
 def load_record(path: Path | str) -> Record:
@@ -180,21 +219,18 @@ def load_record(path: Path | str) -> Record:
     Raises
     ------
     RecordError
-        Missing, unreadable or foreign file, a newer schema, or fields that are missing.
+        Missing, unreadable or foreign file, a newer schema, or fields that are missing or of another type.
     """
     try:
-        values = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        if Path(path).stat().st_size > _MOST_BYTES:
+            raise ValueError(f"larger than {_MOST_BYTES >> 20} MiB")
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(
             "The record cannot be read", got=f"{path}: {error}", remedy="give a JSON file that `svm` wrote"
         ) from error
-    if not isinstance(values, dict) or "schema" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("schema"), int) or values["schema"] < 1:
         raise RecordError("The file is no record", got=str(path), expected="a JSON object with a schema")
-    return _from_values(values, path)
-
-
-def _from_values(values: Mapping[str, Any], path: Path | str) -> Record:
-    """Build a record, refusing what this version cannot understand."""
     if values["schema"] > SCHEMA:
         raise RecordError(
             f"The record {path} is newer than this version",
@@ -202,8 +238,138 @@ def _from_values(values: Mapping[str, Any], path: Path | str) -> Record:
             expected=f"schema {SCHEMA} or older",
             remedy="upgrade dcgan-eval",
         )
-    known = {f.name for f in fields(Record)}
+    intact = values.get("digest") == _digest(values) if values["schema"] >= 3 else None
     try:
-        return Record(**{key: value for key, value in values.items() if key in known})
-    except TypeError as error:
+        values = values if values["schema"] >= 3 else _from_flat(values)
+        known = {f.name for f in fields(Record)} - {"intact"}
+        record = Record(**{key: value for key, value in values.items() if key in known}, intact=intact)
+    except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"The record {path} lacks fields", got=str(error), remedy="run the protocol again") from error
+    wrong = next((what for what, holds in _expectations(record) if not _is_true(holds)), None)
+    if wrong:
+        raise RecordError(f"The record {path} is damaged", got=f"{wrong} has another form", remedy="run it again")
+    return record
+
+
+def _from_flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a record of schema 1 or 2 in parts."""
+    chosen = {"value": values.get("C")} | values.get("classifier", {"name": "l2svm", "parameter": "C"})
+    kind = "pixels" if values["features"]["name"] == "pixels" else "encoder"
+    kind = "kmeans" if "num_centroids" in values["features"] else kind
+    parts = {
+        "spec": {
+            "id": values["protocol"],
+            "version": values["protocol_version"],
+            "shown_as": values.get("shown_as", "accuracy"),
+            "paper": values["paper"],
+        },
+        "settings": {"seed": values["seed"]},
+        "features": {
+            "kind": kind,
+            **values["features"],
+            "num_features": values["num_features"],
+            "weights_sha256": values["weights_sha256"],
+        },
+        "classifier": chosen,
+        "made": {
+            key: values.get(key)
+            for key in ("time_s", "timings_s", "peak_memory_bytes", "environment", "command", "created", "git")
+        },
+    }
+    return values | parts
+
+
+def _expectations(record: Record) -> list[tuple[str, Callable[[], bool]]]:
+    """Return what must hold of a record's types before anything reads it, each with its name."""
+    number, text = _is_number, _is_text
+    spec, features, made = record.spec, record.features, record.made
+
+    def interval(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and all(map(number, value))
+
+    def rows(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(row, dict) and number(row.get("score")) for row in value)
+
+    return [
+        ("protocol", lambda: all(map(text, (record.protocol, record.metric, record.status)))),
+        ("spec", lambda: isinstance(spec, dict) and text(spec.get("id")) and isinstance(spec.get("version"), int)),
+        ("spec.shown_as", lambda: spec.get("shown_as") in ("accuracy", "error")),
+        ("spec.paper", lambda: _is_published(spec.get("paper"))),
+        ("settings", lambda: isinstance(record.settings, dict) and isinstance(record.seed, int)),
+        ("features", lambda: isinstance(features, dict) and text(features.get("name"))),
+        ("features.num_features", lambda: isinstance(record.num_features, int)),
+        ("features.layers", lambda: all(map(text, features.get("layers") or []))),
+        ("features.weights_sha256", lambda: record.weights_sha256 is None or text(record.weights_sha256)),
+        ("features.preset", lambda: features.get("preset") is None or text(features["preset"])),
+        ("classifier", lambda: isinstance(record.classifier, dict) and text(record.classifier.get("name"))),
+        ("classifier.value", lambda: text(record.classifier.get("parameter")) and _is_optional(record.chosen[1])),
+        ("data", lambda: isinstance(record.data, dict) and all(map(_is_entry, record.data.values()))),
+        ("score", lambda: number(record.score) and _is_optional(record.spread) and _is_optional(record.duality_gap)),
+        ("ci95", lambda: interval(record.ci95)),
+        ("ci95_with_images", lambda: record.ci95_with_images is None or interval(record.ci95_with_images)),
+        ("num_draws", lambda: isinstance(record.num_draws, int)),
+        ("selection", lambda: rows(record.selection)),
+        ("draws", lambda: rows(record.draws)),
+        ("class_names", lambda: isinstance(record.class_names, list) and all(map(text, record.class_names))),
+        ("confusion", lambda: _is_square(record.confusion, len(record.class_names))),
+        ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
+        ("right", lambda: record.right is None or text(record.right)),
+        ("notes", lambda: isinstance(record.notes, list) and all(map(text, record.notes))),
+        ("made", lambda: isinstance(made, dict) and number(made.get("time_s")) and text(made.get("created"))),
+        ("made.timings_s", lambda: all(map(number, (made.get("timings_s") or {}).values()))),
+        ("made.command", lambda: text(made.get("command")) and isinstance(made.get("environment"), dict)),
+        ("made.peak_memory_bytes", lambda: number(made.get("peak_memory_bytes"))),
+        ("made.git", lambda: made.get("git") is None or isinstance(made["git"], dict)),
+    ]
+
+
+def _is_true(holds: Callable[[], bool]) -> bool:
+    """Ask, where values of any type may be."""
+    try:
+        return holds()
+    except (TypeError, AttributeError, ValueError, KeyError):
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is text."""
+    return isinstance(value, str)
+
+
+def _is_optional(value: Any) -> bool:
+    """Tell whether a value is a number or missing."""
+    return value is None or _is_number(value)
+
+
+def _is_published(value: Any) -> bool:
+    """Tell whether a value is a published one, or missing."""
+    return value is None or (
+        isinstance(value, dict)
+        and _is_number(value.get("value"))
+        and _is_optional(value.get("spread"))
+        and isinstance(value.get("source"), str)
+    )
+
+
+def _is_entry(value: Any) -> bool:
+    """Tell whether a value describes a set of images."""
+    strings = ("name", "split", "fingerprint")
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in strings)
+        and isinstance(value.get("num_images"), int)
+    )
+
+
+def _is_square(value: Any, size: int) -> bool:
+    """Tell whether a value is a square table of counts."""
+    return (
+        isinstance(value, list)
+        and len(value) == size
+        and all(isinstance(row, list) and len(row) == size and all(isinstance(n, int) for n in row) for row in value)
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from ..data.imageset import ImageSet
 from ..errors import DcganEvalError, StoreError, WeightsError
-from ..features.extract import Progress
-from ..features.store import BLOCK_ROWS, FeatureStore, StoreIdentity, StoreWriter, find_store
+from ..features.store import FeatureStore
+from ..features.store_file import Answers, StoreIdentity
 from ..models.weights import read_tensors, save_tensors
+from ..progress import Progress, no_progress
 from ..seeding import rng, torch_generator
 
 PUBLISHED_C = 100.0  # the authors minimise 1/2 ||w||^2 + C * mean(...), so our C is this over the number of rows
@@ -175,7 +176,7 @@ def run_kmeans(
     num_centroids: int,
     iterations: int,
     generator: torch.Generator,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> tuple[Tensor, int]:
     """Run Lloyd's algorithm from centroids drawn from N(0, 0.1^2); a centroid without a patch becomes zero.
 
@@ -222,7 +223,7 @@ def learn_codebook(
     images_NHWC: np.ndarray,
     options: KMeansOptions,
     device: torch.device | str = "cpu",
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> Codebook:
     """Learn whitening and centroids from random patches of unlabelled images.
 
@@ -276,32 +277,25 @@ def quadrants(height: int, width: int) -> Tensor:
 
 
 class KMeansFeatures:
-    """Source of standardised K-means features for the protocol runner; codebook and features are cached.
+    """Standardised K-means features, see :class:`~dcgan_eval.features.fill.Filler`; the codebook is cached too.
 
     Parameters
     ----------
     options : KMeansOptions
         What to learn.
-    cache_dir : Path
-        Folder of codebooks and feature stores.
     device : torch.device
         Where to compute.
+    store_dtype : str
+        ``"float16"`` or ``"float32"``, which holds the sums of images of more than 500 pixels a side.
     """
 
-    num_features: int
-    _stores: tuple[FeatureStore, FeatureStore]
+    def __init__(self, options: KMeansOptions, device: torch.device | str = "cpu", store_dtype: str = "float16"):
+        self.options, self.device, self.store_dtype = options, torch.device(device), store_dtype
+        self.name = f"kmeans-{options.num_centroids}" + ("-hard" if options.hard else "")
+        self._scale: tuple[np.ndarray, np.ndarray] | None = None
 
-    def __init__(self, options: KMeansOptions, cache_dir: Path, device: torch.device | str = "cpu"):
-        self.options, self.cache_dir, self.device = options, cache_dir, torch.device(device)
-        self.num_features = 4 * options.num_centroids
-
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-        return f"kmeans-{self.options.num_centroids}" + ("-hard" if self.options.hard else "")
-
-    def prepare(self, train: ImageSet, test: ImageSet, progress: Progress) -> None:
-        """Learn from the training images, then compute the features that the cache does not hold.
+    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
+        """Learn whitening and centroids from the training images, or find them in the cache.
 
         Raises
         ------
@@ -314,41 +308,64 @@ class KMeansFeatures:
                 got=f"shape {train.image_shape}",
                 expected=f"at least {self.options.side + 1} pixels a side",
             )
-        self.codebook = self._codebook(train, progress)
-        self._stores = (self._store(train, progress), self._store(test, progress))
-        self._mean, self._sd = _statistics(self._stores[0])
+        self.codebook, self._scale = self._codebook(train, cache_dir, progress), None
 
-    def train(self, rows: np.ndarray) -> np.ndarray:
-        """Return the training features of the rows, (len(rows), 4 K), float32, standardised."""
-        return self._standardised(self._stores[0].read(rows))
+    def identity(self, images: ImageSet) -> StoreIdentity:
+        """Return what decides the features of a set of images, before they are standardised."""
+        return StoreIdentity(
+            encoder=self.name,
+            weights_sha256=self.codebook.sha256,
+            layers=(("hard" if self.options.hard else "triangle", 4 * self.options.num_centroids),),
+            preprocessing="contrast-normalised and whitened patches",
+            batch_norm="none",
+            compute="float32",
+            store_dtype=self.store_dtype,
+            calibration_fingerprint="",
+            data=f"{images.name}-{images.split}",
+            data_fingerprint=images.without_labels().fingerprint,
+            num_rows=images.num_images,
+            pooling="sum2",
+        )
 
-    def test(self) -> np.ndarray:
-        """Return all test features, (num_test, 4 K), float32, standardised by the training images."""
-        return self._standardised(self._stores[1].read())
+    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
+        """Return nothing: the hash of the codebook says it all."""
+        return {}
+
+    def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Return the function that encodes images."""
+        layer = "hard" if self.options.hard else "triangle"
+        return lambda images_NHWC: {layer: self.extract(images_NHWC)}
+
+    def served(self, store: FeatureStore) -> FeatureStore:
+        """Return the features standardised by those of the first store, the training images'."""
+        self._scale = self._scale or _statistics(store)
+        mean, sd = self._scale
+
+        def standardised(x_ND: np.ndarray) -> np.ndarray:
+            x_ND -= mean
+            x_ND /= sd
+            return x_ND
+
+        return store.served_by(standardised)
 
     def describe(self) -> dict[str, Any]:
         """Return what decided the numbers."""
         return {
+            "kind": "kmeans",
             "name": self.name,
             "weights_sha256": self.codebook.sha256,
             **asdict(self.options),
             "num_empty": self.codebook.num_empty,
-            "store_dtype": self._stores[0].identity.store_dtype,
-            "cached": [store.reused for store in self._stores],
+            "store_dtype": self.store_dtype,
+            "device": str(self.device),
         }
 
-    def _standardised(self, X: np.ndarray) -> np.ndarray:
-        """Standardise in place."""
-        X -= self._mean
-        X /= self._sd
-        return X
-
-    def _codebook(self, train: ImageSet, progress: Progress) -> Codebook:
+    def _codebook(self, train: ImageSet, cache_dir: Path, progress: Progress) -> Codebook:
         """Return the codebook from the cache, or learn and keep it."""
         learned = {key: value for key, value in asdict(self.options).items() if key != "hard"}
         header = {"format": _FORMAT, "options": json.dumps(learned), "fingerprint": train.fingerprint}
         key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.cache_dir / f"kmeans-{key}.safetensors"
+        path = cache_dir / f"kmeans-{key}.safetensors"
         if path.exists():
             tensors, found = read_tensors(path)
             if header.items() <= found.items():
@@ -363,43 +380,6 @@ class KMeansFeatures:
                 "The codebook cannot be cached", got=error.got, remedy="give another --cache-dir"
             ) from error
         return Codebook(**tensors, num_empty=codebook.num_empty)
-
-    def _store(self, images: ImageSet, progress: Progress) -> FeatureStore:
-        """Return the features of a set, computing the blocks that the cache does not hold."""
-        identity = StoreIdentity(
-            encoder=self.name,
-            weights_sha256=self.codebook.sha256,
-            layers=(("hard" if self.options.hard else "triangle", self.num_features),),
-            preprocessing="contrast-normalised and whitened patches",
-            batch_norm="none",
-            compute="float32",
-            store_dtype="float16",
-            calibration_fingerprint="",
-            data=f"{images.name}-{images.split}",
-            data_fingerprint=images.fingerprint,
-            num_rows=images.num_images,
-            pooling="sum2",
-        )
-        path = find_store(self.cache_dir, identity)
-        store = FeatureStore(path or self._write(images, identity, progress), images.canonical_rank)
-        store.reused = path is not None
-        return store
-
-    def _write(self, images: ImageSet, identity: StoreIdentity, progress: Progress) -> Path:
-        """Compute the missing blocks of a store and complete it."""
-        path = self.cache_dir / identity.file_name
-        writer, layer = StoreWriter(path, identity), identity.layers[0][0]
-        try:
-            for block in writer.missing_blocks():
-                rows = images.canonical_order[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-                writer.write(block, {layer: self.extract(images.images[rows]).astype(np.float16)})
-                done = min((block + 1) * BLOCK_ROWS, images.num_images)
-                progress(f"features of {identity.data}", done, images.num_images)
-        except BaseException:
-            writer.close()
-            raise
-        writer.finish()
-        return path
 
     def extract(self, images_NHWC: np.ndarray) -> np.ndarray:
         """Return the features (N, 4 K), float32, before standardisation, of uint8 images (N, H, W, C).
@@ -419,19 +399,16 @@ class KMeansFeatures:
 
 def _statistics(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and sqrt(variance + 0.01) of each feature over a store, float32, in one pass over blocks."""
-    total, squares = np.zeros(store.width(store.layers)), np.zeros(store.width(store.layers))
-    first = next(_in_file_order(store)).mean(0, dtype=np.float64)  # subtracted before squaring, against cancellation
-    for X in _in_file_order(store):
+    in_file_order = store.take(np.argsort(store.positions))
+    total, squares = np.zeros(store.shape[1]), np.zeros(store.shape[1])
+    first: np.ndarray | None = None
+    for _, X in in_file_order.blocks():
+        # Subtracted before squaring, against cancellation.
+        first = X.mean(0, dtype=np.float64) if first is None else first
         shifted = X - first
         total += shifted.sum(0)
         squares += np.einsum("nd,nd->d", shifted, shifted)
-    num_rows = store.identity.num_rows
+    assert first is not None, "a store has rows"
+    num_rows = len(store)
     var = (squares - total**2 / num_rows) / (num_rows - 1)
     return (first + total / num_rows).astype(np.float32), np.sqrt(var + _STANDARD_OFFSET).astype(np.float32)
-
-
-def _in_file_order(store: FeatureStore) -> Iterator[np.ndarray]:
-    """Yield the features in blocks that lie together in the file."""
-    order = np.argsort(store.positions)
-    for start in range(0, len(order), 8 * BLOCK_ROWS):
-        yield store.read(order[start : start + 8 * BLOCK_ROWS])

@@ -47,6 +47,28 @@ class KnnFit:
         """Return nothing: k and the rows say all."""
         return {}
 
+    def without_rows(self) -> FittedKnn:
+        """Return what a record keeps."""
+        return FittedKnn(self.value, self.num_rows)
+
+
+@dataclass(frozen=True)
+class FittedKnn:
+    """A :class:`KnnFit` whose rows were let go: k, and how many rows there were."""
+
+    value: float
+    num_rows: int
+    status: str = "exact"
+    duality_gap: float | None = None
+
+    def details(self) -> dict[str, Any]:
+        """Return nothing, as the fit does."""
+        return {}
+
+    def without_rows(self) -> FittedKnn:
+        """Return itself."""
+        return self
+
 
 class KnnClassifier:
     """k nearest neighbours, k chosen on validation rows; which they are is decided as in float64.
@@ -61,7 +83,7 @@ class KnnClassifier:
         About the most that a search may take beside features in memory; None: a share of the machine.
     """
 
-    parameter = "k"
+    parameter, keeps_rows = "k", True
 
     def __init__(self, cosine: bool = False, device: torch.device | str = "cpu", memory_bytes: int | None = None):
         self.cosine, self.device, self.memory_bytes = cosine, device, memory_bytes

@@ -53,6 +53,10 @@ class LogisticFit:
         """Return how the fit was made."""
         return {"iterations": self.iterations, "time_s": self.time_s}
 
+    def without_rows(self) -> LogisticFit:
+        """Return the fit: it holds weights alone."""
+        return self
+
 
 class LogisticClassifier:
     """``min_W 1/2 ||W||^2 + C sum_i (logsumexp(W x_i) - w_{y_i}.x_i)``, C chosen on validation rows.
@@ -70,13 +74,13 @@ class LogisticClassifier:
         Where to multiply.
     """
 
-    name, parameter, patience = "logistic", "C", 2
+    name, parameter, patience, keeps_rows = "logistic", "C", 2, False
     values: tuple[float, ...] = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
     def __init__(self, tol: float = 1e-4, max_iter: int = 3000, device: torch.device | str = "cpu"):
         self.tol, self.max_iter, self.device = tol, max_iter, device
 
-    def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[LogisticFit, np.ndarray]]:
+    def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[LogisticFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
         x_ND, start = torch.from_numpy(X).to(self.device), None
         for C in self.values:
@@ -84,11 +88,11 @@ class LogisticClassifier:
             start = fit.W
             yield fit, self.predict([fit], X_val)[0]
 
-    def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> LogisticFit:
+    def fit(self, X: Any, y: np.ndarray, value: float) -> LogisticFit:
         """Return the fit at one C, started from zero."""
         return self._fit(torch.from_numpy(X).to(self.device), y, value, None)
 
-    def predict(self, fits: Sequence[LogisticFit], X: np.ndarray) -> list[np.ndarray]:
+    def predict(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
         """Return the most probable labels of every fit."""
         x_ND = torch.from_numpy(X).to(self.device)
         return [fit.classes[_scores(x_ND, fit.W).argmax(1).cpu().numpy()] for fit in fits]

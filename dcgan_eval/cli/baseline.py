@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,8 +9,8 @@ import click
 from ..baselines.kmeans import PUBLISHED_C, KMeansFeatures, KMeansOptions
 from ..baselines.knn import KnnClassifier
 from ..baselines.supervised import SearchOptions, SupervisedSearch
+from ..devices import resolve_device
 from ..features.encoders import load_encoder
-from ..features.extract import ExtractOptions
 from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.classifiers import SvmClassifier
 from ..protocols.search import run_search
@@ -21,16 +20,22 @@ from .options import (
     COUNT,
     MINUTES,
     Number,
-    cache_dir_option,
-    default_cache_dir,
     device_option,
     draws_options,
     example,
     making_options,
     probe_options,
     run_options,
+    store_dtype_option,
 )
-from .svm import protocol_argument, run_and_show, show_and_keep, take_making
+from .running import (
+    check_record_target,
+    protocol_argument,
+    run_and_show,
+    show_and_keep,
+    take_making,
+    take_place,
+)
 
 
 @click.group(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
@@ -44,7 +49,7 @@ def baseline() -> None:
 def pixels(protocol: str, **options: Any) -> None:
     """Raw pixels and the L2-SVM."""
     get_protocol(protocol)
-    run_and_show(protocol, PixelFeatures(), **options)
+    run_and_show(protocol, PixelFeatures(), options)
 
 
 @baseline.command(epilog=example("dcgan-eval baseline random cifar10-small --data-dir ~/data"))
@@ -52,12 +57,11 @@ def pixels(protocol: str, **options: Any) -> None:
 @click.option("--preset", default="imagenet32", show_default=True, help="Architecture.")
 @making_options
 @run_options
-def random(protocol: str, preset: str, cache_dir: Path | None, **options: Any) -> None:
+def random(protocol: str, preset: str, **options: Any) -> None:
     """The discriminator with random weights and the L2-SVM."""
     get_protocol(protocol)
-    making = take_making(options, ())
-    source = EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making, cache_dir or default_cache_dir())
-    run_and_show(protocol, source, **options)
+    making = take_making(options)
+    run_and_show(protocol, EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making), options)
 
 
 @baseline.command(epilog=example("dcgan-eval baseline kmeans cifar10-small --data-dir ~/data"))
@@ -75,8 +79,8 @@ def random(protocol: str, preset: str, cache_dir: Path | None, **options: Any) -
 @click.option(
     "--published-c", is_flag=True, help="Fix C at the authors' 100 (of the mean loss) instead of choosing it."
 )
+@store_dtype_option
 @device_option
-@cache_dir_option
 @run_options
 def kmeans(
     protocol: str,
@@ -85,19 +89,17 @@ def kmeans(
     patches: int,
     iterations: int,
     published_c: bool,
+    store_dtype: str,
     device: str,
-    cache_dir: Path | None,
     **options: Any,
 ) -> None:
     """K-means features of whitened patches (Coates, Ng & Lee 2011) and the L2-SVM."""
     get_protocol(protocol)
     learning = KMeansOptions(centroids, hard, num_patches=patches, iterations=iterations, seed=options["seed"])
-    source = KMeansFeatures(learning, cache_dir or default_cache_dir(), ExtractOptions(device=device).torch_device)
+    classifier = None
     if published_c:
-        options["classifier"] = SvmClassifier(
-            (PUBLISHED_C,), tol=options["tol"], solver=options["solver"], mean_loss=True
-        )
-    run_and_show(protocol, source, **options)
+        classifier = SvmClassifier((PUBLISHED_C,), tol=options["tol"], solver=options["solver"], mean_loss=True)
+    run_and_show(protocol, KMeansFeatures(learning, resolve_device(device), store_dtype), options, classifier)
 
 
 @baseline.command(epilog=example("dcgan-eval baseline knn cifar10-small --data-dir ~/data"))
@@ -107,7 +109,7 @@ def kmeans(
 def knn(protocol: str, **options: Any) -> None:
     """k nearest neighbours on raw pixels; k is chosen on validation rows."""
     get_protocol(protocol)
-    run_and_show(protocol, PixelFeatures(), classifier=KnnClassifier(), **options)
+    run_and_show(protocol, PixelFeatures(), options, KnnClassifier())
 
 
 @baseline.command(epilog=example("dcgan-eval baseline supervised cifar10-small --trials 4 --data-dir ~/data"))
@@ -119,27 +121,16 @@ def knn(protocol: str, **options: Any) -> None:
 @click.option("--epochs", type=Number(int, 1, 10**6), default=20, show_default=True, help="Epochs of each trial.")
 @click.option("--max-minutes", type=MINUTES, help="Stop after this time; the same command goes on.")
 @device_option
-@cache_dir_option
 @probe_options
 def supervised(
-    protocol: str,
-    preset: str,
-    trials: int,
-    epochs: int,
-    max_minutes: float | None,
-    device: str,
-    cache_dir: Path | None,
-    data_dir: Path | None,
-    download: bool,
-    seed: int,
-    record: Path | None,
-    as_json: bool,
+    protocol: str, preset: str, trials: int, epochs: int, max_minutes: float | None, device: str, **options: Any
 ) -> None:
     """The discriminator's architecture trained with labels, by random search: validation accuracy, no test score."""
-    spec, options = get_protocol(protocol), SearchOptions(preset, trials, epochs, seed=seed)
-    where = ExtractOptions(device=device).torch_device
-    search = SupervisedSearch(options, cache_dir or default_cache_dir(), where, max_minutes)
-    train, _ = load_protocol_data(spec, data_dir, download=download)
+    spec, place, seed = get_protocol(protocol), take_place(options), options.pop("seed")
+    check_record_target(options["record"])
+    choice = SearchOptions(preset, trials, epochs, seed=seed)
+    search = SupervisedSearch(choice, place.cache_dir, resolve_device(device), max_minutes)
+    train, _ = load_protocol_data(spec, place.data_dir, download=place.download)
     with progress_view() as progress:
         result = run_search(spec, train, search, seed=seed, progress=progress)
-    show_and_keep(result, spec.title, record, as_json)
+    show_and_keep(result, spec.title, **options)

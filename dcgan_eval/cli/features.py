@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..data.catalog import load_data
-from ..features.extract import ExtractOptions, extract
+from ..errors import StoreError
+from ..features.extract import EncoderFeatures
+from ..features.fill import fill
 from ..features.store import FeatureStore
-from .console import err, out, progress_view
+from ..files import check_target
+from . import console
+from .console import err, progress_view
 from .encoder import EncoderChoice, encoder_options
-from .options import (
-    data_dir_option,
-    default_cache_dir,
-    download_option,
-    example,
-    json_option,
-    layer_option,
-    making_options,
-)
+from .options import example, json_option, layer_option, making_options, place_options
+from .running import take_making, take_place
 
 
 @click.command(epilog=example("dcgan-eval features --data cifar10 --layer all"))
@@ -32,9 +30,8 @@ from .options import (
 @encoder_options
 @layer_option
 @making_options
-@click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write this very file instead of the cache.")
-@data_dir_option
-@download_option
+@click.option("--out", type=click.Path(path_type=Path), help="Write this very file instead of the cache.")
+@place_options
 @json_option
 def features(
     data_name: str,
@@ -42,35 +39,26 @@ def features(
     calibrate_on: str | None,
     encoder: EncoderChoice,
     layers: tuple[str, ...],
-    cache_dir: Path | None,
-    out_path: Path | None,
-    data_dir: Path | None,
-    download: bool,
+    out: Path | None,
     as_json: bool,
-    **making: str,
+    **options: Any,
 ) -> None:
     """Cache the features of a data set in HDF5; interrupted, it continues where it stopped."""
-    options = ExtractOptions(layers or None, **making)
-    model = encoder.load()
-    chosen = model.choose(options.layers)
+    place, making = take_place(options), take_making(options, layers)
+    if out is not None:
+        check_target(out, "--out", StoreError, suffixes=(".h5", ".hdf5"))
+    source = EncoderFeatures(encoder.load(), making)
     split = split or ("all" if data_name == "digits" else "train")
     calibration_split = calibrate_on or ("all" if split == "all" else "train")
-    images = load_data(data_name, split, data_dir, download=download)
-    calibration = images if split == calibration_split else load_data(data_name, calibration_split, data_dir)
+    images = load_data(data_name, split, place.data_dir, download=place.download)
     with progress_view() as progress:
-        store = extract(
-            model,
-            images,
-            calibration=calibration,
-            options=options,
-            cache_dir=cache_dir or default_cache_dir(),
-            out=out_path,
-            progress=progress,
-        )
-    _report(store, chosen, as_json)
+        calibration = images if split == calibration_split else load_data(data_name, calibration_split, place.data_dir)
+        source.learn(calibration, place.cache_dir, progress)
+        store = fill(source, images, place.cache_dir, out=out, wait=place.wait, progress=progress)
+    _report(store, as_json)
 
 
-def _report(store: FeatureStore, layers: tuple[str, ...], as_json: bool) -> None:
+def _report(store: FeatureStore, as_json: bool) -> None:
     """Say what is in the store, where it is, and whether it was there before."""
     identity, size_bytes = store.identity, store.path.stat().st_size
     if as_json:
@@ -78,8 +66,8 @@ def _report(store: FeatureStore, layers: tuple[str, ...], as_json: bool) -> None
             "path": str(store.path),
             "reused": store.reused,
             "num_rows": identity.num_rows,
-            "num_features": store.width(layers),
-            "layers": list(layers),
+            "num_features": store.shape[1],
+            "layers": list(store.layers),
             "size_bytes": size_bytes,
             "weights_sha256": identity.weights_sha256,
             "data_fingerprint": identity.data_fingerprint,
@@ -89,6 +77,8 @@ def _report(store: FeatureStore, layers: tuple[str, ...], as_json: bool) -> None
         click.echo(json.dumps(summary))
         return
     err.print("Found in the cache; nothing was computed." if store.reused else "Computed and complete.")
-    what = f"{identity.num_rows:,} x {store.width(layers):,} features ({', '.join(layers)}), {size_bytes / 1e6:,.0f} MB"
-    out.print(what, highlight=False)
+    what = (
+        f"{identity.num_rows:,} x {store.shape[1]:,} features ({', '.join(store.layers)}), {size_bytes / 1e6:,.0f} MB"
+    )
+    console.out.print(what, highlight=False)
     click.echo(str(store.path))

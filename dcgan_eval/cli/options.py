@@ -91,6 +91,9 @@ layer_option = click.option(
     metavar="NAME",
     help="Layer to use, repeated or comma-separated; * stands for any part between dots [default: all].",
 )
+store_dtype_option = click.option(
+    "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
 )
@@ -110,11 +113,21 @@ making_options = stack(
         metavar="auto|float32|bfloat16",
         help="Arithmetic of the encoder; auto is bfloat16 for discriminators where the processor has it.",
     ),
-    click.option(
-        "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
-    ),
+    store_dtype_option,
     device_option,
+)
+place_options = stack(
+    data_dir_option,
+    download_option,
     cache_dir_option,
+    click.option("--no-wait", is_flag=True, help="Stop where another process is writing the same features."),
+    click.option(
+        "--memory",
+        "memory_gb",
+        type=Number(float, 0.001, 1e6),
+        metavar="GB",
+        help="Largest matrix of features that is held in memory; others are streamed [default: half of the machine's].",
+    ),
 )
 seed_option = click.option(
     "--seed", type=SEED, default=0, show_default=True, help="Root seed of validation split and draws."
@@ -139,10 +152,9 @@ draws_options = stack(
         help="Fresh draws on the test set, instead of the protocol's.",
     ),
 )
-probe_options = stack(data_dir_option, download_option, seed_option, record_option, json_option)
+probe_options = stack(place_options, seed_option, record_option, json_option)
 run_options = stack(
-    data_dir_option,
-    download_option,
+    place_options,
     draws_options,
     seed_option,
     tol_option,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +13,6 @@ from ..protocols.classifiers import Classifier
 from ..protocols.sources import EncoderFeatures
 from .encoder import EncoderChoice, encoder_options
 from .options import (
-    default_cache_dir,
     draws_options,
     example,
     layer_option,
@@ -23,7 +21,7 @@ from .options import (
     tol_option,
     unconverged_option,
 )
-from .svm import protocol_argument, run_and_show, take_making
+from .running import protocol_argument, run_and_show, take_making
 
 
 @click.group(epilog=example("dcgan-eval probe logistic cifar10-small --data-dir ~/data"))
@@ -54,18 +52,13 @@ def knn(protocol: str, **options: Any) -> None:
 @probe_options
 def logistic(protocol: str, tol: float, **options: Any) -> None:
     """Multinomial logistic regression, certified by its duality gap; C is chosen on validation rows."""
-    _run(protocol, LogisticClassifier(tol), **options)
+    _run(protocol, LogisticClassifier(tol), tol=tol, **options)
 
 
 def _run(
-    protocol: str,
-    classifier: Classifier,
-    encoder: EncoderChoice,
-    layers: tuple[str, ...],
-    cache_dir: Path | None,
-    **options: Any,
+    protocol: str, classifier: Classifier, encoder: EncoderChoice, layers: tuple[str, ...], **options: Any
 ) -> None:
     """Run a classifier on an encoder's features."""
     get_protocol(protocol)
-    source = EncoderFeatures(encoder.load(), take_making(options, layers), cache_dir or default_cache_dir())
-    run_and_show(protocol, source, classifier=classifier, **options)
+    making = take_making(options, layers)
+    run_and_show(protocol, EncoderFeatures(encoder.load(), making), options, classifier)

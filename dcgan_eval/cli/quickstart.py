@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from ..features.encoders import load_encoder
-from ..features.extract import ExtractOptions
 from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.evaluate import evaluate
-from ..protocols.sources import EncoderFeatures, FeatureSource, PixelFeatures
+from ..protocols.settings import Place
+from ..protocols.sources import EncoderFeatures, Filler, PixelFeatures
 from ..report.figures import comparison_figure
 from ..report.tables import comparison_table, result_panel
 from .console import err, out, progress_view
@@ -36,17 +36,17 @@ What next
 )
 def quickstart(folder: Path) -> None:
     """Run the whole pipeline on scikit-learn's digits: no data, network or GPU needed."""
-    protocol, options = get_protocol("digits"), ExtractOptions()
-    sources: dict[str, FeatureSource] = {
-        "discriminator": EncoderFeatures(load_encoder(), options, folder / "features"),
+    protocol, place = get_protocol("digits"), Place(cache_dir=folder / "features")
+    sources: dict[str, Filler] = {
+        "discriminator": EncoderFeatures(load_encoder()),
         "pixels": PixelFeatures(),
-        "untrained": EncoderFeatures(load_encoder("untrained"), options, folder / "features"),
+        "untrained": EncoderFeatures(load_encoder("untrained")),
     }
     records, paths = [], []
     for number, (name, source) in enumerate(sources.items(), start=1):
         err.print(f"{number} of {len(sources)}: {name}", highlight=False)
         with progress_view() as progress:
-            records.append(evaluate("digits", source, progress=progress))
+            records.append(evaluate("digits", source, place=place, progress=progress))
         paths.append(records[-1].write(folder / f"{name}.json"))
     _, test = load_protocol_data(protocol)
     figure = comparison_figure(records, test.images.images[::12][:40], folder / "quickstart.png", protocol.title)

@@ -1,45 +1,35 @@
-"""From images to a complete feature store: calibrate, fold, run, pool, write; resumable at every block."""
+"""An encoder's features: calibrate, fold, run, pool; and the options that say how."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.imageset import ImageSet
+from ..devices import COMPUTE_TYPES, exact_float32, has_fast_bfloat16, resolve_device, to_device
 from ..errors import DcganEvalError, StoreError, WeightsError, unknown_name
 from ..models.weights import read_tensors, save_tensors
+from ..progress import Progress, no_progress
 from ..seeding import rng
 from .batchnorm import CALIBRATION_BATCH, Statistics, dataset_statistics, frozen, norm_layers
+from .behaviour import behaviour
+from .fill import fill, short_hash
 from .isolated import isolated
 from .layers import layer_widths
-from .store import (
-    BLOCK_ROWS,
-    FeatureStore,
-    StoreIdentity,
-    StoreWriter,
-    check_identity,
-    find_store,
-)
+from .store import FeatureStore
+from .store_file import BLOCK_ROWS, Answers, StoreIdentity
 from .taps import Encoder, tapped
 
 BATCH_NORM_MODES = ("auto", "dataset", "running")
-COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-STORE_TYPES = ("float16", "float32")
-FLOAT16_MAX = float(np.finfo(np.float16).max)
+FEATURE_TYPES = ("float16", "float32")
 # On a CPU the first layers' maps of 32 images fit the cache, those of 256 do not: measured 8 % faster.
-BATCH_IMAGES = {"cpu": 32, "cuda": BLOCK_ROWS}
-
-
-class Progress(Protocol):
-    """Called with what is going on, how many images are done and how many there are."""
-
-    def __call__(self, what: str, done: int, total: int) -> None: ...
+_BATCH_IMAGES = {"cpu": 32, "cuda": BLOCK_ROWS, "mps": BLOCK_ROWS}
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class ExtractOptions:
     store_dtype : str
         ``"float16"`` or ``"float32"``.
     device : str
-        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        As :func:`~dcgan_eval.devices.resolve_device` takes it.
     """
 
     layers: tuple[str, ...] | None = None
@@ -72,13 +62,11 @@ class ExtractOptions:
         for kind, value, known in (
             ("batch-norm mode", self.batch_norm, BATCH_NORM_MODES),
             ("compute type", self.compute, ("auto", *COMPUTE_TYPES)),
-            ("store dtype", self.store_dtype, STORE_TYPES),
-            ("device", self.device, ("auto", "cpu", "cuda")),
+            ("store dtype", self.store_dtype, FEATURE_TYPES),
         ):
             if value not in known:
                 raise unknown_name(kind, value, known, DcganEvalError)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise DcganEvalError("There is no CUDA device", got="--device cuda", remedy="use --device cpu or auto")
+        resolve_device(self.device)  # a device that is not there is an error
 
     def resolved(self, encoder: Encoder) -> ExtractOptions:
         """Return the options with what ``auto`` means for an encoder put in."""
@@ -90,9 +78,7 @@ class ExtractOptions:
     @property
     def torch_device(self) -> torch.device:
         """The device to run on."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return resolve_device(self.device)
 
     @property
     def compute_name(self) -> str:
@@ -100,21 +86,6 @@ class ExtractOptions:
         if self.compute != "auto":
             return self.compute
         return "bfloat16" if has_fast_bfloat16(self.torch_device) else "float32"
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
 
 
 def extract(
@@ -125,7 +96,8 @@ def extract(
     options: ExtractOptions | None = None,
     cache_dir: Path | str = "cache",
     out: Path | str | None = None,
-    progress: Progress = _no_progress,
+    wait: bool = True,
+    progress: Progress = no_progress,
 ) -> FeatureStore:
     """Return the features of a set of images, computing only what the cache does not hold.
 
@@ -134,7 +106,7 @@ def extract(
     encoder : Encoder
         What to measure.
     images : ImageSet
-        uint8, of the encoder's size. Labels are not looked at.
+        uint8, of the encoder's size. Labels are not looked at, only kept beside the features.
     calibration : ImageSet or None
         Training images behind the batch-norm statistics in mode ``"dataset"``; None means ``images`` themselves.
     options : ExtractOptions or None
@@ -143,13 +115,15 @@ def extract(
         Folder of the stores.
     out : Path, str or None
         Write to this very file instead of a file in ``cache_dir``.
+    wait : bool
+        Wait for another process that writes the same store, else raise.
     progress : callable
         Called after each block.
 
     Returns
     -------
     FeatureStore
-        Its :meth:`~FeatureStore.read` takes rows of ``images``. Attribute ``reused`` tells whether it was cached.
+        A matrix with a row for each of ``images``. Attribute ``reused`` tells whether it was cached.
 
     Raises
     ------
@@ -158,19 +132,81 @@ def extract(
 
     Source: arXiv:1511.06434, section 5.1, and the 2016 release.
     """
-    options = (options or ExtractOptions()).resolved(encoder)
-    pixels = images.without_labels()
-    _check_images(encoder, pixels)
-    calibration = (calibration or images).without_labels()
-    layers = encoder.choose(options.layers)
-    identity = store_identity(encoder, pixels, calibration, options, layers)
-    path = Path(out) if out else Path(cache_dir) / identity.file_name
-    found = _existing(path, identity, None if out else Path(cache_dir))
-    if found is None:
-        _write(encoder, pixels, calibration, options, path, identity, Path(cache_dir), progress)
-    store = FeatureStore(found or path, pixels.canonical_rank)
-    store.reused = found is not None
-    return store
+    features = EncoderFeatures(encoder, options)
+    features.learn(calibration or images, Path(cache_dir), progress)
+    return fill(features, images, Path(cache_dir), out=Path(out) if out else None, wait=wait, progress=progress)
+
+
+class EncoderFeatures:
+    """Features of an encoder, see :class:`~dcgan_eval.features.fill.Filler`.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        What to measure.
+    options : ExtractOptions or None
+        How; None means the paper's protocol.
+    """
+
+    def __init__(self, encoder: Encoder, options: ExtractOptions | None = None):
+        self.encoder, self.options = encoder, (options or ExtractOptions()).resolved(encoder)
+        self.name, self.layers = encoder.name, encoder.choose(self.options.layers)
+        self._identity: StoreIdentity | None = None
+
+    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
+        """Keep the images behind the batch-norm statistics, which are computed once they are needed."""
+        self._calibration, self._cache_dir = train.without_labels(), cache_dir
+
+    def identity(self, images: ImageSet) -> StoreIdentity:
+        """Return what decides the features of a set of images.
+
+        Raises
+        ------
+        DcganEvalError
+            The encoder does not take such images.
+        """
+        _check_images(self.encoder, images)
+        pixels = images.without_labels()
+        self._identity = store_identity(self.encoder, pixels, self._calibration, self.options, self.layers)
+        return self._identity
+
+    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
+        """Return the features of a few fixed images."""
+        self._answers = behaviour(self.encoder, self.layers, image_shape)
+        return self._answers
+
+    def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Return the frozen encoder."""
+        assert self._identity is not None, "a store is named before it is filled"
+        statistics = None
+        if self._identity.calibration_fingerprint:
+            answers = short_hash(self._answers)
+            statistics = _statistics(self.encoder, answers, self._calibration, self.options, self._cache_dir, progress)
+        return Extractor(self.encoder, self._identity, statistics, self.options.torch_device)
+
+    def served(self, store: FeatureStore) -> FeatureStore:
+        """Return the layers asked for; the store may hold more."""
+        return store.only(self.layers)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decided the numbers."""
+        assert self._identity is not None, "described after it was used"
+        made = self._identity
+        return {
+            "kind": "encoder",
+            "name": self.name,
+            "layers": list(self.layers),
+            "all_layers": self.layers == self.encoder.layers,
+            "preset": getattr(getattr(self.encoder.module, "preset", None), "name", None),
+            "weights_sha256": made.weights_sha256,
+            "preprocessing": made.preprocessing,
+            "pooling": made.pooling,
+            "rules": self.encoder.rules,
+            "batch_norm": made.batch_norm,
+            "compute": made.compute,
+            "store_dtype": made.store_dtype,
+            "device": str(self.options.torch_device),
+        }
 
 
 def _check_images(encoder: Encoder, images: ImageSet) -> None:
@@ -216,54 +252,15 @@ def store_identity(
     )
 
 
-def _existing(path: Path, identity: StoreIdentity, cache_dir: Path | None) -> Path | None:
-    """Return a complete store that can be used, checked; None when it must be computed."""
-    if path.exists():
-        check_identity(path, identity)
-        return path
-    return None if cache_dir is None else find_store(cache_dir, identity)
-
-
-def _write(
-    encoder: Encoder,
-    images: ImageSet,
-    calibration: ImageSet,
-    options: ExtractOptions,
-    path: Path,
-    identity: StoreIdentity,
-    cache_dir: Path,
-    progress: Progress,
-) -> None:
-    """Compute the missing blocks of a store and complete it."""
-    writer = StoreWriter(path, identity)
-    try:
-        missing = writer.missing_blocks()
-        statistics = None
-        if missing and identity.calibration_fingerprint:
-            statistics = _statistics(encoder, calibration, options, cache_dir, progress)
-        extractor = Extractor(encoder, identity, statistics, options.torch_device)
-        order = images.canonical_order
-        done = images.num_images - sum(min(BLOCK_ROWS, images.num_images - b * BLOCK_ROWS) for b in missing)
-        for block in missing:
-            rows = order[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-            writer.write(block, extractor(images.images[rows]))
-            done += len(rows)
-            progress(f"features of {identity.data}", done, images.num_images)
-    except BaseException:
-        writer.close()
-        raise
-    writer.finish()
-
-
 class Extractor:
-    """Frozen encoder that maps uint8 images to pooled features in the store's dtype.
+    """Frozen encoder that maps uint8 images to pooled features.
 
     Parameters
     ----------
     encoder : Encoder
         What to run.
     identity : StoreIdentity
-        Layers, compute type and store dtype.
+        Layers and compute type.
     statistics : dict or None
         Batch-norm statistics; None keeps the checkpoint's.
     device : torch.device
@@ -274,50 +271,37 @@ class Extractor:
         self.encoder, self.device = encoder, device
         self.layers = tuple(name for name, _ in identity.layers)
         self.dtype = COMPUTE_TYPES[identity.compute]
-        self.store_dtype = np.dtype(identity.store_dtype)
         module = frozen(encoder.module, statistics, keep=self.layers)
         self.module = module.to(device, self.dtype).to(memory_format=torch.channels_last)
 
     def __call__(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
-        """Return layer -> features (N, width) for uint8 images (N, H, W, C).
-
-        Raises
-        ------
-        DcganEvalError
-            A feature is not finite, or too large for float16.
-        """
-        images = torch.from_numpy(images_NHWC).to(self.device)
-        with torch.inference_mode(), tapped(self.module, self.layers, self.encoder.pooling) as outputs:
-            batches = [self._run(batch, outputs) for batch in images.split(BATCH_IMAGES[self.device.type])]
-        return {name: self._stored(name, torch.cat([batch[name] for batch in batches])) for name in self.layers}
+        """Return layer -> float32 features (N, width) for uint8 images (N, H, W, C)."""
+        images = to_device(torch.from_numpy(images_NHWC), self.device)
+        taps = tapped(self.module, self.layers, self.encoder.pooling)
+        with torch.inference_mode(), exact_float32(), taps as outputs:
+            batches = [self._run(batch, outputs) for batch in images.split(_BATCH_IMAGES[self.device.type])]
+        return {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in self.layers}
 
     def _run(self, images_NHWC: Tensor, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the pooled features of one batch."""
         self.module(self.encoder.preprocess(images_NHWC).to(self.dtype))
-        return dict(outputs)
-
-    def _stored(self, name: str, f_ND: Tensor) -> np.ndarray:
-        """Convert one layer's features to the store's dtype, refusing what it cannot hold."""
-        f_ND = f_ND.float()
-        largest = float(f_ND.abs().max())
-        if not largest <= (FLOAT16_MAX if self.store_dtype == np.float16 else np.finfo(np.float32).max):
-            raise DcganEvalError(
-                f"Features of layer {name!r} cannot be stored as {self.store_dtype.name}",
-                got=f"largest magnitude {largest}",
-                expected="finite values within the type's range",
-                remedy="check the weights, or use --store-dtype float32",
-            )
-        return f_ND.cpu().numpy().astype(self.store_dtype)
+        return {name: outputs[name].float() for name in self.layers}
 
 
 def _statistics(
-    encoder: Encoder, calibration: ImageSet, options: ExtractOptions, cache_dir: Path, progress: Progress
+    encoder: Encoder,
+    answers: str,
+    calibration: ImageSet,
+    options: ExtractOptions,
+    cache_dir: Path,
+    progress: Progress,
 ) -> Statistics:
     """Return the batch-norm statistics of the calibration images, from the cache when they are there."""
-    key = f"{encoder.weights_sha256[:16]}-{calibration.fingerprint[:16]}-{options.compute_name}"
+    key = f"{encoder.weights_sha256[:16]}-{answers}-{calibration.fingerprint[:16]}-{options.compute_name}"
     header = {
         "format": "dcgan-eval-batchnorm-1",
         "weights_sha256": encoder.weights_sha256,
+        "answers": answers,
         "calibration_fingerprint": calibration.fingerprint,
         "preprocessing": encoder.preprocessing,
         "compute": options.compute_name,
@@ -339,7 +323,7 @@ def _statistics(
 
 
 def compute_statistics(
-    encoder: Encoder, calibration: ImageSet, options: ExtractOptions, progress: Progress = _no_progress
+    encoder: Encoder, calibration: ImageSet, options: ExtractOptions, progress: Progress = no_progress
 ) -> Statistics:
     """Compute the batch-norm statistics of a data set (see :func:`dataset_statistics`).
 

@@ -1,150 +1,112 @@
-"""The feature store: one HDF5 file per identity, resumable while it is written, verified while it is read.
+"""The feature store: one file per identity, a lazy matrix that verifies what it reads, resumable while it is written.
 
-Layout of a file: ``layers/<name>`` (N, width), one contiguous dataset per layer; ``all``, a virtual dataset that joins
-them; ``crc32/<name>`` (blocks,), a checksum per block of rows, 0 until the block is complete; the identity as a JSON
-attribute. Rows are in the order of the SHA-256 of the images' pixels, so the order of the source does not matter.
+The layout for other programs: ``docs/feature-store.md``.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
+import copy
 import os
 import shutil
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
 import h5py
 import numpy as np
 
 from ..errors import StoreError
-from ..models.presets import GRID
+from ..files import PARTIAL, flush, locked
+from .store_file import (
+    BLOCK_ROWS,
+    Answers,
+    DamagedFile,
+    Layout,
+    RowKeys,
+    StoreIdentity,
+    checksum,
+    done_blocks,
+    lay_out,
+    read_block,
+    read_layout,
+)
 
-FORMAT = "dcgan-eval-features-1"
-BLOCK_ROWS = 256
 _SPARE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class StoreIdentity:
-    """Everything that decides the numbers in a store; two stores with one identity hold the same features.
-
-    Attributes
-    ----------
-    encoder : str
-        Name of the encoder, for people; not part of the hash.
-    weights_sha256 : str
-        Hash of the encoder's parameters and buffers.
-    layers : tuple of (str, int)
-        Tapped layers and the width of each once pooled.
-    preprocessing, batch_norm, pooling, compute, store_dtype : str
-        How the features are made.
-    calibration_fingerprint : str
-        Images behind the batch-norm statistics, ``""`` for the checkpoint's own.
-    data : str
-        Name and split of the data, for people; not part of the hash.
-    data_fingerprint : str
-        Hash of the images' pixels, whatever their order and labels.
-    num_rows : int
-        Number of images.
-    architecture : str
-        Hash of the encoder's modules and source, ``""`` for a discriminator, whose weights and layers say it all.
-    """
-
-    encoder: str
-    weights_sha256: str
-    layers: tuple[tuple[str, int], ...]
-    preprocessing: str
-    batch_norm: str
-    compute: str
-    store_dtype: str
-    calibration_fingerprint: str
-    data: str
-    data_fingerprint: str
-    num_rows: int
-    pooling: str = f"max{GRID}"
-    architecture: str = ""
-
-    @property
-    def base_hash(self) -> str:
-        """Hash of everything but the layers: stores that share it agree on the layers that they share."""
-        fields = {k: v for k, v in asdict(self).items() if k not in ("encoder", "data", "layers")}
-        if not self.architecture:  # stores of discriminators keep the names they had before there were others
-            del fields["architecture"]
-        return _short_hash({"format": FORMAT, **fields})
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file: data, hash of everything but the layers, hash of the layers."""
-        data = "".join(c if c.isalnum() or c in "-_" else "_" for c in self.data)
-        return f"{data}-{self.base_hash}-{_short_hash(self.layers)[:8]}.h5"
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the features take."""
-        return self.num_rows * sum(w for _, w in self.layers) * np.dtype(self.store_dtype).itemsize
-
-    def to_json(self) -> str:
-        """Return the identity as JSON."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
-
-
-def _short_hash(value: object) -> str:
-    """Return 16 hex digits for a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _identity_from(attributes: Any, path: Path) -> StoreIdentity:
-    """Read an identity from a file's attributes."""
-    try:
-        fields = json.loads(attributes["identity"])
-        if fields.pop("format") != FORMAT:
-            raise KeyError("format")
-        return StoreIdentity(**{**fields, "layers": tuple((str(n), int(w)) for n, w in fields["layers"])})
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(
-            "The file is no feature store of this toolkit", got=str(path), remedy="give another --out or --cache-dir"
-        ) from error
+_READ_ROWS = 8 * BLOCK_ROWS
 
 
 class FeatureStore:
-    """Complete features on disk.
+    """Complete features on disk as a float32 matrix (N, D): ``store[rows]`` reads and verifies what it touches.
 
     Parameters
     ----------
     path : Path
         A complete file.
     positions : ndarray or None
-        Row of the store for each image of the set at hand; None is the store's own order.
+        Row of the file for each image of the set at hand; None is the file's own order.
+    complete : bool
+        Refuse a file of which blocks are missing.
+
+    Attributes
+    ----------
+    identity : StoreIdentity
+        What decided the numbers.
+    reused : bool
+        Whether it was there before.
 
     Raises
     ------
     StoreError
-        Missing, truncated, foreign or incomplete file.
+        Missing, truncated, foreign, damaged or incomplete file.
     """
 
-    def __init__(self, path: Path, positions: np.ndarray | None = None):
-        self.path = Path(path)
-        with _opened(self.path) as file:
-            self.identity = _identity_from(file.attrs, self.path)
-            if not all(file[f"crc32/{name}"][:].all() for name, _ in self.identity.layers):
-                raise StoreError("The feature store is not complete", got=str(path), remedy="run `features` again")
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, path: Path, positions: np.ndarray | None = None, *, complete: bool = True):
+        self.path, self.reused = Path(path), False
+        self._file, self._layout = _opened(self.path, complete)
+        self.identity = self._layout.identity
         self.positions = np.arange(self.identity.num_rows) if positions is None else positions
-        self.reused = False
+        self.layers = tuple(name for name, _ in self.identity.layers)
+        self._served: Callable[[np.ndarray], np.ndarray] = lambda block: block
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers in the file, in order."""
-        return tuple(name for name, _ in self.identity.layers)
+    def shape(self) -> tuple[int, int]:
+        """Rows at hand, and length of the vector that joins the layers."""
+        return len(self.positions), self.width(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
     def width(self, layers: Sequence[str]) -> int:
         """Return the length of the vector that joins ``layers``."""
         return sum(w for name, w in self.identity.layers if name in layers)
+
+    def only(self, layers: Sequence[str]) -> FeatureStore:
+        """Return the same rows of some layers, in the file's order."""
+        view = copy.copy(self)
+        view.layers = tuple(name for name in self.layers if name in layers)
+        return view
+
+    def take(self, rows: Any) -> FeatureStore:
+        """Return some rows (a slice, a mask or numbers), nothing read yet."""
+        view = copy.copy(self)
+        view.positions = self.positions[rows]
+        return view
+
+    def served_by(self, function: Callable[[np.ndarray], np.ndarray]) -> FeatureStore:
+        """Return the same matrix with all that is read passed through ``function``, which may write to its argument."""
+        view = copy.copy(self)
+        view._served = function
+        return view
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Read rows (a slice, a mask or numbers) as float32, (M, D); a single number gives (D,)."""
+        if isinstance(rows, int | np.integer):
+            return self.take([rows]).read()[0]
+        return self.take(rows).read()
 
     def read(self, rows: np.ndarray | None = None, layers: Sequence[str] | None = None) -> np.ndarray:
         """Read features into memory, verifying the checksum of every block that is touched.
@@ -166,35 +128,65 @@ class FeatureStore:
         StoreError
             A block does not match its checksum.
         """
-        layers = self.layers if layers is None else layers
-        positions = self.positions if rows is None else self.positions[rows]
+        view = self if layers is None else self.only(layers)
+        positions = view.positions if rows is None else view.positions[rows]
         order = np.argsort(positions, kind="stable")
-        X = np.empty((len(positions), self.width(layers)), np.float32)
-        with _opened(self.path) as file:
-            for start, block in self._blocks(file, layers, np.unique(positions // BLOCK_ROWS)):
-                low, high = np.searchsorted(positions[order], [start, start + len(block)])
-                here = order[low:high]
-                X[here] = block[positions[here] - start]
-        return X
-
-    def _blocks(self, file: h5py.File, layers: Sequence[str], blocks: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, float features of the block) for the blocks asked for."""
-        names = [name for name in self.layers if name in layers]
-        checks = {name: file[f"crc32/{name}"][:] for name in names}
-        for block in blocks:
+        sorted_positions = positions[order]
+        X = np.empty((len(positions), view.shape[1]), np.float32)
+        for block in np.unique(sorted_positions // BLOCK_ROWS):
             start = int(block) * BLOCK_ROWS
-            parts = [file[f"layers/{name}"][start : start + BLOCK_ROWS] for name in names]
-            for name, part in zip(names, parts, strict=True):
-                if _checksum(part) != checks[name][block]:
-                    raise StoreError(
-                        "The feature store is damaged: a block does not match its checksum",
-                        got=f"{self.path}, layer {name}, rows from {start}",
-                        remedy="delete the file and run `features` again",
-                    )
-            yield start, np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            low, high = np.searchsorted(sorted_positions, [start, start + BLOCK_ROWS])
+            X[order[low:high]] = view._block(int(block))[sorted_positions[low:high] - start]
+        return view._served(X)
+
+    def blocks(self, num_rows: int = _READ_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (rows, float32 features) over all rows at hand, ``num_rows`` at a time."""
+        for start in range(0, len(self), num_rows):
+            rows = slice(start, min(start + num_rows, len(self)))
+            yield rows, self[rows]
+
+    def memmap(self, layer: str) -> np.memmap:
+        """Map one layer as it lies in the file, (N, width) in the store's dtype, every block verified first.
+
+        Rows are in the file's order; :attr:`positions` says where those at hand are.
+        """
+        for block in range(self.identity.num_blocks):
+            self.part(layer, block)
+        shape = (self.identity.num_rows, dict(self.identity.layers)[layer])
+        return np.memmap(self.path, self.identity.store_dtype, "r", self._layout.layers[layer], shape)
+
+    @property
+    def keys(self) -> RowKeys:
+        """Which image each row of the file is, as far as it is known."""
+        # Every byte that HDF5 looks at here was checked against its hash when the file was opened.
+        with h5py.File(self.path, "r", locking=False) as file:
+            sha256: np.ndarray = file["sha256"][:]
+            labels, names = (file[name][:] if name in file else None for name in ("labels", "names"))
+            class_names = tuple(map(str, file["labels"].attrs["class_names"])) if labels is not None else ()
+        if names is not None:
+            names = np.array([name.decode(errors="surrogateescape") for name in names], dtype=np.str_)
+        return RowKeys(sha256, labels, names, class_names)
+
+    @property
+    def behaviour(self) -> Answers:
+        """What the encoder answered to a few fixed images when the store was made."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            return {name: answers[:] for name, answers in file.get("behaviour", {}).items()}
+
+    def _block(self, block: int) -> np.ndarray:
+        """Return a block of all layers at hand, joined."""
+        parts = [self.part(layer, block) for layer in self.layers]
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def part(self, layer: str, block: int) -> np.ndarray:
+        """Return a block of one layer as it lies in the file, (rows, width) in the store's dtype, verified."""
+        try:
+            return read_block(self._file, self._layout, layer, block)
+        except (DamagedFile, OSError) as error:
+            raise _damaged(self.path, error) from error
 
 
-def find_store(cache_dir: Path, identity: StoreIdentity) -> Path | None:
+def find_store(cache_dir: Path, identity: StoreIdentity, is_alike: Callable[[Answers], bool]) -> Path | None:
     """Find a complete store that holds at least the layers asked for, everything else being equal.
 
     Parameters
@@ -203,6 +195,8 @@ def find_store(cache_dir: Path, identity: StoreIdentity) -> Path | None:
         Where stores are kept.
     identity : StoreIdentity
         What is wanted.
+    is_alike : callable
+        Tells, from the answers that a store keeps, whether today's encoder gives the same.
 
     Raises
     ------
@@ -211,145 +205,148 @@ def find_store(cache_dir: Path, identity: StoreIdentity) -> Path | None:
     """
     wanted = set(identity.layers)
     for path in sorted(cache_dir.glob(f"*-{identity.base_hash}-*.h5")):
-        found = FeatureStore(path).identity
-        if found.base_hash == identity.base_hash and wanted <= set(found.layers):
+        store = FeatureStore(path)
+        found = store.identity
+        if found.base_hash == identity.base_hash and wanted <= set(found.layers) and is_alike(store.behaviour):
             return path
     return None
 
 
-def check_identity(path: Path, identity: StoreIdentity) -> None:
-    """Raise unless the complete store at ``path`` holds what is wanted.
+def find_partial(cache_dir: Path, identity: StoreIdentity, is_alike: Callable[[Answers], bool]) -> Path | None:
+    """Return the name that a store will have of which an interrupted run has left a part in the folder."""
+    for path in sorted(cache_dir.glob(f"{identity.file_stem}-*.h5{PARTIAL}")):
+        with suppress(StoreError):  # one that was killed while it was laid out
+            if is_alike(FeatureStore(path, complete=False).behaviour):
+                return path.with_name(path.name.removesuffix(PARTIAL))
+    return None
+
+
+def check_identity(store: FeatureStore, identity: StoreIdentity, *, is_alike: bool) -> None:
+    """Raise unless a complete store holds what is wanted.
 
     Raises
     ------
     StoreError
         It holds something else; the first field that differs is named.
     """
-    found = FeatureStore(path).identity
-    for key, value in asdict(identity).items():
-        if key not in ("encoder", "data") and getattr(found, key) != value:
-            raise StoreError(
-                f"The file {path} holds other features: {key} differs",
-                got=str(getattr(found, key)),
-                expected=str(value),
-                remedy="choose another --out, or delete the file",
-            )
+    fields = [key for key in vars(identity) if key not in ("encoder", "data")]
+    different = [key for key in fields if getattr(store.identity, key) != getattr(identity, key)]
+    if different or not is_alike:
+        key = different[0] if different else "the encoder's answers to the same images"
+        raise StoreError(
+            f"The file {store.path} holds other features: {key} differs",
+            got=str(getattr(store.identity, key)) if different else None,
+            expected=str(getattr(identity, key)) if different else None,
+            remedy="choose another --out, or delete the file",
+        )
 
 
 class StoreWriter:
     """Writes a store block by block under a temporary name; a later writer continues after the last good block.
 
-    HDF5 lays the file out once and is closed; its space is reserved; blocks then go to the datasets' fixed places with
-    plain writes. So neither a kill nor a full disk can leave HDF5's own structures half written.
+    A context manager: it holds the file's lock, and keeps what is complete when it is left early.
 
     Parameters
     ----------
     path : Path
         Name of the complete file.
-    identity : StoreIdentity
-        What is written.
+    identity, keys, behaviour : StoreIdentity, RowKeys, dict
+        What is written, see :func:`~dcgan_eval.features.store_file.lay_out`.
+    wait : bool
+        Wait for another process that writes the same file, else raise.
+    on_wait : callable
+        Called about once a second while waiting.
 
     Raises
     ------
     StoreError
-        The folder cannot be written, the disk is too small, or another process is writing.
+        On entering: the folder cannot be written, the disk is too small, or another process is writing.
     """
 
-    def __init__(self, path: Path, identity: StoreIdentity):
-        self.path, self.identity = path, identity
-        self.partial = path.with_name(path.name + ".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise _unwritable(self.partial, error) from error
-        try:
-            self._lock()
-            if not self._is_laid_out():
-                self._lay_out()
-            self._places = self._find_places()
-        except OSError as error:
-            self.close()
-            self.partial.unlink(missing_ok=True)
-            raise _unwritable(self.partial, error) from error
-        except BaseException:
-            self.close()
-            raise
+    def __init__(
+        self,
+        path: Path,
+        identity: StoreIdentity,
+        keys: RowKeys,
+        behaviour: Answers,
+        *,
+        wait: bool = True,
+        on_wait: Callable[[], None] = lambda: None,
+    ):
+        self.path, self.identity, self.keys, self.behaviour = path, identity, keys, behaviour
+        self.wait, self.on_wait = wait, on_wait
+        self.partial = path.with_name(path.name + PARTIAL)
+        self._open = ExitStack()
 
-    def _lock(self) -> None:
-        """Make sure that no other process writes the same file."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                "Another process is writing these features", got=str(self.partial), remedy="wait until it has finished"
-            ) from error
+    def __enter__(self) -> StoreWriter:
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(locked(self.path, wait=self.wait, on_wait=self.on_wait))
+                if not self.path.exists():  # else the process that was waited for has written it
+                    self._file = opened.enter_context(open(self.partial, "r+b" if self.partial.exists() else "x+b"))
+                    self._layout = self._found() or self._lay_out()
+            except filelock.Timeout as error:
+                raise StoreError(
+                    "Another process is writing these features",
+                    got=str(self.path),
+                    remedy="wait until it has finished, or leave out --no-wait",
+                ) from error
+            except OSError as error:
+                raise _unwritable(self.partial, error) from error
+            self._open = opened.pop_all()
+        return self
 
-    def _is_laid_out(self) -> bool:
-        """Tell whether an earlier run left a file that can be continued."""
-        try:
-            with h5py.File(self.partial, "r", locking=False) as file:
-                return bool(file.attrs["identity"] == self.identity.to_json())
-        except (OSError, KeyError):
-            return False  # new, or killed while it was being laid out: nothing in it yet
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
-    def _lay_out(self) -> None:
-        """Reserve the space, then let HDF5 write all of its structures."""
+    def _found(self) -> Layout | None:
+        """Return the layout of what an earlier run left, if it can be continued."""
+        try:
+            layout = read_layout(self._file)
+        except DamagedFile:
+            return None  # new, or killed while it was being laid out: nothing in it yet
+        return layout if layout.identity == self.identity else None
+
+    def _lay_out(self) -> Layout:
+        """Reserve the space, then write all structures, the trailer last."""
+        layout, pieces = lay_out(self.identity, self.keys, self.behaviour)
+        trailer = layout.trailer()
         free = shutil.disk_usage(self.path.parent).free
-        if free < self.identity.size_bytes + _SPARE_BYTES:
-            os.unlink(self.partial)
+        if free < layout.end + len(trailer) + _SPARE_BYTES:
+            self.partial.unlink()
             raise StoreError(
                 f"The disk is too full for the features of {self.identity.data}",
                 got=f"{free / 1e9:.2f} GB free at {self.path.parent}",
                 expected=f"{self.identity.size_bytes / 1e9:.2f} GB",
                 remedy="free some space, give another --cache-dir, or choose fewer layers with --layer",
             )
-        # Tried before HDF5 is involved, which does not survive a failing write.
-        os.posix_fallocate(self._descriptor, 0, self.identity.size_bytes + _SPARE_BYTES)
-        rows, dtype = self.identity.num_rows, np.dtype(self.identity.store_dtype)
-        joined = h5py.VirtualLayout((rows, sum(w for _, w in self.identity.layers)), dtype)
-        column = 0
-        with h5py.File(self.partial, "w", locking=False) as file:
-            for name, width in self.identity.layers:
-                _allocate(file, f"layers/{name}", (rows, width), dtype)
-                file.create_dataset(f"crc32/{name}", data=np.zeros(self.num_blocks, np.uint32))
-                joined[:, column : column + width] = h5py.VirtualSource(".", f"layers/{name}", (rows, width), dtype)
-                column += width
-            file.create_virtual_dataset("all", joined)
-            file.attrs["identity"] = self.identity.to_json()
-        os.posix_fallocate(self._descriptor, 0, os.fstat(self._descriptor).st_size)
+        descriptor = self._file.fileno()
+        os.ftruncate(descriptor, 0)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, layout.end + len(trailer))
+        for at, data in {**pieces, layout.end: trailer}.items():
+            self._put(data, at)
+        return layout
 
-    def _find_places(self) -> dict[str, tuple[int, int]]:
-        """Return the offsets of each layer's features and checksums in the file."""
-        with h5py.File(self.partial, "r", locking=False) as file:
-            return {
-                name: (file[f"layers/{name}"].id.get_offset(), file[f"crc32/{name}"].id.get_offset())
-                for name, _ in self.identity.layers
-            }
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of blocks of rows."""
-        return -(-self.identity.num_rows // BLOCK_ROWS)
+    def is_complete(self) -> bool:
+        """Tell whether the file has its name already."""
+        return self.path.exists()
 
     def missing_blocks(self) -> list[int]:
         """Return the blocks that are not written yet, or whose bytes do not match their checksum."""
-        return [b for b in range(self.num_blocks) if not all(self._is_done(n, w, b) for n, w in self.identity.layers)]
+        started = np.flatnonzero(done_blocks(self._file, self._layout))
+        good = {
+            int(block) for block in started if all(self._is_good(layer, int(block)) for layer in self._layout.layers)
+        }
+        return [block for block in range(self.identity.num_blocks) if block not in good]
 
-    def _row_bytes(self, width: int) -> int:
-        """Return the bytes of one row of a layer."""
-        return width * np.dtype(self.identity.store_dtype).itemsize
-
-    def _is_done(self, name: str, width: int, block: int) -> bool:
-        """Tell whether a block was written completely."""
-        features_at, checks_at = self._places[name]
-        expected = int.from_bytes(os.pread(self._descriptor, 4, checks_at + 4 * block), sys.byteorder)
-        if expected == 0:
+    def _is_good(self, layer: str, block: int) -> bool:
+        """Tell whether a block matches its checksum."""
+        try:
+            read_block(self._file, self._layout, layer, block)
+        except DamagedFile:
             return False
-        num_rows = min(BLOCK_ROWS, self.identity.num_rows - block * BLOCK_ROWS)
-        size = num_rows * self._row_bytes(width)
-        data = os.pread(self._descriptor, size, features_at + block * BLOCK_ROWS * self._row_bytes(width))
-        return (zlib.crc32(data) or 1) == expected
+        return True
 
     def write(self, block: int, features: dict[str, np.ndarray]) -> None:
         """Write one block of every layer, each (rows, width) in the store's dtype.
@@ -359,69 +356,63 @@ class StoreWriter:
         StoreError
             The disk is full.
         """
+        start = self.identity.rows_of(block).start
         try:
-            for name, width in self.identity.layers:
-                features_at, checks_at = self._places[name]
-                f_ND = np.ascontiguousarray(features[name])
-                self._put(f_ND.tobytes(), features_at + block * BLOCK_ROWS * self._row_bytes(width))
-                self._put(_checksum(f_ND).to_bytes(4, sys.byteorder), checks_at + 4 * block)
+            for layer, width in self.identity.layers:
+                f_ND = np.ascontiguousarray(features[layer], np.dtype(self.identity.store_dtype).newbyteorder("<"))
+                self._put(f_ND.tobytes(), self._layout.layers[layer] + start * width * f_ND.itemsize)
+                self._put(checksum(f_ND).to_bytes(4, "little"), self._layout.checks[layer] + 4 * block)
         except OSError as error:
             raise _unwritable(self.partial, error) from error
 
     def _put(self, data: bytes, offset: int) -> None:
         """Write all of the bytes at an offset."""
         while data:
-            written = os.pwrite(self._descriptor, data, offset)
+            written = os.pwrite(self._file.fileno(), data, offset)
             data, offset = data[written:], offset + written
 
     def finish(self) -> None:
-        """Flush the file to disk, close it and give it its name.
+        """Flush the file to the disk, check that it opens as a complete store, and give it its name.
 
         Raises
         ------
         StoreError
-            The disk is full.
+            It cannot be written, or does not read back.
         """
         try:
-            os.fsync(self._descriptor)
+            os.fsync(self._file.fileno())
+            FeatureStore(self.partial)
             os.replace(self.partial, self.path)
+            flush(self.path.parent)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close the partial file; what is in it is kept for the next run."""
-        os.close(self._descriptor)
 
 
-def _allocate(file: h5py.File, name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
-    """Create a contiguous dataset whose place in the file is fixed at once and never filled."""
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    file.require_group("layers")
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, creation)
-
-
-def _checksum(f_ND: np.ndarray) -> int:
-    """Return a checksum that is never 0, which stands for "not written"."""
-    return zlib.crc32(np.ascontiguousarray(f_ND).data) or 1
-
-
-def _opened(path: Path) -> h5py.File:
-    """Open a file for reading, or say why not."""
+def _opened(path: Path, complete: bool) -> tuple[Any, Layout]:
+    """Open a store for reading, or say why not."""
     try:
-        return h5py.File(path, "r")
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - stays open as long as the store is used
+        layout = read_layout(file)
+        if complete and not done_blocks(file, layout).all():
+            raise StoreError("The feature store is not complete", got=str(path), remedy="run `features` again")
     except FileNotFoundError as error:
         raise StoreError("The feature store does not exist", got=str(path), remedy="run `features` first") from error
-    except OSError as error:
-        raise StoreError(
-            "The feature store is truncated or no HDF5 file",
-            got=f"{path} ({error})",
-            remedy="delete the file and run `features` again",
-        ) from error
+    except (DamagedFile, OSError) as error:
+        raise _damaged(path, error) from error
+    return file, layout
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    """Say that a file is not what it should be; a file that cannot be read is not called damaged."""
+    if isinstance(error, OSError):
+        return StoreError(
+            "The feature store cannot be read", got=f"{path}: {error}", remedy="check disk and permissions"
+        )
+    return StoreError(
+        "The file is no feature store, or a damaged one",
+        got=f"{path}: {error}",
+        remedy="delete the file and run `features` again, or give another --out or --cache-dir",
+    )
 
 
 def _unwritable(path: Path, error: Exception) -> StoreError:

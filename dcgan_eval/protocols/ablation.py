@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from ..features.extract import ExtractOptions, Progress
-from ..features.taps import Encoder
+from ..features.extract import EncoderFeatures
+from ..progress import Progress, no_progress
 from ..records import Record
 from .catalog import load_protocol_images
 from .runner import run_protocol
-from .sources import EncoderFeatures
+from .settings import DEFAULTS, Place, Settings
 from .spec import Protocol, SealedTest
 
 
@@ -37,14 +35,10 @@ def ablation_subsets(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def ablate(
     protocol: Protocol,
-    encoder: Encoder,
-    *,
-    options: ExtractOptions,
-    cache_dir: Path,
-    data_dir: Path | None = None,
-    download: bool = False,
-    progress: Progress = lambda what, done, total: None,
-    **run_options: Any,
+    source: EncoderFeatures,
+    settings: Settings = DEFAULTS,
+    place: Place | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Record]:
     """Run a protocol on every subset of layers; each run chooses its own C and uses the test labels once.
 
@@ -52,17 +46,9 @@ def ablate(
     ----------
     protocol : Protocol
         What to run.
-    encoder : Encoder
-        Whose layers.
-    options : ExtractOptions
-        How features are made; its layers are the ones to ablate.
-    cache_dir : Path
-        Folder of the one store that all subsets are read from.
-    data_dir, download
-        As for :func:`~dcgan_eval.protocols.catalog.load_protocol_data`.
-    progress : callable
-        Shows long work.
-    **run_options
+    source : EncoderFeatures
+        Whose layers; all subsets are read from one store.
+    settings, place, progress
         As for :func:`~dcgan_eval.protocols.runner.run_protocol`.
 
     Returns
@@ -70,16 +56,17 @@ def ablate(
     dict
         Name of the subset (see :func:`ablation_subsets`) -> record.
     """
-    train, test = load_protocol_images(protocol, data_dir, download=download)
+    place = place or Place()
+    train, test = load_protocol_images(protocol, place.data_dir, download=place.download)
     records = {}
-    for name, subset in ablation_subsets(encoder.choose(options.layers)).items():
-        source = EncoderFeatures(encoder, replace(options, layers=subset), cache_dir)
+    for name, subset in ablation_subsets(source.layers).items():
         records[name] = run_protocol(
             protocol,
             train,
             SealedTest(test),
-            source,
-            progress=lambda what, done, total, name=name: progress(f"{name}: {what}", done, total),
-            **run_options,
+            EncoderFeatures(source.encoder, replace(source.options, layers=subset)),
+            settings,
+            place,
+            lambda what, done, total, name=name: progress(f"{name}: {what}", done, total),
         )
     return records

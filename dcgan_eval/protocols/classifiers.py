@@ -8,8 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..features.store import FeatureStore
 from ..svm.objective import Solution, predict_all
 from ..svm.path import Solver, fit_ovr, fit_path
+
+Matrix = np.ndarray | FeatureStore
+"""Features (N, D), float32: in memory, or read in blocks from where they lie."""
 
 
 class Fit(Protocol):
@@ -34,6 +38,9 @@ class Fit(Protocol):
     def details(self) -> dict[str, Any]:
         """Return what else a record keeps of the fit."""
 
+    def without_rows(self) -> Fit:
+        """Return the fit without the training rows that it holds on to, for the record alone."""
+
 
 class Classifier(Protocol):
     """A classifier with one hyperparameter that is chosen on validation rows.
@@ -48,20 +55,23 @@ class Classifier(Protocol):
         Candidates, ascending; of equally good ones the first is taken.
     patience : int
         The path ends after this many values without a better validation score.
+    keeps_rows : bool
+        Whether a fit holds on to its training rows.
     """
 
     name: str
     parameter: str
     values: tuple[float, ...]
     patience: int
+    keeps_rows: bool
 
-    def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield a :class:`Fit` to X (N, D), y (N,) and the predicted labels of X_val for each of the values."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> Any:
+    def fit(self, X: Matrix, y: np.ndarray, value: float) -> Any:
         """Return the :class:`Fit` to all of X, y at one value."""
 
-    def predict(self, fits: Sequence[Any], X: np.ndarray) -> list[np.ndarray]:
+    def predict(self, fits: Sequence[Any], X: Matrix) -> list[np.ndarray]:
         """Return the predicted labels (N,) of every fit; whether a fit may be used is the runner's business."""
 
     def describe(self) -> dict[str, Any]:
@@ -107,6 +117,10 @@ class SvmFit:
             "solver_reason": solution.reason,
         }
 
+    def without_rows(self) -> SvmFit:
+        """Return the fit: it holds weights alone."""
+        return self
+
 
 class SvmClassifier:
     """The certified one-vs-rest L2-SVM of the paper's protocols.
@@ -125,7 +139,7 @@ class SvmClassifier:
         C multiplies the mean of the losses instead of their sum, as in the code of Coates, Ng & Lee.
     """
 
-    parameter = "C"
+    parameter, keeps_rows = "C", False
 
     def __init__(
         self,
@@ -140,18 +154,18 @@ class SvmClassifier:
         self.mean_loss = mean_loss
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
 
-    def path(self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray) -> Iterator[tuple[SvmFit, np.ndarray]]:
+    def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
         costs = [self._cost(C, len(X)) for C in self.values]
         solutions = fit_path(X, y, costs, tol=self.tol, solver=self.solver)
         for C, solution in zip(self.values, solutions, strict=True):
             yield SvmFit(C, len(X), solution), solution.predict(X_val, allow_unconverged=True)
 
-    def fit(self, X: np.ndarray, y: np.ndarray, value: float) -> SvmFit:
+    def fit(self, X: Matrix, y: np.ndarray, value: float) -> SvmFit:
         """Return the fit at one C."""
         return SvmFit(value, len(X), fit_ovr(X, y, self._cost(value, len(X)), tol=self.tol, solver=self.solver))
 
-    def predict(self, fits: Sequence[SvmFit], X: np.ndarray) -> list[np.ndarray]:
+    def predict(self, fits: Sequence[SvmFit], X: Matrix) -> list[np.ndarray]:
         """Return the predicted labels of every fit, in one pass over X."""
         return predict_all([fit.solution for fit in fits], X, allow_unconverged=True)
 

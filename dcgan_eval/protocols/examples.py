@@ -9,16 +9,15 @@ import numpy as np
 
 from ..data.imageset import ImageSet
 from ..errors import RecordError, StoreError
-from ..features.extract import store_identity
-from ..features.store import find_store
+from ..features.fill import Filler, find_filled
+from ..features.store import FeatureStore
 from ..features.taps import Encoder
+from ..progress import no_progress
 from ..records import Record, unpack_counts
 from ..svm.path import fit_ovr
 from .catalog import PROTOCOLS, load_protocol_images
-from .sources import EncoderFeatures, FeatureSource
-from .verify import record_source
+from .rebuild import packing_order, record_source
 
-_BLOCK_ROWS = 2_000
 _MOST_ROWS = 10_000  # a fit on more would take longer than a page should
 
 
@@ -67,7 +66,7 @@ class RecordExamples:
                 got=record.protocol,
                 expected=", ".join(PROTOCOLS),
             )
-        self.record, self.source = record, record_source(record, encoder, cache_dir)
+        self.record, source = record, record_source(record, encoder)
         self.train, test = load_protocol_images(protocol, data_dir)
         if record.data["test"]["fingerprint"] != test.fingerprint:
             raise RecordError(
@@ -77,15 +76,13 @@ class RecordExamples:
                 remedy="give the data behind the record with --data-dir",
             )
         self._order, self.test = packing_order(record, test), test.without_labels()
-        _check_cached(self.source, self.train.without_labels(), self.test, record.command)
-        self.source.prepare(self.train.without_labels(), self.test, lambda what, done, total: None)
+        self.X, self.X_test = _cached(source, self.train.without_labels(), self.test, cache_dir, record.command)
 
     def neighbours(self, num_queries: int = 5, num_neighbours: int = 6) -> NearImages:
         """Find the training images whose features have the largest cosine with those of some test images."""
         queries = np.linspace(0, self.test.num_images - 1, num_queries).astype(int)
-        F_QD = _unit(self.source.test()[queries])
-        blocks = np.split(np.arange(self.train.num_images), range(_BLOCK_ROWS, self.train.num_images, _BLOCK_ROWS))
-        cosines = np.concatenate([F_QD @ _unit(self.source.train(rows)).T for rows in blocks], axis=1)
+        F_QD = _unit(self.X_test[queries])
+        cosines = np.concatenate([F_QD @ _unit(F_ND).T for _, F_ND in self.X.blocks()], axis=1)
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :num_neighbours]
         assert self.train.labels is not None, "protocols train on labelled images"
         return NearImages(self.test.images[queries], self.train.images[nearest], self.train.labels[nearest])
@@ -110,27 +107,11 @@ class RecordExamples:
             )
         right_N = np.empty(self.test.num_images, np.int64)
         right_N[self._order] = unpack_counts(record.right)
-        solution = fit_ovr(self.source.train(np.arange(self.train.num_images)), self.train.labels, record.C)
-        decisions_NK = solution.decision_function(self.source.test())
+        solution = fit_ovr(self.X.read(), self.train.labels, record.C)
+        decisions_NK = solution.decision_function(self.X_test.read())
         margins_N = np.where(right_N == 0, np.ptp(np.sort(decisions_NK, axis=1)[:, -2:], axis=1), -1)
         worst = np.argsort(-margins_N, kind="stable")[: min(count, int((right_N == 0).sum()))]
         return self.test.images[worst], decisions_NK[worst].argmax(axis=1)
-
-
-def packing_order(record: Record, test: ImageSet) -> np.ndarray:
-    """Return the rows of the test set in the order in which a record packs its counts, (N,).
-
-    Parameters
-    ----------
-    record : Record
-        Up to schema 2 packs by (label, pixel hash), later ones by the pixel hash alone.
-    test : ImageSet
-        With labels.
-    """
-    assert test.labels is not None, "protocols test on labelled images"
-    if record.schema <= 2:
-        return np.lexsort((test.pixel_hashes, test.labels))
-    return np.argsort(test.pixel_hashes, kind="stable")
 
 
 def _unit(F_ND: np.ndarray) -> np.ndarray:
@@ -138,15 +119,16 @@ def _unit(F_ND: np.ndarray) -> np.ndarray:
     return F_ND / np.maximum(np.linalg.norm(F_ND, axis=1, keepdims=True), 1e-12)
 
 
-def _check_cached(source: FeatureSource, train: ImageSet, test: ImageSet, command: str) -> None:
-    """Raise unless the features of both sets are in the cache."""
-    if not isinstance(source, EncoderFeatures):
-        return
-    for images in (train, test):
-        identity = store_identity(source.encoder, images, train, source.options, source.layers)
-        if find_store(source.cache_dir, identity) is None:
-            raise StoreError(
-                f"The features of {identity.data} are not in the cache",
-                got=str(source.cache_dir),
-                remedy=f"run `{command}` with the same --cache-dir first",
-            )
+def _cached(
+    source: Filler, train: ImageSet, test: ImageSet, cache_dir: Path, command: str
+) -> tuple[FeatureStore, FeatureStore]:
+    """Return the features of both sets out of the cache, or raise."""
+    source.learn(train, cache_dir, no_progress)
+    stores = [find_filled(source, images, cache_dir) for images in (train, test)]
+    if stores[0] is None or stores[1] is None:
+        raise StoreError(
+            f"The features of {source.name} are not in the cache",
+            got=str(cache_dir),
+            remedy=f"run `{command}` with the same --cache-dir first",
+        )
+    return stores[0], stores[1]

@@ -31,7 +31,8 @@ from ..seeding import rng
 from ..svm.path import fit_ovr
 from .catalog import PROTOCOLS, get_protocol
 from .evaluate import evaluate
-from .sources import EncoderFeatures, FeatureSource, PixelFeatures
+from .settings import Place
+from .sources import EncoderFeatures, Filler, PixelFeatures
 from .verify import score_band
 
 FORMAT = "dcgan-eval-baseline-2"  # 2 adds the digest
@@ -163,12 +164,12 @@ def _protocol_case(
     progress: Progress,
 ) -> dict[str, Any]:
     """Run a protocol and return its numbers."""
-    source: FeatureSource = PixelFeatures()
+    source: Filler = PixelFeatures()
     if features != "pixels":
-        source = EncoderFeatures(load_encoder(features), ExtractOptions(device="cpu"), cache_dir)
+        source = EncoderFeatures(load_encoder(features), ExtractOptions(device="cpu"))
     _reset_peak_memory()
     before, started = provenance.peak_memory_bytes(), time.process_time()
-    record = evaluate(command, source, data_dir=data_dir, progress=progress)
+    record = evaluate(command, source, place=Place(data_dir=data_dir, cache_dir=cache_dir), progress=progress)
     used_s, grown_bytes = time.process_time() - started, provenance.peak_memory_bytes() - before
     # With features out of a cache, time and memory are other numbers.
     suffix = "_cached" if any(record.features.get("cached", [])) else ""

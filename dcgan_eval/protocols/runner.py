@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from .. import provenance
 from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
-from ..features.extract import Progress
+from ..features.store import FeatureStore
+from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
-from ..svm.path import Solver
-from .classifiers import Classifier, Fit, SvmClassifier
-from .sources import FeatureSource
+from .classifiers import Classifier, Fit, Matrix
+from .settings import DEFAULTS, Place, Settings
+from .sources import Filler, fill_both
 from .spec import Protocol, SealedTest
-from .statistics import interval_of_mean, spread_of_draws
+from .statistics import interval_of_mean, interval_with_images, spread_of_draws
 
 
 @dataclass
@@ -29,26 +31,36 @@ class _Run:
     """What a run knows while it is going on; nothing in it holds a test label."""
 
     protocol: Protocol
-    labels: np.ndarray  # (N,) of the training images
-    kept: np.ndarray  # rows for fitting while C is chosen, and the pool of draws
-    validation: np.ndarray  # rows on which C is chosen
+    settings: Settings
     classifier: Classifier
-    seed: int
-    allow_unconverged: bool
+    train: ImageSet
+    rows: (
+        np.ndarray
+    )  # of the training images, as the matrix has them: those for fitting first, then the validation rows
+    num_kept: int  # rows for fitting while the hyperparameter is chosen, and the pool of draws
     progress: Progress
     timings_s: dict[str, float] = field(default_factory=dict)
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)  # what each split and draw held, by stream
 
-    def draw(self, images: ImageSet, draw: int, stream: str) -> np.ndarray:
-        """Draw rows of ``images``, the kept ones of which come first, and note which."""
-        assert self.protocol.per_class is not None, "only called for protocols with draws"
-        rows = draw_per_class(images, np.arange(len(self.kept)), self.protocol.per_class, self.seed, draw, stream)
-        self.note_rows(images, rows, stream)
-        return rows
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Labels of the matrix's rows, (N,)."""
+        assert self.train.labels is not None, "checked when the run starts"
+        return self.train.labels[self.rows]
 
-    def note_rows(self, images: ImageSet, rows: np.ndarray, stream: str) -> None:
+    def draw(self, draw: int, stream: str) -> np.ndarray:
+        """Draw from the kept rows, and note which; return their places in the matrix."""
+        assert self.protocol.per_class is not None, "only called for protocols with draws"
+        kept = self.rows[: self.num_kept]
+        rows = draw_per_class(self.train, kept, self.protocol.per_class, self.settings.seed, draw, stream)
+        self.note_rows(rows, stream)
+        place = np.empty(self.train.num_images, np.int64)
+        place[self.rows] = np.arange(len(self.rows))
+        return place[rows]
+
+    def note_rows(self, rows: np.ndarray, stream: str) -> None:
         """Note the digest of the pixels of some rows."""
-        self.rows_sha256.setdefault(stream, []).append(rows_digest(images, rows))
+        self.rows_sha256.setdefault(stream, []).append(rows_digest(self.train, rows))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -62,14 +74,10 @@ def run_protocol(
     protocol: Protocol,
     train: ImageSet,
     test: SealedTest,
-    source: FeatureSource,
-    *,
-    classifier: Classifier | None = None,
-    seed: int = 0,
-    tol: float = 1e-4,
-    solver: Solver = "auto",
-    allow_unconverged: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    source: Filler,
+    settings: Settings = DEFAULTS,
+    place: Place | None = None,
+    progress: Progress = no_progress,
 ) -> Record:
     """Run a protocol and return its record.
 
@@ -81,18 +89,12 @@ def run_protocol(
         Labelled training images.
     test : SealedTest
         Test images; their labels are used once, after everything has been chosen and predicted.
-    source : FeatureSource
+    source : Filler
         Where features come from.
-    classifier : Classifier or None
-        What is fitted; None is the protocol's L2-SVM. Another classifier has a protocol id of its own.
-    seed : int
-        Root seed of splits and draws.
-    tol : float
-        Relative duality gap that every fit of the protocol's L2-SVM must certify.
-    solver : str
-        Of the protocol's L2-SVM: ``"auto"``, ``"primal"`` or ``"gram"``.
-    allow_unconverged : bool
-        Report fits that did not converge, marked as such, instead of refusing.
+    settings : Settings
+        What else decides the numbers.
+    place : Place or None
+        Where features are kept, and how much memory they may take.
     progress : callable
         Shows long work.
 
@@ -103,7 +105,7 @@ def run_protocol(
     Raises
     ------
     ConvergenceError
-        A fit did not reach ``tol``.
+        A fit did not reach its tolerance.
     ProtocolError, DataError
         The data cannot carry the protocol.
     LeakError
@@ -112,26 +114,37 @@ def run_protocol(
     Source: arXiv:1511.06434, section 5, and the 2016 release. Deviations: for CIFAR-10, where the release has no
     script, C is chosen on 10,000 stratified training images; for SVHN the same 10 draws serve every C.
     """
-    started = time.perf_counter()
+    started, place = time.perf_counter(), place or Place()
     _check_same_kind(train, test.images)
-    if classifier is not None:
-        protocol = protocol.with_classifier(classifier.name)
-    svm = SvmClassifier(protocol.Cs, protocol.patience, tol=tol, solver=solver)
-    run = _start(protocol, train, classifier or svm, seed, allow_unconverged, progress)
+    run = _start(protocol, train, settings, progress)
     with run.timed("features"):
-        source.prepare(train.without_labels(), test.images, progress)
+        stores = fill_both(
+            source, train.without_labels(), test.images, place.cache_dir, wait=place.wait, progress=progress
+        )
     with run.timed("load"):
-        # Rows for fitting come first, so that both fits of the full protocol see a contiguous part of one array.
-        rows = np.concatenate([run.kept, run.validation])
-        X = source.train(rows)
-    run.labels = run.labels[rows]
-    fits, selection = _fit_all(run, X) if protocol.per_class is None else _fit_draws(run, X, train.take(rows))
-    with run.timed("load"):
-        del X
-        X_test = source.test()
-    with run.timed("test"):
-        confusions = test.score(run.classifier.predict(fits, X_test))
-    return _record(run, train, test, source, fits, selection, confusions, time.perf_counter() - started)
+        X = _in_memory(stores[0].take(run.rows), place.memory_bytes)
+
+    def predict(fits: list[Fit]) -> list[np.ndarray]:
+        with run.timed("test"):
+            return run.classifier.predict(fits, _in_memory(stores[1], place.memory_bytes))
+
+    fits, selection, predictions = _fit_all(run, X) if protocol.per_class is None else _fit_draws(run, X, predict)
+    del X
+    confusions = test.score(predictions or predict(fits))
+    cached = {"cached": [store.reused for store in stores], "num_features": stores[0].shape[1]}
+    measured = _Measured(source.describe() | cached, fits, selection, confusions)
+    return _record(run, test, measured, time.perf_counter() - started)
+
+
+def _in_memory(store: FeatureStore, memory_bytes: int) -> Matrix:
+    """Read a matrix that memory holds; leave a larger one where it is."""
+    num_rows, width = store.shape
+    return store if num_rows * width * store.dtype.itemsize > memory_bytes else store.read()
+
+
+def _part(X: Matrix, rows: slice | np.ndarray) -> Matrix:
+    """Return some rows of a matrix: a view or copy of those in memory, else nothing read yet."""
+    return X.take(rows) if isinstance(X, FeatureStore) else X[rows]
 
 
 def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
@@ -149,28 +162,28 @@ def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
         )
 
 
-def _start(
-    protocol: Protocol,
-    train: ImageSet,
-    classifier: Classifier,
-    seed: int,
-    allow_unconverged: bool,
-    progress: Progress,
-) -> _Run:
+def _start(protocol: Protocol, train: ImageSet, settings: Settings, progress: Progress) -> _Run:
     """Split off the validation rows."""
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
-    kept, validation = stratified_split(train, protocol.num_held_out(train.num_images), seed, "validation")
-    run = _Run(protocol, train.labels, kept, validation, classifier, seed, allow_unconverged, progress)
-    run.note_rows(train, validation, "validation")
+    if settings.classifier is not None and settings.classifier.name != "l2svm":
+        protocol = protocol.with_classifier(settings.classifier.name)
+    num_held_out = protocol.num_held_out(train.num_images)
+    kept, validation = stratified_split(train, num_held_out, settings.seed, "validation")
+    classifier, rows = settings.classifier_for(protocol), np.concatenate([kept, validation])
+    run = _Run(protocol, settings, classifier, train, rows, len(kept), progress)
+    run.note_rows(validation, "validation")
     return run
 
 
-def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[Fit], list[dict[str, Any]]]:
+_Found = tuple[list[Fit], list[dict[str, Any]], list[np.ndarray]]  # fits, validation curve, predictions made already
+
+
+def _fit_all(run: _Run, X: Matrix) -> _Found:
     """Choose the hyperparameter with the validation rows held out, then fit on all rows."""
-    num_kept = len(run.kept)
+    kept, held_out = slice(run.num_kept), slice(run.num_kept, None)
     with run.timed("select"):
-        curve = _validation_curve(run, X[:num_kept], run.labels[:num_kept], X[num_kept:], run.labels[num_kept:], "")
+        curve = _validation_curve(run, _part(X, kept), run.labels[kept], _part(X, held_out), "")
         selection = _merge_curves([curve], run.classifier.parameter)
         value = best_value(selection, run.classifier.parameter)
     with run.timed("fit"):
@@ -178,35 +191,36 @@ def _fit_all(run: _Run, X: np.ndarray) -> tuple[list[Fit], list[dict[str, Any]]]
         run.progress(what, 0, 1)
         fit = _accepted(run, run.classifier.fit(X, run.labels, value))
         run.progress(what, 1, 1)
-    return [fit], selection
+    return [fit], selection, []
 
 
-def _fit_draws(run: _Run, X: np.ndarray, images: ImageSet) -> tuple[list[Fit], list[dict[str, Any]]]:
+def _fit_draws(run: _Run, X: Matrix, predict: Callable[[list[Fit]], list[np.ndarray]]) -> _Found:
     """Choose the hyperparameter by the mean validation score of some draws, then fit fresh draws."""
-    protocol, num_kept = run.protocol, len(run.kept)
-    X_val, y_val = X[num_kept:], run.labels[num_kept:]
-    curves = []
+    protocol, curves, X_val = run.protocol, [], _part(X, slice(run.num_kept, None))
     with run.timed("select"):
         for draw in range(protocol.selection_draws):
-            rows = run.draw(images, draw, "selection")
+            rows = run.draw(draw, "selection")
             label = f"draw {draw + 1} of {protocol.selection_draws}, "
-            curves.append(_validation_curve(run, X[rows], run.labels[rows], X_val, y_val, label))
+            curves.append(_validation_curve(run, _part(X, rows), run.labels[rows], X_val, label))
         selection = _merge_curves(curves, run.classifier.parameter)
         value = best_value(selection, run.classifier.parameter)
-    fits = []
+    fits, predictions = list[Fit](), list[np.ndarray]()
     with run.timed("fit"):
         for draw in range(protocol.num_draws):
-            rows = run.draw(images, draw, "test")
-            fits.append(_accepted(run, run.classifier.fit(X[rows], run.labels[rows], value)))
+            rows = run.draw(draw, "test")
+            fit = _accepted(run, run.classifier.fit(_part(X, rows), run.labels[rows], value))
+            if run.classifier.keeps_rows:  # a hundred draws of rows do not fit in memory together
+                predictions += predict([fit])
+                fit = fit.without_rows()
+            fits.append(fit)
             run.progress(f"fits at {_named(run, value)}", draw + 1, protocol.num_draws)
-    return fits, selection
+    return fits, selection, predictions
 
 
-def _validation_curve(
-    run: _Run, X: np.ndarray, y: np.ndarray, X_val: np.ndarray, y_val: np.ndarray, label: str
-) -> list[dict[str, Any]]:
+def _validation_curve(run: _Run, X: Matrix, y: np.ndarray, X_val: Matrix, label: str) -> list[dict[str, Any]]:
     """Fit ascending values until the validation score has stopped rising; return a row per value."""
-    classifier, curve = run.classifier, []
+    classifier, curve = run.classifier, list[dict[str, Any]]()
+    y_val = run.labels[run.num_kept :]
     best = since_best = 0.0
     num_values = len(classifier.values)
     for i, (fit, predicted) in enumerate(classifier.path(X, y, X_val)):
@@ -252,7 +266,7 @@ def best_value(selection: list[dict[str, Any]], parameter: str) -> float:
 
 def _accepted(run: _Run, fit: Fit) -> Fit:
     """Refuse a fit without its certificate, unless the user asked for it."""
-    if fit.status not in CERTIFIED and not run.allow_unconverged:
+    if fit.status not in CERTIFIED and not run.settings.allow_unconverged:
         raise ConvergenceError(
             f"The fit at {_named(run, fit.value)} did not converge, so it has no score",
             got=f"status {fit.status}, relative duality gap {fit.duality_gap:.1e}",
@@ -262,69 +276,79 @@ def _accepted(run: _Run, fit: Fit) -> Fit:
     return fit
 
 
-def _record(
-    run: _Run,
-    train: ImageSet,
-    test: SealedTest,
-    source: FeatureSource,
-    fits: list[Fit],
-    selection: list[dict[str, Any]],
-    confusions: list[np.ndarray],
-    time_s: float,
-) -> Record:
+@dataclass(frozen=True)
+class _Measured:
+    """What a run found."""
+
+    features: dict[str, Any]
+    fits: list[Fit]
+    selection: list[dict[str, Any]]
+    confusions: list[np.ndarray]
+
+
+def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Record:
     """Put everything that the run found and used into a record."""
-    num_test = test.images.num_images
-    scores = [float(np.trace(confusion)) / num_test for confusion in confusions]
+    train, classifier, value, fits = run.train, run.classifier, found.fits[0].value, found.fits
+    scores = [float(np.trace(confusion)) / test.images.num_images for confusion in found.confusions]
     worst = next((fit for fit in fits if fit.status not in CERTIFIED), fits[0])
-    features, classifier, value = source.describe(), run.classifier, fits[0].value
+    assert test.num_right is not None, "scored before"
     return Record(
         protocol=run.protocol.id,
-        protocol_version=run.protocol.version,
-        metric="accuracy",
-        score=float(np.mean(scores)),
-        spread=spread_of_draws(scores),
-        ci95=interval_of_mean(scores, num_test),
-        num_draws=len(scores),
-        C=value if classifier.parameter == "C" else None,
-        status=worst.status,
-        duality_gap=_largest([fit.duality_gap for fit in fits]),
-        num_features=source.num_features,
-        seed=run.seed,
-        features=features,
-        weights_sha256=features["weights_sha256"],
-        dataset_fingerprint=provenance.digest(train.fingerprint, test.fingerprint),
-        data={
-            "train": _data_entry(train.name, train.split, train.num_images, train.fingerprint),
-            "test": _data_entry(test.images.name, test.images.split, num_test, test.fingerprint),
-        },
-        selection=selection,
-        draws=[_draw_entry(score, fit, classifier.parameter) for score, fit in zip(scores, fits, strict=True)],
-        confusion=np.sum(confusions, axis=0).tolist(),
-        class_names=list(train.class_names),
-        paper=asdict(run.protocol.paper) if run.protocol.paper else None,
-        time_s=time_s,
-        timings_s=run.timings_s,
-        peak_memory_bytes=provenance.peak_memory_bytes(),
-        environment=provenance.environment(),
-        command=provenance.command_line(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        git=provenance.git_state(),
-        notes=_notes(run, value) + _encoder_note(run.protocol, features),
+        spec=asdict(run.protocol),
+        settings=run.settings.as_dict(),
+        features=found.features,
         classifier={
             "name": classifier.name,
             "parameter": classifier.parameter,
             "value": value,
+            "values": list(classifier.values),
+            "patience": classifier.patience,
             **classifier.describe(),
         },
-        shown_as=run.protocol.shown_as,
+        data={
+            "train": _data_entry(train, train.fingerprint),
+            "test": _data_entry(test.images, test.fingerprint),
+        },
+        metric="accuracy",
+        score=float(np.mean(scores)),
+        spread=spread_of_draws(scores),
+        ci95=interval_of_mean(scores, test.images.num_images),
+        ci95_with_images=interval_with_images(scores, test.num_right),
+        num_draws=len(scores),
+        status=worst.status,
+        duality_gap=_largest([fit.duality_gap for fit in fits]),
+        selection=found.selection,
+        draws=[_draw_entry(score, fit, classifier.parameter) for score, fit in zip(scores, fits, strict=True)],
+        confusion=np.sum(found.confusions, axis=0).tolist(),
+        class_names=list(train.class_names),
         rows_sha256=run.rows_sha256,
         right=pack_counts(test.num_right),
+        notes=_notes(run, value) + _encoder_note(run.protocol, found.features),
+        made=made_now(time_s, run.timings_s),
     )
 
 
-def _data_entry(name: str, split: str, count: int, fingerprint: str) -> dict[str, Any]:
+def made_now(time_s: float, timings_s: dict[str, float]) -> dict[str, Any]:
+    """Return what a record keeps of how and where it was made."""
+    return {
+        "time_s": time_s,
+        "timings_s": timings_s,
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
+        "environment": provenance.environment(),
+        "command": provenance.command_line(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+        "git": provenance.git_state(),
+    }
+
+
+def _data_entry(images: ImageSet, fingerprint: str) -> dict[str, Any]:
     """Describe one of the two sets."""
-    return {"name": name, "split": split, "num_images": count, "fingerprint": fingerprint}
+    return {
+        "name": images.name,
+        "split": images.split,
+        "num_images": images.num_images,
+        "fingerprint": fingerprint,
+    }
 
 
 def _draw_entry(score: float, fit: Fit, parameter: str) -> dict[str, Any]:
@@ -344,7 +368,7 @@ def _notes(run: _Run, value: float) -> list[str]:
     notes, values = [], run.classifier.values
     if len(values) > 1 and value in (values[0], values[-1]):
         notes.append(f"the chosen {_named(run, value)} is at the edge of the protocol's grid")
-    if run.allow_unconverged:
+    if run.settings.allow_unconverged:
         notes.append("unconverged fits were allowed")
     return notes
 

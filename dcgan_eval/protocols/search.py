@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
 import time
+import typing
+from dataclasses import asdict
 from typing import Any
-from typing import Protocol as Structure
 
 import numpy as np
 
-from .. import provenance
 from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, stratified_split
-from ..features.extract import Progress
+from ..progress import Progress, no_progress
 from ..records import Record
+from .runner import made_now
 from .spec import Protocol
 from .statistics import interval_of_mean
 
 
-class Search(Structure):
+class Search(typing.Protocol):
     """A search over hyperparameters that trains on some images and chooses on others."""
 
     name: str
@@ -37,7 +37,7 @@ def run_search(
     search: Search,
     *,
     seed: int = 0,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> Record:
     """Search on a protocol's training images and return the record of the best trial's validation accuracy.
 
@@ -67,49 +67,41 @@ def run_search(
     Source: arXiv:1511.06434, table 2 (supervised CNN, validation error).
     """
     started = time.perf_counter()
-    kept, held_out = stratified_split(train, protocol.num_held_out(train.num_images), seed, "validation")
-    if protocol.per_class is not None:
-        kept = draw_per_class(train, kept, protocol.per_class, seed, 0, "selection")
-    sets = {"train": train.take(kept), "validation": train.take(held_out, split=f"{train.split}-validation")}
+    sets = _sets(protocol, train, seed)
     trials = search.run(sets["train"], sets["validation"], progress)
-    best = max(trials, key=lambda row: (row["score"], -row["trial"]))
-    features, num_validation = search.describe(), len(held_out)
-    complete = len(trials) == features["trials"]
+    best, features = max(trials, key=lambda row: (row["score"], -row["trial"])), search.describe()
     return Record(
         protocol=protocol.with_classifier("supervised").id,
-        protocol_version=protocol.version,
+        spec=asdict(protocol.with_classifier("supervised")),
+        settings={"seed": seed},
+        features={"kind": "supervised", "num_features": search.num_features, **features},
+        classifier={"name": "supervised", "parameter": "trial", "value": best["trial"]},
+        data={name: _entry(images) for name, images in sets.items()},
         metric="validation accuracy",
         score=best["score"],
         spread=None,
-        ci95=interval_of_mean([best["score"]], num_validation),
+        ci95=interval_of_mean([best["score"]], sets["validation"].num_images),
         num_draws=1,
-        C=None,
-        status="finished" if complete else "time limit",
+        status="finished" if len(trials) == features["trials"] else "time limit",
         duality_gap=None,
-        num_features=search.num_features,
-        seed=seed,
-        features=features,
-        weights_sha256=None,
-        dataset_fingerprint=provenance.digest(*[images.fingerprint for images in sets.values()]),
-        data={name: _entry(images) for name, images in sets.items()},
         selection=[{key: value for key, value in row.items() if key != "confusion"} for row in trials],
         draws=[],
         confusion=np.asarray(best["confusion"]).tolist(),
         class_names=list(train.class_names),
-        paper=None,
-        time_s=time.perf_counter() - started,
-        timings_s={"trials": float(sum(row["time_s"] for row in trials))},
-        peak_memory_bytes=provenance.peak_memory_bytes(),
-        environment=provenance.environment(),
-        command=provenance.command_line(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        git=provenance.git_state(),
+        made=made_now(time.perf_counter() - started, {"trials": float(sum(row["time_s"] for row in trials))}),
         notes=[
             f"validation accuracy on the rows that chose the best of {len(trials)} trials (the paper had 64)",
             "the test set was not opened",
         ],
-        classifier={"name": "supervised", "parameter": "trial", "value": best["trial"]},
     )
+
+
+def _sets(protocol: Protocol, train: ImageSet, seed: int) -> dict[str, ImageSet]:
+    """Return the images that trials are trained on and those that choose between them."""
+    kept, held_out = stratified_split(train, protocol.num_held_out(train.num_images), seed, "validation")
+    if protocol.per_class is not None:
+        kept = draw_per_class(train, kept, protocol.per_class, seed, 0, "selection")
+    return {"train": train.take(kept), "validation": train.take(held_out, split=f"{train.split}-validation")}
 
 
 def _entry(images: ImageSet) -> dict[str, Any]:

@@ -1,122 +1,76 @@
-"""Where a protocol's feature matrices come from: an encoder behind the store, or the pixels themselves."""
+"""What a protocol measures: an encoder's features or the pixels themselves, of a training and of a test set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..data.imageset import ImageSet
-from ..features.extract import ExtractOptions, Progress, extract
+from ..features.extract import EncoderFeatures, ExtractOptions
+from ..features.fill import Filler, fill
 from ..features.store import FeatureStore
-from ..features.taps import Encoder
+from ..features.store_file import Answers, StoreIdentity
+from ..progress import Progress
+
+__all__ = ["EncoderFeatures", "ExtractOptions", "Filler", "PixelFeatures", "fill_both"]
 
 
-class FeatureSource(Protocol):
-    """Features of a training and of a test set, as float32 matrices."""
-
-    num_features: int
-
-    def prepare(self, train: ImageSet, test: ImageSet, progress: Progress) -> None:
-        """Make the features of both sets available; labels are not looked at."""
-
-    def train(self, rows: np.ndarray) -> np.ndarray:
-        """Return the training features of the rows, (len(rows), num_features), float32."""
-
-    def test(self) -> np.ndarray:
-        """Return all test features, (num_test, num_features), float32."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return ``name``, ``weights_sha256`` and what else decided the numbers."""
-
-
-class EncoderFeatures:
-    """Features of an encoder, cached in feature stores.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        What to measure.
-    options : ExtractOptions
-        How.
-    cache_dir : Path
-        Folder of the stores.
-    """
-
-    num_features: int
-    _stores: tuple[FeatureStore, FeatureStore]
-
-    def __init__(self, encoder: Encoder, options: ExtractOptions, cache_dir: Path):
-        self.encoder, self.options, self.cache_dir = encoder, options, cache_dir
-        self.layers = encoder.choose(options.layers)
-
-    def prepare(self, train: ImageSet, test: ImageSet, progress: Progress) -> None:
-        """Extract what the cache does not hold; batch-norm statistics come from the training images."""
-        stores = [
-            extract(
-                self.encoder,
-                images,
-                calibration=train,
-                options=self.options,
-                cache_dir=self.cache_dir,
-                progress=progress,
-            )
-            for images in (train, test)
-        ]
-        self._stores = (stores[0], stores[1])
-        self.num_features = stores[0].width(self.layers)
-
-    def train(self, rows: np.ndarray) -> np.ndarray:
-        """Return the training features of the rows, (len(rows), num_features), float32."""
-        return self._stores[0].read(rows, self.layers)
-
-    def test(self) -> np.ndarray:
-        """Return all test features, (num_test, num_features), float32."""
-        return self._stores[1].read(None, self.layers)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what decided the numbers."""
-        identity = self._stores[0].identity
-        return {
-            "name": self.encoder.name,
-            "layers": list(self.layers),
-            "all_layers": self.layers == self.encoder.layers,
-            "preset": getattr(getattr(self.encoder.module, "preset", None), "name", None),
-            "weights_sha256": identity.weights_sha256,
-            "preprocessing": identity.preprocessing,
-            "pooling": identity.pooling,
-            "rules": self.encoder.rules,
-            "batch_norm": identity.batch_norm,
-            "compute": identity.compute,
-            "store_dtype": identity.store_dtype,
-            "cached": [store.reused for store in self._stores],
-        }
+def fill_both(
+    source: Filler, train: ImageSet, test: ImageSet, cache_dir: Path, *, wait: bool, progress: Progress
+) -> tuple[FeatureStore, FeatureStore]:
+    """Return the features of unlabelled training and test images; whatever is learned, is learned from the former."""
+    source.learn(train, cache_dir, progress)
+    stores = [fill(source, images, cache_dir, wait=wait, progress=progress) for images in (train, test)]
+    return stores[0], stores[1]
 
 
 class PixelFeatures:
-    """Raw pixels scaled to [-1, 1], the simplest baseline."""
+    """Raw pixels scaled to [-1, 1], the simplest baseline, see :class:`~dcgan_eval.features.fill.Filler`."""
 
-    num_features: int
+    name = "pixels"
 
-    def prepare(self, train: ImageSet, test: ImageSet, progress: Progress) -> None:
-        """Keep the images."""
-        self._images = (train.images, test.images)
-        self.num_features = int(np.prod(train.image_shape))
+    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
+        """Learn nothing."""
 
-    def train(self, rows: np.ndarray) -> np.ndarray:
-        """Return the training pixels of the rows, (len(rows), H * W * C), float32."""
-        return _flat(self._images[0][rows])
+    def identity(self, images: ImageSet) -> StoreIdentity:
+        """Return what decides the features: the pixels."""
+        return StoreIdentity(
+            encoder=self.name,
+            weights_sha256="",
+            layers=(("pixels", int(np.prod(images.image_shape))),),
+            preprocessing="x / 127.5 - 1, when read",
+            batch_norm="none",
+            compute="none",
+            store_dtype="uint8",
+            calibration_fingerprint="",
+            data=f"{images.name}-{images.split}",
+            data_fingerprint=images.without_labels().fingerprint,
+            num_rows=images.num_images,
+            pooling="none",
+        )
 
-    def test(self) -> np.ndarray:
-        """Return all test pixels, (num_test, H * W * C), float32."""
-        return _flat(self._images[1])
+    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
+        """Return nothing: the identity says it all."""
+        return {}
+
+    def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Return the function that flattens images."""
+        return lambda images_NHWC: {"pixels": images_NHWC.reshape(len(images_NHWC), -1)}
+
+    def served(self, store: FeatureStore) -> FeatureStore:
+        """Return the pixels scaled."""
+        return store.served_by(_scaled)
 
     def describe(self) -> dict[str, Any]:
         """Return what decided the numbers."""
-        return {"name": "pixels", "weights_sha256": None, "preprocessing": "x / 127.5 - 1"}
+        return {"kind": "pixels", "name": self.name, "weights_sha256": None, "preprocessing": "x / 127.5 - 1"}
 
 
-def _flat(images_NHWC: np.ndarray) -> np.ndarray:
-    """Scale and flatten images."""
-    return images_NHWC.reshape(len(images_NHWC), -1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+def _scaled(x_ND: np.ndarray) -> np.ndarray:
+    """Scale pixels from [0, 255] to [-1, 1], in place."""
+    x_ND /= np.float32(127.5)
+    x_ND -= np.float32(1)
+    return x_ND

@@ -101,6 +101,8 @@ class Protocol:
 
     def with_classifier(self, name: str) -> Protocol:
         """Return the protocol with another classifier: the same data, splits and draws under an id of its own."""
+        if f"_{name}" in self.id and name != "l2svm":  # a record's protocol has its classifier's name already
+            return self
         id_ = self.id.replace("l2svm", name) if "l2svm" in self.id else f"{self.id}_{name}"
         return replace(self, id=id_, paper=None)
 

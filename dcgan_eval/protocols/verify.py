@@ -1,27 +1,34 @@
-"""A record checked against what it says it was made from: data, weights, its own arithmetic, and the number again."""
+"""A record checked against itself and what it says it was made from; with ``rerun`` the run is made again from it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .. import provenance
 from ..data.imageset import ImageSet
-from ..errors import DcganEvalError, EncoderError
-from ..features.encoders import is_factory, load_encoder
-from ..features.extract import ExtractOptions, Progress
+from ..data.splits import draw_per_class, rows_digest, stratified_split
+from ..errors import DcganEvalError, RecordError
+from ..features.extract import EncoderFeatures
+from ..features.fill import Filler
 from ..features.taps import Encoder
-from ..records import Record
-from .catalog import PROTOCOLS, load_protocol_data
+from ..progress import Progress, no_progress
+from ..records import CERTIFIED, Record, unpack_counts
+from .catalog import PROTOCOLS, load_protocol_images
+from .rebuild import packing_order, record_protocol, record_settings, record_source
 from .runner import best_value, run_protocol
-from .sources import EncoderFeatures, FeatureSource, PixelFeatures
+from .settings import Place
+from .sources import PixelFeatures
 from .spec import Protocol, SealedTest
+from .statistics import interval_of_mean, interval_with_images, spread_of_draws
 
 # Features in bfloat16 differ in the last bits between processors, so some images near a boundary change sides.
 _FLIPPED = 0.02
+_ROUNDING = 1e-12  # a record's numbers are written with all their digits
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def verify(
     data_dir: Path | None = None,
     cache_dir: Path | str = "cache",
     rerun: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> list[Check]:
     """Check a record; what is missing here is reported, not guessed.
 
@@ -82,100 +89,164 @@ def verify(
     -------
     list of Check
     """
-    protocol = next((p for p in PROTOCOLS.values() if p.id == record.protocol), None)
-    if protocol is None or protocol.version != record.protocol_version:
-        known = "no such protocol" if protocol is None else f"version {protocol.version}"
-        return [Check("protocol", False, f"{record.protocol} v{record.protocol_version}; here: {known}")]
-    checks = [Check("protocol", True, f"{record.protocol} v{record.protocol_version}"), *_arithmetic(record)]
+    checks = [_digest(record), *_arithmetic(record)]
     try:
-        source = record_source(record, encoder, cache_dir)
+        protocol = record_protocol(record)
+    except RecordError as error:
+        return [*checks, Check("protocol", None, str(error))]
+    checks += [_protocol(record, protocol)]
+    try:
+        source = record_source(record, encoder)
         checks += [_weights(record, source)]
     except DcganEvalError as error:
         source = None
         checks += [Check("weights", None, str(error))]
     try:
-        train, test = load_protocol_data(protocol, data_dir)
+        train, test = load_protocol_images(protocol, data_dir)
     except DcganEvalError as error:
         return [*checks, Check("data", None, str(error))]
-    checks += [_same("train data", record.data["train"]["fingerprint"], train.fingerprint)]
-    checks += [_same("test data", record.data["test"]["fingerprint"], test.fingerprint)]
+    checks += list(_data(record, protocol, train, test))
     if rerun and source is not None:
-        checks += [_rerun(record, protocol, train, test, source, progress)]
+        place = Place(data_dir=data_dir, cache_dir=Path(cache_dir))
+        checks += [_rerun(record, protocol, train, SealedTest(test), source, place, progress)]
     return checks
 
 
-def _same(name: str, recorded: str | None, found: str | None) -> Check:
-    """Compare two hashes."""
-    short = str(found)[:16]
-    return Check(name, recorded == found, short if recorded == found else f"{short}, recorded {str(recorded)[:16]}")
+def _same(name: str, recorded: Any, found: Any) -> Check:
+    """Compare two values, hashes shortened."""
+    now, then = (str(value)[:16] for value in (found, recorded))
+    return Check(name, bool(recorded == found), now if recorded == found else f"{now}, recorded {then}")
 
 
-def _arithmetic(record: Record) -> list[Check]:
-    """Compare the record's numbers with each other."""
-    confusion = np.array(record.confusion)
-    scores = [draw["score"] for draw in record.draws]
-    agree = np.allclose([np.mean(scores), np.trace(confusion) / confusion.sum()], record.score, rtol=0, atol=1e-12)
-    gap = max((draw["duality_gap"] for draw in record.draws if draw["duality_gap"] is not None), default=None)
-    certificate = record.status if gap is None else f"{gap:.1e}, the largest gap of the fits"
-    parameter, value = record.chosen
-    best = best_value(record.selection, parameter)
-    fingerprint = provenance.digest(*(part["fingerprint"] for part in record.data.values()))
-    return [
-        Check(
-            "score", bool(agree), f"{record.score:.4%}, the mean of its draws and the share of the confusion's trace"
-        ),
-        Check(f"chosen {parameter}", best == value, f"{value:g}, the best on validation rows"),
-        Check("certificate", gap == record.duality_gap, certificate),
-        _same("data digest", record.dataset_fingerprint, fingerprint),
-    ]
+def _near(name: str, recorded: Any, found: Any, what: str) -> Check:
+    """Compare numbers, or lists of them, that were computed in the same way."""
+    missing = recorded is None or found is None
+    agree = recorded is found if missing else np.shape(recorded) == np.shape(found)
+    agree = bool(agree and (missing or np.allclose(recorded, found, rtol=0, atol=_ROUNDING)))
+    return Check(name, agree, what if agree else f"{what}: {found}, recorded {recorded}")
 
 
-def record_source(record: Record, encoder: Encoder | None, cache_dir: Path | str) -> FeatureSource:
-    """Return a record's source of features, built anew.
-
-    Parameters
-    ----------
-    record : Record
-        Its ``features`` say how.
-    encoder : Encoder or None
-        What was measured; None looks it up by its name.
-    cache_dir : Path or str
-        Folder of the feature stores.
-
-    Raises
-    ------
-    DcganEvalError
-        No encoder of that name can be built here.
-    """
-    made = record.features
-    if made["name"] == "pixels":
-        return PixelFeatures()
-    if encoder is None and is_factory(made["name"]):
-        raise EncoderError(
-            "The record's encoder is code, which is not run because a file says so",
-            got=made["name"],
-            remedy="name it yourself with --encoder",
+def _digest(record: Record) -> Check:
+    """Compare the file with the digest that it carries."""
+    if record.intact is None:
+        return Check(
+            "digest", None, f"records of schema {record.schema} carry none" if record.schema < 3 else "not read"
         )
-    encoder = encoder or load_encoder(made["name"], **made.get("rules", {}))
-    how = {key: made[key] for key in ("batch_norm", "compute", "store_dtype")}
-    return EncoderFeatures(encoder, ExtractOptions(tuple(made["layers"]), **how), Path(cache_dir))
+    return Check("digest", record.intact, "the file is as it was written" if record.intact else "the file was altered")
 
 
-def _weights(record: Record, source: FeatureSource) -> Check:
+def _arithmetic(record: Record) -> Iterator[Check]:
+    """Compare the record's numbers with each other: everything that follows from something else in it."""
+    if record.metric != "accuracy":  # a search: one validation score, no draws
+        yield _near("score", record.score, max(row["score"] for row in record.selection), "the best of the trials")
+        return
+    scores = [draw["score"] for draw in record.draws]
+    confusion = np.array(record.confusion)
+    num_test, (parameter, value) = record.data["test"]["num_images"], record.chosen
+    gaps = [draw["duality_gap"] for draw in record.draws if draw.get("duality_gap") is not None]
+    statuses = [draw.get("status", record.status) for draw in record.draws]
+    worst = next((status for status in statuses if status not in CERTIFIED), statuses[0])
+    yield _near("score", record.score, float(np.mean(scores)), f"{record.score:.4%}, the mean of its draws")
+    yield _same("number of draws", record.num_draws, len(scores))
+    yield _same("images in the confusion", int(confusion.sum()), num_test * len(scores))
+    yield _near("confusion", np.trace(confusion) / confusion.sum(), record.score, "its trace gives the score")
+    yield _near("spread", record.spread, spread_of_draws(scores), "1.96 standard deviations of the draws")
+    yield _near("interval", record.ci95, interval_of_mean(scores, num_test), "computed again")
+    yield _same(f"chosen {parameter}", value, best_value(record.selection, parameter))
+    yield _same(f"{parameter} of the fits", {draw.get(parameter, value) for draw in record.draws}, {value})
+    means = [float(np.mean(row["scores"])) for row in record.selection]
+    yield _near("validation curve", [row["score"] for row in record.selection], means, "means over the draws")
+    yield _same("certificate", record.duality_gap, max(gaps, default=None))
+    yield _same("status", record.status, worst)
+    yield from _right(record, scores, confusion)
+
+
+def _right(record: Record, scores: list[float], confusion: np.ndarray) -> Iterator[Check]:
+    """Compare which images were right with the rest."""
+    if record.right is None:
+        yield Check("right images", None, f"records of schema {record.schema} do not say which test images were right")
+        return
+    right_N = unpack_counts(record.right)
+    fits = len(right_N) == record.data["test"]["num_images"] and right_N.max(initial=0) <= len(scores)
+    agree = bool(fits and right_N.sum() == np.trace(confusion))
+    yield Check(
+        "right images", agree, f"{right_N.sum():,} in all, the trace of the confusion is {np.trace(confusion):,}"
+    )
+    if agree and record.ci95_with_images is not None:
+        found = interval_with_images(scores, right_N)
+        yield _near("interval with images", record.ci95_with_images, found, "computed again")
+
+
+def _protocol(record: Record, protocol: Protocol) -> Check:
+    """Compare a protocol with the catalogue's of the same id."""
+    shown = f"{record.protocol} v{record.protocol_version}"
+    name = record.classifier["name"]
+    for known in PROTOCOLS.values():
+        own = known if name == "l2svm" else known.with_classifier(name)
+        if own.id != protocol.id:
+            continue
+        different = [key for key, value in _plain(own).items() if key in record.spec and record.spec[key] != value]
+        return Check("protocol", not different, shown if not different else f"{shown}: {', '.join(different)} differ")
+    return Check("protocol", protocol.id == record.protocol, f"{shown}, no protocol of the catalogue")
+
+
+def _plain(protocol: Protocol) -> dict[str, Any]:
+    """Return a protocol as JSON has it."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+
+
+def _weights(record: Record, source: Filler) -> Check:
     """Compare the hash of the weights."""
     if isinstance(source, EncoderFeatures):
         return _same("weights", record.weights_sha256, source.encoder.weights_sha256)
-    return _same("weights", record.weights_sha256, None)
+    if isinstance(source, PixelFeatures):
+        return _same("weights", record.weights_sha256, None)
+    return Check("weights", None, "the codebook is learned from the images: see the number again, with --rerun")
+
+
+def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -> Iterator[Check]:
+    """Compare the images, and what follows from them."""
+    assert test.labels is not None, "protocols test on labelled images"
+    yield _same("train data", record.data["train"]["fingerprint"], train.fingerprint)
+    yield _same("class names", record.class_names, list(train.class_names))
+    if record.metric != "accuracy":
+        return
+    yield _same("test data", record.data["test"]["fingerprint"], test.fingerprint)
+    counts = np.bincount(test.labels, minlength=test.num_classes) * record.num_draws
+    yield _same("images of each class", np.sum(record.confusion, axis=1).tolist(), counts.tolist())
+    if record.right is not None and len(right_N := unpack_counts(record.right)) == test.num_images:
+        by_class = np.bincount(test.labels[packing_order(record, test)], right_N, minlength=test.num_classes)
+        yield _same("right images of each class", by_class.astype(int).tolist(), np.diag(record.confusion).tolist())
+    if record.rows_sha256:
+        yield _same("rows of the splits", record.rows_sha256, _rows(record, protocol, train))
+
+
+def _rows(record: Record, protocol: Protocol, train: ImageSet) -> dict[str, list[str]]:
+    """Return the digests of the validation rows and the draws, drawn anew."""
+    kept, validation = stratified_split(train, protocol.num_held_out(train.num_images), record.seed, "validation")
+    found = {"validation": [rows_digest(train, validation)]}
+    if protocol.per_class is not None:
+        for stream, count in (("selection", protocol.selection_draws), ("test", protocol.num_draws)):
+            drawn = (draw_per_class(train, kept, protocol.per_class, record.seed, i, stream) for i in range(count))
+            found[stream] = [rows_digest(train, rows) for rows in drawn]
+    return found
 
 
 def _rerun(
-    record: Record, protocol: Protocol, train: ImageSet, test: SealedTest, source: FeatureSource, progress: Progress
+    record: Record,
+    protocol: Protocol,
+    train: ImageSet,
+    test: SealedTest,
+    source: Filler,
+    place: Place,
+    progress: Progress,
 ) -> Check:
     """Run the protocol again and compare the score."""
-    classifier = record.classifier["name"]
-    if classifier != "l2svm":
-        return Check("number again", None, f"made by {classifier}: run `{record.command}`")
-    again = run_protocol(protocol, train, test, source, seed=record.seed, progress=progress)
+    try:
+        settings = record_settings(record, protocol)
+    except RecordError as error:
+        return Check("number again", None, str(error))
+    again = run_protocol(protocol, train, test, source, settings, place, progress)
     difference, band = again.score - record.score, score_band(test.images.num_images)
     parameter, value = again.chosen
     detail = f"{again.score:.2%} at {parameter} = {value:g}, {100 * difference:+.2f} points; band {100 * band:.2f}"

@@ -15,7 +15,8 @@ LAYERS = [
     {"errors", "files", "progress", "devices", "seeding", "provenance", "records"},
     {"data", "models", "svm"},
     {"features", "training"},
-    {"protocols", "baselines", "insight"},
+    {"baselines"},
+    {"protocols", "insight"},
     {"report"},
     {"cli"},
 ]

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dcgan_eval import provenance
 from dcgan_eval.errors import DataError, DcganEvalError, RecordError, unknown_name
-from dcgan_eval.records import Record, load_record
+from dcgan_eval.records import Record, load_record, pack_counts, unpack_counts
 from dcgan_eval.seeding import derive, rng, torch_generator
 
 
 @pytest.fixture
 def record() -> Record:
+    entry = {"name": "toy", "split": "all", "fingerprint": "f"}
     return Record(
         protocol="toy",
-        protocol_version=1,
+        spec={"id": "toy", "version": 1, "shown_as": "accuracy", "paper": None},
+        settings={"seed": 0},
+        features={"kind": "pixels", "name": "pixels", "num_features": 3, "weights_sha256": None},
+        classifier={"name": "l2svm", "parameter": "C", "value": 1e-3},
+        data={"train": {**entry, "num_images": 4}, "test": {**entry, "num_images": 2}},
         metric="accuracy",
         score=0.5,
         spread=None,
         ci95=[0.4, 0.6],
         num_draws=1,
-        C=1e-3,
         status="converged",
         duality_gap=1e-6,
-        num_features=3,
-        seed=0,
-        features={"name": "pixels"},
-        weights_sha256=None,
-        dataset_fingerprint="f",
-        data={"train": {"num_images": 4}, "test": {"num_images": 2}},
         selection=[{"C": 1e-3, "score": 0.5, "scores": [0.5], "duality_gap": 1e-6}],
         draws=[{"score": 0.5}],
         confusion=[[1, 0], [1, 0]],
         class_names=["a", "b"],
-        paper=None,
-        time_s=1.0,
-        timings_s={},
-        peak_memory_bytes=1,
-        environment={},
-        command="dcgan-eval svm toy",
-        created="2026-01-01T00:00:00+00:00",
+        made={
+            "time_s": 1.0,
+            "timings_s": {},
+            "peak_memory_bytes": 1,
+            "environment": {},
+            "command": "dcgan-eval svm toy",
+            "created": "2026-01-01T00:00:00+00:00",
+            "git": None,
+        },
     )
 
 
@@ -69,14 +73,51 @@ def test_streams_are_pinned_and_independent() -> None:
 
 def test_a_record_is_read_back(record: Record, tmp_path: Path) -> None:
     path = record.write(tmp_path / "deep" / "r.json")
-    assert load_record(path) == record
+    assert load_record(path) == replace(record, intact=True)
     assert os.listdir(path.parent) == ["r.json"]
 
 
-def test_unknown_fields_of_a_record_are_ignored(record: Record, tmp_path: Path) -> None:
+def test_an_altered_record_is_noticed(record: Record, tmp_path: Path) -> None:
     path = record.write(tmp_path / "r.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "later": 1}))
-    assert load_record(path) == record
+    values = json.loads(path.read_text())
+    for change in ({"later": 1}, {"score": 0.75}, {"notes": ["better"]}):
+        path.write_text(json.dumps({**values, **change}))
+        assert load_record(path).intact is False
+    path.write_text(json.dumps(values, indent=4, sort_keys=True))  # other white space is no other record
+    assert load_record(path).intact is True
+
+
+@pytest.mark.parametrize("value", [None, 1, 1.5, "x", [], [1], {}, {"a": 1}, True, -1, 10**30, [[1]], [{}]])
+def test_values_of_any_type_anywhere_are_a_sentence(record: Record, tmp_path: Path, value: object) -> None:
+    """Whatever stands in a field, a record is read or refused; nothing else is raised, then or when it is looked at."""
+    values = json.loads(record.to_json())
+    places = [(key,) for key in values] + [
+        (key, inner) for key in values if isinstance(values[key], dict) for inner in values[key]
+    ]
+    path = tmp_path / "r.json"
+    for place in places:
+        changed = json.loads(json.dumps(values))
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        path.write_text(json.dumps(changed))
+        with suppress(RecordError):
+            read = load_record(path)
+            _ = (read.name, read.class_accuracies, read.chosen, read.dataset_fingerprint, read.C)
+
+
+def test_bombs_are_refused(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(RecordError, match="cannot be read"):
+        load_record(path)
+    bomb = base64.b64encode(zlib.compress(b"\0" * (1 << 28))).decode()
+    with pytest.raises(RecordError, match="too long"):
+        unpack_counts(bomb)
+    for text in ("", "!", "AAAA", pack_counts(np.arange(9))[:-8]):
+        with pytest.raises(RecordError, match="cannot be read"):
+            unpack_counts(text)
 
 
 @pytest.mark.parametrize(

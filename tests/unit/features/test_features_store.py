@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -84,8 +86,8 @@ def test_everything_that_changes_the_numbers_changes_the_identity(
         "calibration": extract(encoder, images, calibration=fewer, options=EXACT, cache_dir=tmp_path),
     }
     assert not any(store.reused for store in changes.values())
-    names = {base.file_name, replace(base, pooling="avg4").file_name}
-    names |= {store.identity.file_name for store in changes.values()}
+    names = {base.file_stem, replace(base, pooling="avg4").file_stem}
+    names |= {store.identity.file_stem for store in changes.values()}
     assert len(names) == len(changes) + 2
 
 
@@ -160,24 +162,37 @@ def test_a_killed_extraction_continues(encoder: Encoder, images: ImageSet, tmp_p
     np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-4, atol=1e-5)
 
 
+def writer_of(store: FeatureStore, path: Path, **options: Any) -> StoreWriter:
+    return StoreWriter(path, store.identity, store.keys, store.behaviour, **options)
+
+
 def test_a_half_written_block_is_written_again(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
     whole = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
-    writer = StoreWriter(tmp_path / "again.h5", whole.identity)
-    with h5py.File(whole.path) as file:
-        for block in (0, 1):
-            rows = slice(256 * block, 256 * block + 256)
-            writer.write(block, {name: file[f"layers/{name}"][rows] for name in encoder.layers})
-    assert writer.missing_blocks() == [2]
-    with h5py.File(writer.partial, "r+", locking=False) as file:
-        file["layers/conv2"][300, 5] += 1.0  # as if the kill had come in the middle of a write
-    assert writer.missing_blocks() == [1, 2]
-    writer.close()
+    with writer_of(whole, tmp_path / "again.h5") as writer:
+        with h5py.File(whole.path) as file:
+            for block in (0, 1):
+                rows = slice(256 * block, 256 * block + 256)
+                writer.write(block, {name: file[f"layers/{name}"][rows] for name in encoder.layers})
+        assert writer.missing_blocks() == [2]
+        overwrite(writer.partial, "conv2", 300, 5)  # as if the kill had come in the middle of a write
+        assert writer.missing_blocks() == [1, 2]
+
+
+def overwrite(path: Path, layer: str, row: int, column: int) -> None:
+    """Change one number of a layer, where plain HDF5 says that it lies."""
+    with h5py.File(path, "r", locking=False) as file:
+        dataset = file[f"layers/{layer}"]
+        offset = dataset.id.get_offset() + (row * dataset.shape[1] + column) * dataset.dtype.itemsize
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        old = file.read(4)
+        file.seek(offset)
+        file.write(bytes([old[0] ^ 1, *old[1:]]))
 
 
 def test_damage_is_found_on_reading(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
     store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
-    with h5py.File(store.path, "r+") as file:
-        file["layers/conv3"][500, 7] += 1.0
+    overwrite(store.path, "conv3", 500, 7)
     store.read(None, ("conv1", "conv2"))
     with pytest.raises(StoreError, match="does not match its checksum"):
         store.read()
@@ -187,7 +202,7 @@ def test_truncated_foreign_and_incomplete_files(encoder: Encoder, images: ImageS
     store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
     data = store.path.read_bytes()
     store.path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(StoreError, match="truncated or no HDF5"):
+    with pytest.raises(StoreError, match="truncated"):
         extract(encoder, images, options=EXACT, cache_dir=tmp_path)
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as file:
@@ -196,8 +211,9 @@ def test_truncated_foreign_and_incomplete_files(encoder: Encoder, images: ImageS
         extract(encoder, images, options=EXACT, out=foreign, cache_dir=tmp_path)
     with h5py.File(foreign) as file:
         assert list(file) == ["x"]
-    writer = StoreWriter(tmp_path / "open.h5", store.identity)
-    writer.close()
+    store.path.write_bytes(data)
+    with writer_of(FeatureStore(store.path), tmp_path / "open.h5"):
+        pass
     os.replace(tmp_path / "open.h5.partial", tmp_path / "open.h5")
     with pytest.raises(StoreError, match="not complete"):
         FeatureStore(tmp_path / "open.h5")
@@ -246,20 +262,120 @@ def test_a_folder_that_cannot_be_written(encoder: Encoder, images: ImageSet, tmp
     assert in_the_way.read_text() == "not a folder"
 
 
-def test_another_writer_is_noticed(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
-    identity = extract(encoder, images, options=EXACT, cache_dir=tmp_path).identity
-    first = StoreWriter(tmp_path / "shared.h5", identity)
-    attempt = (
-        "import sys; from pathlib import Path; from dcgan_eval.features.store import *\n"
-        "from dcgan_eval.errors import StoreError\n"
-        "identity = FeatureStore(Path(sys.argv[1])).identity\n"
-        "try: StoreWriter(Path(sys.argv[2]), identity)\n"
-        "except StoreError as error: print(error)\n"
-    )
-    arguments = [str(next(tmp_path.glob("noise*.h5"))), str(tmp_path / "shared.h5")]
-    second = subprocess.run([sys.executable, "-c", attempt, *arguments], capture_output=True, text=True)
-    assert "Another process is writing" in second.stdout, second.stderr
-    first.close()
+def test_another_writer_is_noticed_or_waited_for(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    other = tmp_path / "other" / store.path.name
+    with writer_of(store, other) as first:
+        with pytest.raises(StoreError, match="Another process is writing"):
+            extract(encoder, images, options=EXACT, cache_dir=other.parent, wait=False)
+        waits: list[str] = []
+
+        def finish(what: str, done: int, total: int) -> None:
+            if what.startswith("waiting") and not waits:
+                waits.append(what)
+                for block in first.missing_blocks():
+                    first.write(block, {layer: store.part(layer, block) for layer in store.layers})
+                first.finish()
+                first.__exit__(None, None, None)
+
+        waited = extract(encoder, images, options=EXACT, cache_dir=other.parent, progress=finish)
+    assert waits == ["waiting for another process that writes the features of noise-train"]
+    assert np.array_equal(waited.read(), store.read())
+
+
+def test_a_store_killed_between_its_last_block_and_its_name_completes(
+    encoder: Encoder, images: ImageSet, tmp_path: Path
+) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    partial = store.path.with_name(store.path.name + ".partial")
+    store.path.rename(partial)
+    for path in tmp_path.glob("batchnorm-*"):
+        path.unlink()  # nothing but the name is missing, so nothing is computed again
+    again = extract(encoder, images, options=EXACT, cache_dir=tmp_path, progress=lambda *_: pytest.fail("computed"))
+    assert np.array_equal(again.read(), store.read())
+
+
+def test_every_flipped_bit_outside_the_blocks_is_a_sentence(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images.take(np.arange(30)), options=replace(EXACT, layers=("conv1",)), cache_dir=tmp_path)
+    data = bytearray(store.path.read_bytes())
+    with h5py.File(store.path) as file:
+        start = file["layers/conv1"].id.get_offset()
+        stop = start + file["layers/conv1"].id.get_storage_size()
+    draw = np.random.default_rng(0)
+    outside = np.concatenate([np.arange(start), np.arange(stop, len(data))])
+    for at in draw.choice(outside, 300, replace=False):
+        damaged = data.copy()
+        damaged[at] ^= 1 << draw.integers(8)
+        path = tmp_path / "damaged.h5"
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError):
+            FeatureStore(path).read()
+
+
+def test_a_store_is_a_matrix(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    X = store.read()
+    assert (store.shape, store.dtype, len(store)) == (X.shape, X.dtype, 600)
+    assert np.array_equal(store[10:20], X[10:20])
+    assert np.array_equal(store[[5, 1, 5]], X[[5, 1, 5]])
+    assert np.array_equal(store[images.labels == 1], X[images.labels == 1])
+    assert np.array_equal(store[7], X[7])
+    assert np.array_equal(store.take([9, 2, 4])[1:], X[[2, 4]])
+    assert np.array_equal(np.concatenate([block for _, block in store.blocks(100)]), X)
+    assert np.array_equal(store.only(("conv2",)).read(), X[:, 1_024:3_072])
+    assert np.array_equal(store.memmap("conv1")[store.positions], X[:, :1_024])
+
+
+def test_a_store_carries_its_rows(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    """What any HDF5 reader sees: labels, names and pixel hashes beside the features, in one order."""
+    names = np.array([f"folder/ä{i}.png" for i in range(600)])
+    named = ImageSet(images.images, images.labels, images.class_names, names=names)
+    unlabelled = extract(encoder, images.without_labels(), options=EXACT, cache_dir=tmp_path)
+    with h5py.File(unlabelled.path) as file:
+        assert "labels" not in file
+    store = extract(encoder, named, options=EXACT, cache_dir=tmp_path)
+    assert store.reused  # the features were copied, not computed again
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in images.images]
+    order = np.argsort(hashes)
+    with h5py.File(store.path) as file:
+        assert [h.decode() for h in file["sha256"][:]] == [hashes[row] for row in order]
+        assert file["labels"][:].tolist() == images.labels[order].tolist()
+        assert file["names"].asstr()[:].tolist() == names[order].tolist()
+        assert np.array_equal(file["all"][:], store.read()[order])
+
+
+def test_small_features_do_not_vanish_in_float16(tmp_path: Path, images: ImageSet) -> None:
+    module = torch.nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        module.weight.mul_(1e-8)
+        module.bias.zero_()
+    encoder = Encoder(module, ["output"])
+    with pytest.raises(DcganEvalError, match=r"too small.*--store-dtype float32"):
+        extract(encoder, images, options=replace(EXACT, store_dtype="float16"), cache_dir=tmp_path)
+    assert np.abs(extract(encoder, images, options=EXACT, cache_dir=tmp_path).read()).max() > 0
+
+
+def test_an_encoder_that_changed_unseen_gets_a_store_of_its_own(images: ImageSet, tmp_path: Path) -> None:
+    """A file that the forward pass reads is in no hash; only what the encoder answers tells."""
+    gain = tmp_path / "gain.txt"
+
+    class FromFile(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) * float(gain.read_text())
+
+    torch.manual_seed(0)
+    module = FromFile()
+    features = []
+    for text in ("1", "1.01", "1"):
+        gain.write_text(text)
+        features.append(extract(Encoder(module, ["output"]), images, options=EXACT, cache_dir=tmp_path / "cache"))
+    assert [store.reused for store in features] == [False, False, True]
+    np.testing.assert_allclose(features[1].read(), 1.01 * features[0].read(), rtol=1e-5)
+    assert np.array_equal(features[2].read(), features[0].read())
 
 
 def test_images_of_another_size(encoder: Encoder, tmp_path: Path) -> None:
@@ -293,12 +409,12 @@ def test_unknown_options_name_the_closest(field: str, value: str, close: str) ->
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_said() -> None:
-    with pytest.raises(DcganEvalError, match="no CUDA device"):
+    with pytest.raises(DcganEvalError, match="no device cuda"):
         ExtractOptions(device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_a_gpu_gives_the_same_features(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
     store = extract(encoder, images, options=replace(EXACT, device="cuda"), cache_dir=tmp_path)
-    # float32 convolutions may run in TF32, with 11 significant bits
-    np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-2, atol=1e-2)
+    # float32, not TF32
+    np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ from dcgan_eval.features.extract import ExtractOptions
 from dcgan_eval.protocols import ablation
 from dcgan_eval.protocols.ablation import ablate, ablation_subsets
 from dcgan_eval.protocols.runner import run_protocol
+from dcgan_eval.protocols.settings import Place
 from dcgan_eval.protocols.sources import EncoderFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
 from dcgan_eval.report.figures import ablation_figure
@@ -48,14 +49,14 @@ def test_each_row_is_a_run_on_those_layers_from_one_cache(tmp_path: Path, monkey
     train, test = toy(120, 1), toy(60, 2)
     monkeypatch.setattr(ablation, "load_protocol_images", lambda *_, **__: (train, test))
     encoder, options = load_encoder("untrained:svhn32"), ExtractOptions(compute="float32")
-    records = ablate(PROTOCOL, encoder, options=options, cache_dir=tmp_path)
+    records = ablate(PROTOCOL, EncoderFeatures(encoder, options), place=Place(cache_dir=tmp_path))
     assert len(list(tmp_path.glob("*.h5"))) == 2  # one store for train, one for test
     assert [record.features["cached"] for record in records.values()][1:] == [[True, True]] * 6
     for name, layers in ablation_subsets(encoder.layers).items():
         assert records[name].features["layers"] == list(layers)
         assert records[name].features["all_layers"] == (name == "all")
-    source = EncoderFeatures(encoder, replace(options, layers=("conv1", "conv3")), tmp_path / "other")
-    alone = run_protocol(PROTOCOL, train, SealedTest(test), source)
+    source = EncoderFeatures(encoder, replace(options, layers=("conv1", "conv3")))
+    alone = run_protocol(PROTOCOL, train, SealedTest(test), source, place=Place(cache_dir=tmp_path / "other"))
     assert alone.num_features == records["without-conv2"].num_features == 5_120
     assert (alone.score, alone.C) == (records["without-conv2"].score, records["without-conv2"].C)
     figure = ablation_figure(records, encoder.layers, tmp_path / "figure.png", "toy")

@@ -14,8 +14,11 @@ from sklearn.svm import LinearSVC
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import RecordError, StoreError
+from dcgan_eval.progress import no_progress
 from dcgan_eval.protocols import examples
+from dcgan_eval.protocols.catalog import get_protocol, load_protocol_images
 from dcgan_eval.protocols.examples import RecordExamples
+from dcgan_eval.protocols.sources import PixelFeatures, fill_both
 from dcgan_eval.records import Record, load_record
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +43,12 @@ def packed(values: list[int]) -> str:
     return base64.b64encode(zlib.compress(np.array(values, "<u2").tobytes())).decode()
 
 
+def examples_of(record: Record, images: tuple[ImageSet, ImageSet], folder: Path) -> RecordExamples:
+    """Make the features that a run would have left in the cache, then look."""
+    fill_both(PixelFeatures(), *images, folder, wait=True, progress=no_progress)
+    return RecordExamples(record, None, folder)
+
+
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch) -> tuple[ImageSet, ImageSet]:
     train, test = noisy(400, 1), noisy(120, 2)
@@ -55,7 +64,8 @@ def record_of(test: ImageSet, schema: int, right: np.ndarray) -> Record:
     assert order != sorted(rows, key=lambda i: hashes[i] if schema == 2 else (test.labels[i], hashes[i]))
     base = load_record(PIXELS)
     place = {**base.data, "test": {**base.data["test"], "fingerprint": test.fingerprint}}
-    return replace(base, data=place, C=1e-3, schema=schema, right=packed([int(right[i]) for i in order]))
+    chosen = {**base.classifier, "value": 1e-3}
+    return replace(base, data=place, classifier=chosen, schema=schema, right=packed([int(right[i]) for i in order]))
 
 
 @pytest.mark.parametrize("schema", [2, 3])
@@ -67,7 +77,7 @@ def test_mistakes_are_those_of_the_record_by_falling_margin(
     scores = svm.decision_function(flat(test.images))
     right = scores.argmax(1) == test.labels
     assert 12 < (~right).sum() < 90
-    images, taken_for = RecordExamples(record_of(test, schema, right), None, tmp_path).mistakes(count=12)
+    images, taken_for = examples_of(record_of(test, schema, right), data, tmp_path).mistakes(count=12)
     top = np.sort(scores, 1)
     worst = np.argsort(np.where(right, 0.0, top[:, -2] - top[:, -1]))[:12]
     assert np.array_equal(images, test.images[worst])
@@ -78,12 +88,13 @@ def test_mistakes_are_those_of_the_record_by_falling_margin(
 def test_no_more_mistakes_are_shown_than_were_made(data: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     right = np.ones(120, bool)
     right[[5, 77]] = False
-    images, _ = RecordExamples(record_of(data[1], 2, right), None, tmp_path).mistakes()
+    images, _ = examples_of(record_of(data[1], 2, right), data, tmp_path).mistakes()
     assert {image.tobytes() for image in images} == {data[1].images[i].tobytes() for i in (5, 77)}
 
 
 def test_neighbours_have_the_largest_cosine(tmp_path: Path) -> None:
-    found = RecordExamples(load_record(PIXELS), None, tmp_path)
+    train, test = load_protocol_images(get_protocol("digits"))
+    found = examples_of(load_record(PIXELS), (train, test), tmp_path)
     near = found.neighbours(num_queries=3, num_neighbours=4)
     X, Q = flat(found.train.images), flat(near.queries)
     cosines = (Q @ X.T) / np.linalg.norm(Q, axis=1)[:, None] / np.linalg.norm(X, axis=1)
@@ -95,7 +106,7 @@ def test_neighbours_have_the_largest_cosine(tmp_path: Path) -> None:
 def test_what_is_not_in_the_cache_is_not_computed(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"not in the cache.*dcgan-eval svm digits"):
         RecordExamples(load_record(ROOT / "benchmarks" / "results" / "digits.json"), None, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.h5")) == []
 
 
 def test_records_of_other_images_or_protocols_are_refused(data: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
@@ -113,4 +124,4 @@ def test_mistakes_need_one_fit_that_can_be_made_again(
 ) -> None:
     record = replace(record_of(data[1], 2, np.zeros(120, bool)), **change)
     with pytest.raises(StoreError, match="Mistakes cannot be shown"):
-        RecordExamples(record, None, tmp_path).mistakes()
+        examples_of(record, data, tmp_path).mistakes()

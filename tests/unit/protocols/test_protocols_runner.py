@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
 from dcgan_eval.features.encoders import load_encoder
-from dcgan_eval.features.extract import ExtractOptions, Progress
+from dcgan_eval.features.store_file import StoreIdentity
+from dcgan_eval.progress import Progress
 from dcgan_eval.protocols import catalog, classifiers
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.classifiers import SvmClassifier
 from dcgan_eval.protocols.runner import best_value, run_protocol
 from dcgan_eval.protocols.search import run_search
+from dcgan_eval.protocols.settings import Place, Settings
 from dcgan_eval.protocols.sources import EncoderFeatures, PixelFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
 from dcgan_eval.protocols.statistics import interval_of_mean, spread_of_draws
@@ -52,15 +55,20 @@ def color(count: int, seed: int) -> ImageSet:
 
 
 @pytest.fixture
-def encoder_features(tmp_path: Path) -> EncoderFeatures:
-    return EncoderFeatures(load_encoder("untrained:svhn32"), ExtractOptions(), tmp_path)
+def encoder_features() -> EncoderFeatures:
+    return EncoderFeatures(load_encoder("untrained:svhn32"))
 
 
-def run(protocol: Protocol = FULL, test_labels: np.ndarray | None = None, **options: Any) -> Record:
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the default cache goes
+
+
+def run(protocol: Protocol = FULL, test_labels: np.ndarray | None = None, **settings: Any) -> Record:
     train, test = toy(300, 1), toy(150, 2)
     if test_labels is not None:
         test = ImageSet(test.images, test_labels, test.class_names, "toy", "split2")
-    return run_protocol(protocol, train, SealedTest(test), PixelFeatures(), **options)
+    return run_protocol(protocol, train, SealedTest(test), PixelFeatures(), Settings(**settings))
 
 
 def test_the_record_of_a_full_run() -> None:
@@ -106,18 +114,74 @@ def test_a_run_cannot_be_repeated_on_an_opened_test_set() -> None:
 class _Peeking(PixelFeatures):
     """A feature source that tries to get at labels while it is handed the images."""
 
-    def prepare(self, train: ImageSet, test: ImageSet, progress: Progress) -> None:
-        self.seen = (train.labels, test.labels)
-        super().prepare(train, test, progress)
+    def __init__(self) -> None:
+        self.sets: list[ImageSet] = []
+        self.blocks: list[bytes] = []
+
+    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
+        self.sets.append(train)
+
+    def identity(self, images: ImageSet) -> StoreIdentity:
+        self.sets.append(images)
+        return super().identity(images)
+
+    def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        flatten = super().ready(progress)
+        return lambda images: self.blocks.append(images.tobytes()) or flatten(images)  # type: ignore[func-returns-value]
 
 
-def test_feature_sources_see_no_labels_and_the_seal_has_none_to_give() -> None:
-    source, sealed = _Peeking(), SealedTest(toy(150, 2))
-    run_protocol(FULL, toy(300, 1), sealed, source)
-    assert source.seen == (None, None)
+def test_feature_sources_see_no_labels_nor_names() -> None:
+    source, test = _Peeking(), toy(150, 2)
+    named = ImageSet(test.images, test.labels, names=np.array([f"{label}/a.png" for label in test.labels]))
+    run_protocol(FULL, toy(300, 1), SealedTest(named), source)
+    assert len(source.sets) == 3
+    assert all(images.labels is None and images.names is None for images in source.sets)
+
+
+def test_the_order_of_what_a_source_sees_tells_no_labels(tmp_path: Path) -> None:
+    """Shuffled and relabelled, the test images reach a source as the same bytes in the same order."""
+    test, draw, seen = toy(150, 2), np.random.default_rng(0), []
+    for number in range(3):
+        order = draw.permutation(150)
+        relabelled = ImageSet(test.images[order], draw.permutation(test.labels), test.class_names)
+        source = _Peeking()
+        place = Place(cache_dir=tmp_path / str(number))
+        run_protocol(FULL, toy(300, 1), SealedTest(relabelled), source, place=place)
+        seen.append(source.blocks)
+    assert seen[0] == seen[1] == seen[2]
+    assert sum(map(len, seen[0])) == (300 + 150) * 4 * 4 * 3
+
+
+def test_no_label_can_be_guessed_from_the_place_of_a_row() -> None:
+    class Guess(KnnClassifier):
+        def predict(self, fits: Any, X: Any) -> list[np.ndarray]:
+            return [np.repeat(np.arange(3), 50)]
+
+    assert run(classifier=Guess()).score < 0.6  # rows sorted by label would give 1
+
+
+def test_the_seal_has_no_labels_to_give() -> None:
+    sealed = SealedTest(toy(150, 2))
     labels = toy(150, 2).labels
     reachable = [value for value in vars(sealed).values() if isinstance(value, np.ndarray)]
     assert not any(np.array_equal(value, labels) for value in reachable)
+
+
+def test_a_matrix_that_memory_does_not_hold_is_streamed_to_the_same_score(tmp_path: Path) -> None:
+    whole, streamed = (
+        run_protocol(
+            protocol,
+            toy(300, 1),
+            SealedTest(toy(150, 2)),
+            PixelFeatures(),
+            place=Place(None, tmp_path, memory_bytes=size),
+        )
+        for protocol in (FULL,)
+        for size in (10**9, 1_000)
+    )
+    assert streamed.score == whole.score
+    assert streamed.right == whole.right
+    assert streamed.C == whole.C
 
 
 def test_scoring_comes_after_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +212,7 @@ def test_any_classifier_opens_the_seal_once_after_everything_is_chosen(protocol:
     score, classifier_fit = sealed.score, classifier.fit
     sealed.score = lambda predictions: opened.append(len(predictions)) or score(predictions)  # type: ignore[method-assign]
     classifier.fit = lambda *a: pytest.fail("a fit after the score") if opened else classifier_fit(*a)
-    record = run_protocol(protocol, toy(300, 1), sealed, PixelFeatures(), classifier=classifier)
+    record = run_protocol(protocol, toy(300, 1), sealed, PixelFeatures(), Settings(classifier=classifier))
     assert opened == [protocol.num_draws]
     assert record.protocol == f"{protocol.id}_{name}"
     assert record.paper is None
@@ -229,7 +293,7 @@ def test_seed_decides_and_order_of_the_files_does_not() -> None:
 
     def scores(images: ImageSet, seed: int) -> list[float]:
         images = images.take(images.canonical_order)
-        record = run_protocol(DRAWS, images, SealedTest(test), PixelFeatures(), seed=seed)
+        record = run_protocol(DRAWS, images, SealedTest(test), PixelFeatures(), Settings(seed=seed))
         return [draw["score"] for draw in record.draws]
 
     assert scores(train, 0) == scores(train.take(shuffled), 0)

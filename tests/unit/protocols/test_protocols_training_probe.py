@@ -11,13 +11,14 @@ from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.protocols import catalog
 from dcgan_eval.protocols.evaluate import evaluate
+from dcgan_eval.protocols.settings import Place
 from dcgan_eval.protocols.spec import SealedTest
 from dcgan_eval.protocols.training_probe import TrainingProbe
 
 
 def test_it_finds_the_runners_validation_score_and_leaves_the_seal(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     D, _ = build(get_preset("svhn32"), 0)
-    record = evaluate("digits", load_encoder("untrained:svhn32:0"), cache_dir=tmp_path)
+    record = evaluate("digits", load_encoder("untrained:svhn32:0"), place=Place(cache_dir=tmp_path))
     seals: list[SealedTest] = []
     original = catalog.SealedTest
 

@@ -1,0 +1,101 @@
+"""What every command that runs a protocol does: options to settings, the run, its record on disk and on screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import RecordError
+from ..features.extract import ExtractOptions
+from ..files import check_target
+from ..protocols.catalog import PROTOCOLS, get_protocol
+from ..protocols.classifiers import Classifier
+from ..protocols.evaluate import evaluate
+from ..protocols.settings import Place, Settings
+from ..protocols.sources import Filler
+from ..protocols.spec import Protocol
+from ..records import Record
+from ..report.tables import result_panel
+from .console import err, out, progress_view
+from .options import default_cache_dir
+
+protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
+
+
+def take_making(options: dict[str, Any], layers: tuple[str, ...] = ()) -> ExtractOptions:
+    """Take the options that say how features are made out of a command's options."""
+    names = ("batch_norm", "compute", "store_dtype", "device")
+    return ExtractOptions(layers or None, **{name: options.pop(name) for name in names})
+
+
+def take_place(options: dict[str, Any]) -> Place:
+    """Take the options that say where things are out of a command's options."""
+    memory_gb = options.pop("memory_gb")
+    return Place(
+        data_dir=options.pop("data_dir"),
+        cache_dir=options.pop("cache_dir") or default_cache_dir(),
+        download=options.pop("download"),
+        wait=not options.pop("no_wait"),
+        **({} if memory_gb is None else {"memory_bytes": int(memory_gb * 1e9)}),
+    )
+
+
+def take_settings(options: dict[str, Any], classifier: Classifier | None = None) -> Settings:
+    """Take the options that decide a run's numbers out of a command's options."""
+    names = [name for name in ("seed", "tol", "solver", "allow_unconverged") if name in options]
+    return Settings(classifier=classifier, **{name: options.pop(name) for name in names})
+
+
+def take_protocol(name: str, options: dict[str, Any]) -> Protocol:
+    """Return the protocol of a name, with the draws that were asked for."""
+    return get_protocol(name).with_draws(options.pop("per_class"), options.pop("num_draws"))
+
+
+def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier: Classifier | None = None) -> None:
+    """Run a protocol on a source of features, write the record and show it."""
+    protocol, place = take_protocol(name, options), take_place(options)
+    settings, explain = take_settings(options, classifier), options.pop("explain", False)
+    check_record_target(options["record"])
+    with progress_view() as progress:
+        result = evaluate(protocol, source, settings, place, progress)
+    show_and_keep(result, protocol.title, **options)
+    if explain:
+        for draw in result.draws:
+            err.print(_explanation(draw), highlight=False)
+
+
+def check_record_target(path: Path | None) -> None:
+    """Refuse, before the work, a place where no record can be written."""
+    check_target(path or Path("records") / "new.json", "--record", RecordError, suffixes=(".json",))
+
+
+def show_and_keep(result: Record, title: str, record: Path | None, as_json: bool) -> None:
+    """Show a record and write it; one that cannot be written is printed whole, so that the work is not lost."""
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        out.print(result_panel(result, title))
+    try:
+        path = result.write(record or default_record_path(result))
+    except RecordError:
+        if not as_json:
+            click.echo(result.to_json())
+        raise
+    err.print(f"Record: {path}", highlight=False, markup=False)
+
+
+def _explanation(draw: dict[str, Any]) -> str:
+    """Say how a fit was made."""
+    return (
+        f"Fit of {draw['num_rows']:,} rows at C = {draw['C']:g}: solver {draw['solver']} ({draw['solver_reason']}); "
+        f"{draw['newton_iterations']} Newton iterations, {draw['passes']} passes over X, {draw['time_s']:.1f} s, "
+        f"relative duality gap {draw['duality_gap']:.1e}"
+    )
+
+
+def default_record_path(record: Record) -> Path:
+    """Return a new name under ``records/``, with the time to the microsecond, so that no earlier record is replaced."""
+    stamp = "".join(c for c in record.created.split("+")[0] if c not in "-:")
+    return Path("records") / f"{record.name}-{stamp}.json"

@@ -1,0 +1,212 @@
+"""One way to fill a feature store, whatever the features are: found again, or written block by block and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..data.imageset import ImageSet
+from ..errors import DcganEvalError
+from ..progress import Progress, no_progress
+from .behaviour import behaves_alike
+from .store import FeatureStore, StoreWriter, check_identity, find_partial, find_store
+from .store_file import Answers, RowKeys, StoreIdentity
+
+_ROUNDING = 5e-4
+"""Relative error of a layer's features that storing them may cost: half a unit in the last place of float16."""
+
+
+class Filler(Protocol):
+    """Features of one kind: what a store of them is called, and how a block of images becomes a block of numbers.
+
+    Attributes
+    ----------
+    name : str
+        For tables and records.
+    """
+
+    name: str
+
+    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
+        """Take what the features need of unlabelled training images."""
+
+    def identity(self, images: ImageSet) -> StoreIdentity:
+        """Return what decides the features of a set of images."""
+
+    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
+        """Return what the features of a few fixed images are; nothing where the identity says it all."""
+
+    def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Return the function from uint8 images (N, H, W, C) to each layer's features, (N, width)."""
+
+    def served(self, store: FeatureStore) -> FeatureStore:
+        """Return the matrix that classifiers see."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``kind``, ``name``, ``weights_sha256`` and what else decided the numbers, for a record."""
+
+
+def fill(
+    filler: Filler,
+    images: ImageSet,
+    cache_dir: Path,
+    *,
+    out: Path | None = None,
+    wait: bool = True,
+    progress: Progress = no_progress,
+) -> FeatureStore:
+    """Return the features of a set of images, computing only what the cache does not hold.
+
+    Parameters
+    ----------
+    filler : Filler
+        What makes them.
+    images : ImageSet
+        uint8. Labels and names, where there are any, are kept beside the features.
+    cache_dir : Path
+        Folder of the stores.
+    out : Path or None
+        Write to this very file instead of one in ``cache_dir``.
+    wait : bool
+        Wait for another process that writes the same store, else raise.
+    progress : callable
+        Called after each block.
+
+    Returns
+    -------
+    FeatureStore
+        Rows as in ``images``. Attribute ``reused`` tells whether it was there before.
+
+    Raises
+    ------
+    DcganEvalError
+        Images that do not fit, features that are not finite or that the store's type cannot hold, a damaged or
+        mismatching store, a full disk.
+    """
+    identity, answers = filler.identity(images), filler.behaviour(images.image_shape)
+
+    def is_alike(stored: Answers) -> bool:
+        return behaves_alike(stored, answers)
+
+    found = out
+    if out is None:
+        found = find_store(cache_dir, identity, is_alike)
+        out = (
+            find_partial(cache_dir, identity, is_alike) or cache_dir / f"{identity.file_stem}-{short_hash(answers)}.h5"
+        )
+    reused = found is not None and found.exists()
+    path = found if found is not None and reused else _write(filler, images, out, identity, answers, wait, progress)
+    store = FeatureStore(path, images.canonical_rank)
+    if path == out:  # one that was found in the cache has been compared, and may hold more layers
+        check_identity(store, identity, is_alike=is_alike(store.behaviour))
+    store = _with_keys(store, _keys(images), wait)
+    store.reused = reused
+    return filler.served(store)
+
+
+def find_filled(filler: Filler, images: ImageSet, cache_dir: Path) -> FeatureStore | None:
+    """Return what :func:`fill` would find in the cache; None where it would compute something."""
+    answers = filler.behaviour(images.image_shape)
+    path = find_store(cache_dir, filler.identity(images), lambda stored: behaves_alike(stored, answers))
+    return None if path is None else filler.served(FeatureStore(path, images.canonical_rank))
+
+
+def _write(
+    filler: Filler,
+    images: ImageSet,
+    path: Path,
+    identity: StoreIdentity,
+    answers: Answers,
+    wait: bool,
+    progress: Progress,
+) -> Path:
+    """Compute the missing blocks of a store and complete it."""
+    what, order = f"features of {identity.data}", images.canonical_order
+    waiting = f"waiting for another process that writes the {what}"
+    with StoreWriter(
+        path, identity, _keys(images), answers, wait=wait, on_wait=lambda: progress(waiting, 0, images.num_images)
+    ) as writer:
+        if writer.is_complete():
+            return path
+        missing = writer.missing_blocks()
+        done = images.num_images - sum(len(order[identity.rows_of(block)]) for block in missing)
+        featurise = filler.ready(progress) if missing else None
+        for block in missing:
+            assert featurise is not None, "made where blocks are missing"
+            rows = order[identity.rows_of(block)]
+            features = featurise(images.images[rows])
+            writer.write(block, {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in features.items()})
+            done += len(rows)
+            progress(what, done, images.num_images)
+        writer.finish()
+    return path
+
+
+def _stored(name: str, f_ND: np.ndarray, store_dtype: str) -> np.ndarray:
+    """Convert one layer's features to the store's type, refusing what it cannot hold."""
+    with np.errstate(over="ignore"):
+        stored = f_ND.astype(store_dtype)
+    if stored.dtype == f_ND.dtype and stored.dtype.kind != "f":
+        return stored
+    if not np.isfinite(stored).all():
+        raise DcganEvalError(
+            f"Features of layer {name!r} cannot be stored as {store_dtype}",
+            got=f"largest magnitude {float(np.abs(f_ND).max())}",
+            expected="finite values within the type's range",
+            remedy="check the weights, or use --store-dtype float32",
+        )
+    error = np.linalg.norm(stored.astype(np.float32) - f_ND)
+    if error > _ROUNDING * np.linalg.norm(f_ND):
+        raise DcganEvalError(
+            f"Features of layer {name!r} are too small to be stored as {store_dtype}",
+            got=f"largest magnitude {float(np.abs(f_ND).max()):.1e}, relative error {error / np.linalg.norm(f_ND):.1e}",
+            expected=f"a relative error of at most {_ROUNDING}",
+            remedy="use --store-dtype float32",
+        )
+    return stored
+
+
+def _keys(images: ImageSet) -> RowKeys:
+    """Return which image each row will be."""
+    order = images.canonical_order
+    labels = None if images.labels is None else images.labels[order]
+    names = None if images.names is None else images.names[order]
+    return RowKeys(images.pixel_hashes[order], labels, names, images.class_names)
+
+
+def _with_keys(store: FeatureStore, keys: RowKeys, wait: bool) -> FeatureStore:
+    """Return a store that carries the labels and names at hand: the same, or its features copied beside them."""
+    kept = store.keys
+    wanted = RowKeys(
+        kept.sha256,
+        kept.labels if keys.labels is None else keys.labels,
+        kept.names if keys.names is None else keys.names,
+        kept.class_names if keys.labels is None else keys.class_names,
+    )
+    if _same(wanted.labels, kept.labels) and _same(wanted.names, kept.names):
+        return store
+    path = store.path.with_name(f".{store.path.stem}-{short_hash(vars(wanted))}.h5")
+    with StoreWriter(path, store.identity, wanted, store.behaviour, wait=wait) as writer:
+        if not writer.is_complete():
+            for block in writer.missing_blocks():
+                writer.write(block, {layer: store.part(layer, block) for layer, _ in store.identity.layers})
+            writer.finish()
+        path.replace(store.path)
+    return FeatureStore(store.path, store.positions)
+
+
+def _same(wanted: np.ndarray | None, kept: np.ndarray | None) -> bool:
+    """Compare two arrays that may be missing."""
+    if wanted is None or kept is None:
+        return wanted is kept
+    return bool(np.array_equal(wanted, kept))
+
+
+def short_hash(arrays: Mapping[str, Any]) -> str:
+    """Return 8 hex digits for named arrays."""
+    data = b"".join(name.encode() + np.ascontiguousarray(array).tobytes() for name, array in arrays.items())
+    return hashlib.sha256(data).hexdigest()[:8]

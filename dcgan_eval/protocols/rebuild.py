@@ -1,0 +1,144 @@
+"""From a record back to the run: its protocol, its source of features, its settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from ..baselines.kmeans import KMeansFeatures, KMeansOptions
+from ..baselines.knn import KnnClassifier
+from ..baselines.logistic import LogisticClassifier
+from ..data.imageset import ImageSet
+from ..errors import EncoderError, RecordError
+from ..features.encoders import is_factory, load_encoder
+from ..features.extract import EncoderFeatures, ExtractOptions
+from ..features.fill import Filler
+from ..features.taps import Encoder
+from ..records import Record
+from .catalog import PROTOCOLS
+from .classifiers import Classifier, SvmClassifier
+from .settings import Settings
+from .sources import PixelFeatures
+from .spec import Protocol, Published
+
+
+def record_protocol(record: Record) -> Protocol:
+    """Return the protocol behind a record: as the record has it, or for older ones out of the catalogue.
+
+    Raises
+    ------
+    RecordError
+        An older record of a protocol that the catalogue does not have.
+    """
+    if "dataset" in record.spec:
+        return _protocol_from(record.spec)
+    name = record.classifier["name"]
+    for known in PROTOCOLS.values():
+        protocol = known if name == "l2svm" else known.with_classifier(name)
+        if protocol.id == record.protocol and protocol.version == record.protocol_version:
+            return protocol
+    raise RecordError(
+        f"Records of schema {record.schema} do not hold their protocol, and the catalogue has none like it",
+        got=f"{record.protocol} v{record.protocol_version}",
+        remedy="run it again",
+    )
+
+
+def _protocol_from(spec: dict[str, Any]) -> Protocol:
+    """Build a protocol from a record's values, refusing values that are none."""
+    known = {f.name for f in fields(Protocol)}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in spec.items() if key in known
+    }
+    try:
+        if values.get("paper") is not None:
+            values["paper"] = Published(**values["paper"])
+        protocol = Protocol(**values)
+        counts = (protocol.per_class or 1, protocol.num_draws, protocol.selection_draws, protocol.num_held_out(10))
+        if not all(isinstance(count, int) and count > 0 for count in counts) or not protocol.dataset:
+            raise ValueError(f"counts {counts}")
+    except (TypeError, ValueError) as error:
+        raise RecordError("The record's protocol cannot be read", got=str(error), remedy="run it again") from error
+    return protocol
+
+
+def record_source(record: Record, encoder: Encoder | None = None) -> Filler:
+    """Return a record's source of features, built anew.
+
+    Parameters
+    ----------
+    record : Record
+        Its ``features`` say how.
+    encoder : Encoder or None
+        What was measured; None looks it up by its name.
+
+    Raises
+    ------
+    DcganEvalError
+        No encoder of that name can be built here.
+    """
+    made = record.features
+    if made["kind"] == "pixels":
+        return PixelFeatures()
+    try:
+        if made["kind"] == "kmeans":
+            options = KMeansOptions(**{f.name: made[f.name] for f in fields(KMeansOptions)})
+            return KMeansFeatures(options, store_dtype=made["store_dtype"])
+        if encoder is None and is_factory(made["name"]):
+            raise EncoderError(
+                "The record's encoder is code, which is not run because a file says so",
+                got=made["name"],
+                remedy="name it yourself with --encoder",
+            )
+        encoder = encoder or load_encoder(made["name"], **made.get("rules", {}))
+        how = {key: made[key] for key in ("batch_norm", "compute", "store_dtype")}
+        return EncoderFeatures(encoder, ExtractOptions(tuple(made["layers"]), **how))
+    except (KeyError, TypeError) as error:
+        raise RecordError("The record does not say how its features were made", got=str(error)) from error
+
+
+def record_settings(record: Record, protocol: Protocol) -> Settings:
+    """Return the settings of a run, with its classifier.
+
+    Raises
+    ------
+    RecordError
+        A classifier that this version does not have.
+    """
+    known = {f.name for f in fields(Settings)} - {"classifier"}
+    values = {key: value for key, value in record.settings.items() if key in known}
+    try:
+        plain = Settings(**values)
+        return Settings(**values, classifier=_classifier(record, protocol, plain))
+    except TypeError as error:
+        raise RecordError("The record's settings cannot be read", got=str(error), remedy="run it again") from error
+
+
+def _classifier(record: Record, protocol: Protocol, settings: Settings) -> Classifier | None:
+    """Return the classifier of a record; None is the protocol's own."""
+    made = record.classifier
+    if made["name"] in ("l2svm", "l2svm_mean_loss"):
+        if made["name"] == "l2svm" and "values" not in made:
+            return None
+        values = tuple(made.get("values", protocol.Cs))
+        mean_loss = made["name"] == "l2svm_mean_loss"
+        patience = made.get("patience", protocol.patience)
+        return SvmClassifier(values, patience, tol=settings.tol, solver=settings.solver, mean_loss=mean_loss)
+    if made["name"] in ("knn", "knn_cosine"):
+        return KnnClassifier(cosine=made["name"] == "knn_cosine")
+    if made["name"] == "logistic":
+        return LogisticClassifier(settings.tol)
+    raise RecordError("The record's classifier is none of this version's", got=made["name"], remedy="run its command")
+
+
+def packing_order(record: Record, test: ImageSet) -> np.ndarray:
+    """Return the rows of a labelled test set in the order in which a record packs its counts, (N,).
+
+    Up to schema 2 that is by (label, pixel hash), later by the pixel hash alone.
+    """
+    if record.schema > 2:
+        return test.canonical_order
+    assert test.labels is not None, "protocols test on labelled images"
+    return np.lexsort((test.pixel_hashes, test.labels))
