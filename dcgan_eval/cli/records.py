@@ -120,7 +120,10 @@ def verify(
     cache_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Check a record against the data and weights it names; exit code 1 when something differs."""
+    """Check a record against itself and the data and weights it names.
+
+    Exit code 1 when something differs, 3 when nothing does but something could not be checked.
+    """
     from ..protocols.verify import verify as check_record
 
     record = load_record(path)
@@ -141,4 +144,5 @@ def verify(
 
         marks = {True: "same", False: "DIFFERS", None: "not checked"}
         out.print(Sheet(str(path), ("", "", ""), [(c.name, marks[c.passed], c.detail) for c in checks]))
-    ctx.exit(1 if any(check.passed is False for check in checks) else 0)
+    found = {check.passed for check in checks}
+    ctx.exit(1 if False in found else 3 if None in found else 0)

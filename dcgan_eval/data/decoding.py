@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,7 @@ def map_in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     starts = iter(range(0, count, _CHUNK_IMAGES))
     with ThreadPoolExecutor(threads) as pool:
-        ahead = [pool.submit(chunk, start) for start, _ in zip(starts, range(threads), strict=False)]
+        ahead = [pool.submit(chunk, start) for start in itertools.islice(starts, threads)]
         while ahead:
             done = ahead.pop(0).result()
             ahead += [pool.submit(chunk, start) for start in [next(starts, None)] if start is not None]

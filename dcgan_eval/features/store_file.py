@@ -205,7 +205,8 @@ def _fill_in(
         file["labels"] = keys.labels
         file["labels"].attrs["class_names"] = np.array(keys.class_names, dtype=h5py.string_dtype())
     if keys.names is not None:
-        file["names"] = np.array([name.encode(errors="surrogateescape") or b"-" for name in keys.names])
+        names = np.array([name.encode(errors="surrogateescape") or b"-" for name in keys.names])
+        file["names"] = names.astype(h5py.string_dtype(length=names.dtype.itemsize))
     file.attrs["identity"] = json.dumps({"format": FORMAT, **asdict(identity)}, sort_keys=True)
     return blocks
 

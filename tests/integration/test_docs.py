@@ -98,6 +98,20 @@ def test_python_in_the_how_to_pages_runs(document: str, tmp_path: Path) -> None:
         assert "converged" in done.stdout
 
 
+def test_a_store_opens_in_other_programs(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    weights = ("--weights", "untrained:svhn32:0", "--cache-dir", str(tmp_path))
+    store = run("features", "--data", "digits", *weights).output.strip().splitlines()[-1]
+    found = []
+    for code in blocks("docs/feature-store.md", "python"):
+        assert len(code.splitlines()) == 6
+        done = subprocess.run([sys.executable, "-c", code, store], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+    assert found[0].startswith("(1797, 7168) float16")
+    assert found[1] == "(10, 8)\n"
+    assert float(found[2]) > 0.9
+
+
 def test_the_fit_under_torchrun_runs(tmp_path: Path) -> None:
     (tmp_path / "fit.py").write_text(blocks("docs/howto/cluster.md", "python")[0])
     here = {**os.environ, "PYTHONPATH": str(ROOT)}
