@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,7 +97,8 @@ def replacing(path: Path, check: Callable[[Path], None] = lambda written: None) 
 def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock that goes with ``path``, a file of its own in the same folder, while something is written.
 
-    A killed process lets go of it. On a file system without locks this warns and goes on.
+    A killed process lets go of it. A file system without locks is refused, unless the user says with HDF5's own
+    variable, ``HDF5_USE_FILE_LOCKING=FALSE``, that only one process writes there.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
     filelock.Timeout
         Another process holds it, and ``wait`` is false.
     OSError
-        The folder cannot be written.
+        The folder cannot be written, or its file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -126,11 +126,13 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
             if not wait:
                 raise
             on_wait()
-        except (NotImplementedError, OSError) as problem:
-            if not isinstance(problem, NotImplementedError) and problem.errno not in _NO_LOCKS:
+        except OSError as problem:
+            if problem.errno not in _NO_LOCKS:
                 raise
-            warnings.warn(f"No file locks in {path.parent}: let only one process at a time write there", stacklevel=3)
-            break
+            if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
+                break
+            what = "the file system has no locks; if one process alone writes there, set HDF5_USE_FILE_LOCKING=FALSE"
+            raise OSError(problem.errno, what, str(path.parent)) from problem
     try:
         yield
     finally:

@@ -245,6 +245,8 @@ def load_record(path: Path | str) -> Record:
         record = Record(**{key: value for key, value in values.items() if key in known}, intact=intact)
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"The record {path} lacks fields", got=str(error), remedy="run the protocol again") from error
+    if record.schema < 3 and _is_true(lambda: values["dataset_fingerprint"] != record.dataset_fingerprint):
+        raise RecordError(f"The record {path} is damaged", got="a fingerprint that is not that of its sets")
     wrong = next((what for what, holds in _expectations(record) if not _is_true(holds)), None)
     if wrong:
         raise RecordError(f"The record {path} is damaged", got=f"{wrong} has another form", remedy="run it again")

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from ..data.imageset import ImageSet
 from ..errors import DcganEvalError, StoreError, WeightsError
+from ..features.fill import Filler
 from ..features.store import FeatureStore
-from ..features.store_file import Answers, StoreIdentity
+from ..features.store_file import StoreIdentity
 from ..models.weights import read_tensors, save_tensors
 from ..progress import Progress, no_progress
 from ..seeding import rng, torch_generator
@@ -276,7 +277,7 @@ def quadrants(height: int, width: int) -> Tensor:
     return F.one_hot((2 * row + column).flatten(), 4).T.float()
 
 
-class KMeansFeatures:
+class KMeansFeatures(Filler):
     """Standardised K-means features, see :class:`~dcgan_eval.features.fill.Filler`; the codebook is cached too.
 
     Parameters
@@ -326,10 +327,6 @@ class KMeansFeatures:
             num_rows=images.num_images,
             pooling="sum2",
         )
-
-    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
-        """Return nothing: the hash of the codebook says it all."""
-        return {}
 
     def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         """Return the function that encodes images."""

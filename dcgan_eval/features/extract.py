@@ -19,7 +19,7 @@ from ..progress import Progress, no_progress
 from ..seeding import rng
 from .batchnorm import CALIBRATION_BATCH, Statistics, dataset_statistics, frozen, norm_layers
 from .behaviour import behaviour
-from .fill import fill, short_hash
+from .fill import Filler, fill, short_hash
 from .isolated import isolated
 from .layers import layer_widths
 from .store import FeatureStore
@@ -137,7 +137,7 @@ def extract(
     return fill(features, images, Path(cache_dir), out=Path(out) if out else None, wait=wait, progress=progress)
 
 
-class EncoderFeatures:
+class EncoderFeatures(Filler):
     """Features of an encoder, see :class:`~dcgan_eval.features.fill.Filler`.
 
     Parameters

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,34 +21,75 @@ _ROUNDING = 5e-4
 """Relative error of a layer's features that storing them may cost: half a unit in the last place of float16."""
 
 
-class Filler(Protocol):
+class Filler(ABC):
     """Features of one kind: what a store of them is called, and how a block of images becomes a block of numbers.
 
     Attributes
     ----------
     name : str
         For tables and records.
+    stores : tuple of FeatureStore
+        Of the training and the test images, once prepared.
     """
 
     name: str
+    stores: tuple[FeatureStore, FeatureStore]
 
-    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
-        """Take what the features need of unlabelled training images."""
-
+    @abstractmethod
     def identity(self, images: ImageSet) -> StoreIdentity:
         """Return what decides the features of a set of images."""
 
-    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
-        """Return what the features of a few fixed images are; nothing where the identity says it all."""
-
+    @abstractmethod
     def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         """Return the function from uint8 images (N, H, W, C) to each layer's features, (N, width)."""
 
-    def served(self, store: FeatureStore) -> FeatureStore:
-        """Return the matrix that classifiers see."""
-
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return ``kind``, ``name``, ``weights_sha256`` and what else decided the numbers, for a record."""
+
+    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:  # noqa: B027 - pixels learn nothing
+        """Take what the features need of unlabelled training images: nothing, unless a kind says otherwise."""
+
+    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
+        """Return what the features of a few fixed images are; nothing where the identity says it all."""
+        return {}
+
+    def served(self, store: FeatureStore) -> FeatureStore:
+        """Return the matrix that classifiers see."""
+        return store
+
+    def prepare(
+        self,
+        train: ImageSet,
+        test: ImageSet,
+        progress: Progress | None = None,
+        cache_dir: Path | str = "cache",
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Make the features of both sets available as :attr:`stores`; only training images are learned from.
+
+        Parameters
+        ----------
+        train, test : ImageSet
+            Labels are not looked at, only kept beside the features.
+        progress, cache_dir, wait
+            As for :func:`fill`.
+        """
+        progress, folder = progress or no_progress, Path(cache_dir)
+        self.learn(train, folder, progress)
+        self.stores = (
+            fill(self, train, folder, wait=wait, progress=progress),
+            fill(self, test, folder, wait=wait, progress=progress),
+        )
+
+    def train(self, rows: Any) -> np.ndarray:
+        """Return the features of some training images, (len(rows), D), float32."""
+        return self.stores[0][rows]
+
+    def test(self) -> np.ndarray:
+        """Return the features of all test images, (N, D), float32."""
+        return self.stores[1].read()
 
 
 def fill(
@@ -139,7 +181,10 @@ def _write(
             assert featurise is not None, "made where blocks are missing"
             rows = order[identity.rows_of(block)]
             features = featurise(images.images[rows])
-            writer.write(block, {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in features.items()})
+            scaled = {
+                name: f_ND if writer.scale(name) == 1 else f_ND * writer.scale(name) for name, f_ND in features.items()
+            }
+            writer.write(block, {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in scaled.items()})
             done += len(rows)
             progress(what, done, images.num_images)
         writer.finish()

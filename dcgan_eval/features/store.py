@@ -148,12 +148,17 @@ class FeatureStore:
     def memmap(self, layer: str) -> np.memmap:
         """Map one layer as it lies in the file, (N, width) in the store's dtype, every block verified first.
 
-        Rows are in the file's order; :attr:`positions` says where those at hand are.
+        Its numbers are to be divided by :meth:`scale`. Rows are in the file's order; :attr:`positions` says where those
+        at hand are.
         """
         for block in range(self.identity.num_blocks):
             self.part(layer, block)
         shape = (self.identity.num_rows, dict(self.identity.layers)[layer])
         return np.memmap(self.path, self.identity.store_dtype, "r", self._layout.layers[layer], shape)
+
+    def scale(self, layer: str) -> float:
+        """Return the power of two by which a layer's features were multiplied in the file; 1 as a rule."""
+        return float(self._layout.scales.get(layer, 1.0))
 
     @property
     def keys(self) -> RowKeys:
@@ -174,8 +179,13 @@ class FeatureStore:
             return {name: answers[:] for name, answers in file.get("behaviour", {}).items()}
 
     def _block(self, block: int) -> np.ndarray:
-        """Return a block of all layers at hand, joined."""
-        parts = [self.part(layer, block) for layer in self.layers]
+        """Return a block of all layers at hand, joined, as it was before it was scaled."""
+        scales = self._layout.scales
+        parts = [self.part(name, block) for name in self.layers]
+        parts = [
+            part / np.float32(scales.get(name, 1)) if scales else part
+            for name, part in zip(self.layers, parts, strict=True)
+        ]
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def part(self, layer: str, block: int) -> np.ndarray:
@@ -327,6 +337,10 @@ class StoreWriter:
         for at, data in {**pieces, layout.end: trailer}.items():
             self._put(data, at)
         return layout
+
+    def scale(self, layer: str) -> float:
+        """Return what a layer's features are to be multiplied by before they are written."""
+        return float(self._layout.scales.get(layer, 1.0))
 
     def is_complete(self) -> bool:
         """Tell whether the file has its name already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 import tempfile
@@ -28,6 +29,7 @@ STORE_TYPES = ("float16", "float32", "uint8")
 _MAGIC = b"dcgan-eval-store"
 _TAIL = struct.Struct("<32sQ16s")  # SHA-256 of the trailer's JSON, its length, the magic
 _MOST_TRAILER_BYTES = 1 << 26
+_SMALL = 2.0**-10  # below this float16's subnormal numbers, from 6e-5 down, hold too many of a layer's features
 
 Answers = Mapping[str, np.ndarray]
 """Layer -> features of a few fixed images, float32 (P, width)."""
@@ -136,6 +138,8 @@ class Layout:
         What the store holds.
     layers, checks : dict
         Layer -> offset of its features, row after row, and of the CRC-32 of its blocks (uint32; 0 is "not written").
+    scales : dict
+        Layer -> power of two by which its features were multiplied, where they are too small for float16.
     fixed : tuple
         (offset, length, SHA-256) of the stretches between, which never change.
     end : int
@@ -145,6 +149,7 @@ class Layout:
     identity: StoreIdentity
     layers: dict[str, int]
     checks: dict[str, int]
+    scales: dict[str, float]
     fixed: tuple[tuple[int, int, str], ...]
     end: int
 
@@ -181,7 +186,15 @@ def lay_out(identity: StoreIdentity, keys: RowKeys, behaviour: Answers) -> tuple
     layers, checks = (
         {name: at for (kind, name), (at, _) in blocks.items() if kind == which} for which in ("layers", "crc32")
     )
-    return Layout(identity, layers, checks, fixed, end), pieces
+    return Layout(identity, layers, checks, _scales(identity, behaviour), fixed, end), pieces
+
+
+def _scales(identity: StoreIdentity, behaviour: Answers) -> dict[str, float]:
+    """Return the powers of two that bring a layer's answers near one, where float16 would lose digits of them."""
+    if identity.store_dtype != "float16":
+        return {}
+    largest = {name: float(np.abs(answers).max(initial=0)) for name, answers in behaviour.items()}
+    return {name: 2.0 ** -math.ceil(math.log2(top)) for name, top in largest.items() if 0 < top < _SMALL}
 
 
 def _fill_in(
@@ -201,6 +214,8 @@ def _fill_in(
     file["sha256"] = keys.sha256
     for name, answers in behaviour.items():
         file[f"behaviour/{name}"] = answers
+    for name, scale in _scales(identity, behaviour).items():
+        file[f"layers/{name}"].attrs["scale"] = scale
     if keys.labels is not None:
         file["labels"] = keys.labels
         file["labels"].attrs["class_names"] = np.array(keys.class_names, dtype=h5py.string_dtype())
@@ -259,6 +274,7 @@ def read_layout(file: BinaryIO) -> Layout:
             StoreIdentity(**identity),
             values["layers"],
             values["checks"],
+            values["scales"],
             tuple((int(at), int(length), str(digest)) for at, length, digest in values["fixed"]),
             values["end"],
         )

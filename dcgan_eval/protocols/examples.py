@@ -17,6 +17,7 @@ from ..records import Record, unpack_counts
 from ..svm.path import fit_ovr
 from .catalog import PROTOCOLS, load_protocol_images
 from .rebuild import packing_order, record_source
+from .sources import PixelFeatures
 
 _MOST_ROWS = 10_000  # a fit on more would take longer than a page should
 
@@ -122,7 +123,10 @@ def _unit(F_ND: np.ndarray) -> np.ndarray:
 def _cached(
     source: Filler, train: ImageSet, test: ImageSet, cache_dir: Path, command: str
 ) -> tuple[FeatureStore, FeatureStore]:
-    """Return the features of both sets out of the cache, or raise."""
+    """Return the features of both sets out of the cache, or raise; pixels are at hand with the images."""
+    if isinstance(source, PixelFeatures):
+        source.prepare(train, test, cache_dir=cache_dir)
+        return source.stores
     source.learn(train, cache_dir, no_progress)
     stores = [find_filled(source, images, cache_dir) for images in (train, test)]
     if stores[0] is None or stores[1] is None:

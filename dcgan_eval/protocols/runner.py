@@ -21,7 +21,7 @@ from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
 from .classifiers import Classifier, Fit, Matrix
 from .settings import DEFAULTS, Place, Settings
-from .sources import Filler, fill_both
+from .sources import Filler
 from .spec import Protocol, SealedTest
 from .statistics import interval_of_mean, interval_with_images, spread_of_draws
 
@@ -118,20 +118,18 @@ def run_protocol(
     _check_same_kind(train, test.images)
     run = _start(protocol, train, settings, progress)
     with run.timed("features"):
-        stores = fill_both(
-            source, train.without_labels(), test.images, place.cache_dir, wait=place.wait, progress=progress
-        )
+        source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
     with run.timed("load"):
-        X = _in_memory(stores[0].take(run.rows), place.memory_bytes)
+        X = _in_memory(source.stores[0].take(run.rows), place.memory_bytes)
 
     def predict(fits: list[Fit]) -> list[np.ndarray]:
         with run.timed("test"):
-            return run.classifier.predict(fits, _in_memory(stores[1], place.memory_bytes))
+            return run.classifier.predict(fits, _in_memory(source.stores[1], place.memory_bytes))
 
     fits, selection, predictions = _fit_all(run, X) if protocol.per_class is None else _fit_draws(run, X, predict)
     del X
     confusions = test.score(predictions or predict(fits))
-    cached = {"cached": [store.reused for store in stores], "num_features": stores[0].shape[1]}
+    cached = {"cached": [store.reused for store in source.stores], "num_features": source.stores[0].shape[1]}
     measured = _Measured(source.describe() | cached, fits, selection, confusions)
     return _record(run, test, measured, time.perf_counter() - started)
 

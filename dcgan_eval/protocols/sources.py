@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.imageset import ImageSet
-from ..features.extract import EncoderFeatures, ExtractOptions
-from ..features.fill import Filler, fill
+from ..features.extract import EncoderFeatures
+from ..features.fill import Filler
 from ..features.store import FeatureStore
-from ..features.store_file import Answers, StoreIdentity
+from ..features.store_file import StoreIdentity
 from ..progress import Progress
 
-__all__ = ["EncoderFeatures", "ExtractOptions", "Filler", "PixelFeatures", "fill_both"]
+__all__ = ["EncoderFeatures", "Filler", "PixelFeatures"]
 
 
-def fill_both(
-    source: Filler, train: ImageSet, test: ImageSet, cache_dir: Path, *, wait: bool, progress: Progress
-) -> tuple[FeatureStore, FeatureStore]:
-    """Return the features of unlabelled training and test images; whatever is learned, is learned from the former."""
-    source.learn(train, cache_dir, progress)
-    stores = [fill(source, images, cache_dir, wait=wait, progress=progress) for images in (train, test)]
-    return stores[0], stores[1]
-
-
-class PixelFeatures:
+class PixelFeatures(Filler):
     """Raw pixels scaled to [-1, 1], the simplest baseline, see :class:`~dcgan_eval.features.fill.Filler`."""
 
     name = "pixels"
-
-    def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
-        """Learn nothing."""
 
     def identity(self, images: ImageSet) -> StoreIdentity:
         """Return what decides the features: the pixels."""
@@ -51,10 +38,6 @@ class PixelFeatures:
             num_rows=images.num_images,
             pooling="none",
         )
-
-    def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
-        """Return nothing: the identity says it all."""
-        return {}
 
     def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         """Return the function that flattens images."""

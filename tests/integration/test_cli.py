@@ -55,11 +55,13 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     result = run("svm", "digits", "--weights", small_weights, "--json")
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout)
-    wanted = "protocol metric score spread num_draws C status duality_gap num_features seed weights_sha256"
-    assert set(wanted.split()) | {"dataset_fingerprint", "time_s"} <= values.keys()
+    wanted = (
+        "protocol spec settings features classifier data metric score spread ci95 num_draws status duality_gap made"
+    )
+    assert set(wanted.split()) | {"digest"} <= values.keys()
     assert values["status"] == "converged"
     assert values["duality_gap"] <= 1e-4
-    assert values["num_features"] == 7_168
+    assert values["features"]["num_features"] == 7_168
     assert values["score"] > 0.9
     (path,) = Path("records").glob("digits_l2svm-*.json")
     assert json.loads(path.read_text()) == values
@@ -73,7 +75,7 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     assert "solver primal (asked for)" in again.stderr
     values = json.loads(again.stdout)
     assert values["features"]["cached"] == [True, True]
-    assert values["num_features"] == 4_096
+    assert values["features"]["num_features"] == 4_096
     compared = json.loads(run("compare", path, "conv3.json", "--json").stdout)
     assert compared["difference"] == pytest.approx(load_record(path).score - values["score"])
     assert compared["ci95"][0] <= compared["difference"] <= compared["ci95"][1]
@@ -110,7 +112,7 @@ def test_baseline_kmeans(run) -> None:  # type: ignore[no-untyped-def]
     assert values["features"]["name"] == "kmeans-30"
     fixed = json.loads(run("baseline", "kmeans", "digits", *small, "--published-c").stdout)
     assert fixed["features"]["cached"] == [True, True]
-    assert (fixed["protocol"], fixed["C"]) == ("digits_l2svm_mean_loss", 100.0)
+    assert (fixed["protocol"], fixed["classifier"]["value"]) == ("digits_l2svm_mean_loss", 100.0)
 
 
 def test_baseline_knn_and_probes(run, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
@@ -193,7 +195,7 @@ def test_own_data_with_draws_of_any_size(run, own_data: Path, small_weights: Pat
     whole = json.loads(run(*arguments).stdout)
     assert (whole["protocol"], whole["num_draws"], whole["draws"][0]["num_rows"]) == ("own_l2svm", 1, 40)
     low = json.loads(run(*arguments, "--per-class", 5, "--draws", 4).stdout)
-    assert (low["protocol"], low["num_draws"], low["paper"]) == ("own_l2svm_5_per_class_4_draws", 4, None)
+    assert (low["protocol"], low["num_draws"], low["spec"]["paper"]) == ("own_l2svm_5_per_class_4_draws", 4, None)
     assert [len(low["rows_sha256"][stream]) for stream in ("validation", "selection", "test")] == [1, 3, 4]
     assert low["features"]["cached"] == [True, True]
     says(run(*arguments, "--per-class", 17), "too few images", "'dark'")
@@ -282,7 +284,7 @@ def test_digits_of_28_pixels_from_training_to_a_record(run, tmp_path: Path) -> N
     assert json.loads(shown.stdout)["preset"] == "mnist28_keras"
     measured = run("svm", "own.npz", "--weights", "run/discriminator.safetensors", "--json")
     assert measured.exit_code == 0, measured.output
-    assert json.loads(measured.stdout)["num_features"] == 480 * 16
+    assert json.loads(measured.stdout)["features"]["num_features"] == 480 * 16
     np.savez("unlabelled.npz", images=images)
     says(run("train", "mnist28_cond", "--data", "unlabelled.npz", "--batch-size", 4), "no labels", "--data")
     says(run("train", "mnist28_cond", "--data", "own.npz", "--probe", "own.npz"), "told labels", "--probe")
@@ -386,4 +388,4 @@ def test_cifar10_small_from_real_images(run, small_weights: Path, real_data_dir:
     values = json.loads(result.stdout)
     assert [values["data"][part]["num_images"] for part in ("train", "test")] == [4_000, 2_000]
     assert values["score"] > 0.3
-    assert values["paper"] is None
+    assert values["spec"]["paper"] is None

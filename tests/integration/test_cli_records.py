@@ -86,9 +86,7 @@ def test_every_reading_command_prints_json(run) -> None:  # type: ignore[no-unty
     [
         ({"score": 0.99}, "score"),
         ({"C": 0.1}, "chosen C"),
-        ({"protocol_version": 9}, "protocol"),
         ({"weights_sha256": "0" * 64}, "weights"),
-        ({"dataset_fingerprint": "0" * 64}, "data digest"),
         ({"duality_gap": 1e-9}, "certificate"),
     ],
 )
@@ -99,9 +97,16 @@ def test_verify_finds_what_was_changed(run, change: dict[str, object], name: str
     assert name in [check["name"] for check in json.loads(result.stdout) if check["passed"] is False]
 
 
+def test_a_record_whose_fingerprints_disagree_is_refused(run) -> None:  # type: ignore[no-untyped-def]
+    Path("r.json").write_text(json.dumps({**json.loads(FIXTURE.read_text()), "dataset_fingerprint": "0" * 64}))
+    result = run("verify", "r.json")
+    assert result.exit_code == 2
+    assert "damaged" in result.output
+
+
 def test_verify_says_what_it_cannot_check(run) -> None:  # type: ignore[no-untyped-def]
     result = run("verify", FIXTURE.with_name("schema-1-cifar10-400.json"))
-    assert result.exit_code == 0
+    assert result.exit_code == 3
     assert "not checked" in result.output  # there is no CIFAR-10 here
 
 
@@ -110,6 +115,7 @@ def test_a_record_cannot_name_code_to_run(run) -> None:  # type: ignore[no-untyp
     values = json.loads(FIXTURE.read_text())
     Path("r.json").write_text(json.dumps({**values, "features": {**values["features"], "name": "trap:factory"}}))
     result = run("verify", "r.json", "--json")
+    assert result.exit_code == 3
     (weights,) = [check for check in json.loads(result.stdout) if check["name"] == "weights"]
     assert weights["passed"] is None
     assert "--encoder" in weights["detail"]

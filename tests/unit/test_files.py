@@ -108,10 +108,15 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path) -> None:
     holder.wait()
 
 
-def test_without_locks_work_goes_on_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_the_user_must_say_that_one_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_lock(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(filelock.FileLock, "acquire", no_lock)
-    with pytest.warns(UserWarning, match="No file locks"), locked(tmp_path / "a.h5"):
+    with pytest.raises(OSError, match="HDF5_USE_FILE_LOCKING=FALSE"), locked(tmp_path / "a.h5"):
+        pass
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    with locked(tmp_path / "a.h5"):
         pass

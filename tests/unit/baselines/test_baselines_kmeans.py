@@ -27,8 +27,6 @@ from dcgan_eval.baselines.kmeans import (
 )
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, StoreError
-from dcgan_eval.progress import no_progress
-from dcgan_eval.protocols.sources import fill_both
 
 OPTIONS = KMeansOptions(num_centroids=7, side=3, num_patches=500, iterations=4)
 
@@ -38,13 +36,10 @@ def images(count: int, seed: int = 0, shape: tuple[int, int, int] = (9, 8, 3)) -
     return ImageSet(pixels, name="noise", split=f"split{seed}")
 
 
-class Prepared(KMeansFeatures):
-    """K-means features of a training and a test set."""
-
-    def __init__(self, folder: Path, train: ImageSet, test: ImageSet, options: KMeansOptions = OPTIONS):
-        super().__init__(options)
-        stores = fill_both(self, train, test, folder, wait=True, progress=no_progress)
-        self.train, self.test = stores
+def prepared(folder: Path, train: ImageSet, test: ImageSet, options: KMeansOptions = OPTIONS) -> KMeansFeatures:
+    source = KMeansFeatures(options)
+    source.prepare(train, test, cache_dir=folder)
+    return source
 
 
 def test_patches_are_cut_row_by_row_with_channels_first() -> None:
@@ -131,7 +126,7 @@ def test_the_middle_belongs_to_the_upper_left_and_quadrants_come_row_by_row() ->
 @pytest.mark.parametrize("hard", [False, True])
 def test_features_equal_plain_loops(tmp_path: Path, hard: bool) -> None:
     train = images(40)
-    source = Prepared(tmp_path, train, images(3, seed=1), dataclasses.replace(OPTIONS, hard=hard))
+    source = prepared(tmp_path, train, images(3, seed=1), dataclasses.replace(OPTIONS, hard=hard))
     book = source.codebook
     M, P, C = (t.double().numpy() for t in (book.mean, book.whitening, book.centroids))
     wanted = np.zeros((2, 4, 7))
@@ -148,23 +143,23 @@ def test_features_equal_plain_loops(tmp_path: Path, hard: bool) -> None:
 
 def test_features_are_standardised_by_all_training_images(tmp_path: Path) -> None:
     train, test = images(300), images(20, seed=1)
-    source = Prepared(tmp_path, train, test)
+    source = prepared(tmp_path, train, test)
     raw_train, raw_test = source.extract(train.images), source.extract(test.images)
     sd = np.sqrt(raw_train.var(0, ddof=1) + 0.01)
     # the store keeps float16: 2^-11 of a sum of up to twelve places, over a standard deviation
-    assert source.train[:] == pytest.approx((raw_train - raw_train.mean(0)) / sd, abs=0.02)
-    assert source.test[:] == pytest.approx((raw_test - raw_train.mean(0)) / sd, abs=0.02)
-    assert np.array_equal(source.train[[7, 3]], source.train[:][[7, 3]])
+    assert source.stores[0][:] == pytest.approx((raw_train - raw_train.mean(0)) / sd, abs=0.02)
+    assert source.test() == pytest.approx((raw_test - raw_train.mean(0)) / sd, abs=0.02)
+    assert np.array_equal(source.train([7, 3]), source.stores[0][:][[7, 3]])
 
 
 def test_the_same_images_give_the_same_features_in_any_order_and_another_seed_gives_others(tmp_path: Path) -> None:
     train, test = images(60), images(5, seed=1)
     shuffled = np.random.default_rng(0).permutation(60)
-    first = Prepared(tmp_path / "a", train, test)
-    second = Prepared(tmp_path / "b", train.take(shuffled), test)
+    first = prepared(tmp_path / "a", train, test)
+    second = prepared(tmp_path / "b", train.take(shuffled), test)
     assert first.codebook.sha256 == second.codebook.sha256
-    assert np.array_equal(first.train[shuffled], second.train[:])
-    other = Prepared(tmp_path / "a", train, test, dataclasses.replace(OPTIONS, seed=1))
+    assert np.array_equal(first.train(shuffled), second.stores[0][:])
+    other = prepared(tmp_path / "a", train, test, dataclasses.replace(OPTIONS, seed=1))
     assert other.codebook.sha256 != first.codebook.sha256
 
 
@@ -176,19 +171,13 @@ def test_a_killed_run_continues_after_its_last_block(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill_both(KMeansFeatures(OPTIONS), train, test, tmp_path, wait=True, progress=killed)
+        KMeansFeatures(OPTIONS).prepare(train, test, killed, tmp_path)
     work: list[tuple[str, int]] = []
-    stores = fill_both(
-        KMeansFeatures(OPTIONS),
-        train,
-        test,
-        tmp_path,
-        wait=True,
-        progress=lambda what, done, total: work.append((what, done)),
-    )
+    again = KMeansFeatures(OPTIONS)
+    again.prepare(train, test, lambda what, done, total: work.append((what, done)), tmp_path)
     assert work == [("features of noise-split0", 520), ("features of noise-split1", 5)]
-    assert np.array_equal(stores[0][:], Prepared(tmp_path / "b", train, test).train[:])
-    assert Prepared(tmp_path, train, test).train.reused
+    assert np.array_equal(again.stores[0][:], prepared(tmp_path / "b", train, test).stores[0][:])
+    assert prepared(tmp_path, train, test).stores[0].reused
 
 
 def test_sums_too_large_for_the_store_are_refused(tmp_path: Path) -> None:
@@ -196,26 +185,26 @@ def test_sums_too_large_for_the_store_are_refused(tmp_path: Path) -> None:
     flat = ImageSet(np.full((2, 518, 518, 3), 7, np.uint8))
     options = dataclasses.replace(OPTIONS, hard=True, num_patches=50, iterations=1)
     with pytest.raises(DcganEvalError, match="cannot be stored as float16"):
-        Prepared(tmp_path, flat, flat, options)
+        prepared(tmp_path, flat, flat, options)
 
 
 def test_hard_and_triangle_share_a_codebook_but_no_features(tmp_path: Path) -> None:
     train, test = images(60), images(5, seed=1)
-    soft, hard = (Prepared(tmp_path, train, test, dataclasses.replace(OPTIONS, hard=hard)) for hard in (False, True))
+    soft, hard = (prepared(tmp_path, train, test, dataclasses.replace(OPTIONS, hard=hard)) for hard in (False, True))
     assert soft.codebook.sha256 == hard.codebook.sha256
     assert (soft.name, hard.name) == ("kmeans-7", "kmeans-7-hard")
     assert hard.extract(train.images[:1]).sum() == 7 * 6
-    assert not hard.train.reused
+    assert not hard.stores[0].reused
 
 
 def test_what_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DcganEvalError, match="--centroids"):
         KMeansOptions(num_centroids=1)
     with pytest.raises(DcganEvalError, match="too small"):
-        Prepared(tmp_path, images(4, shape=(3, 9, 3)), images(4, shape=(3, 9, 3)))
+        prepared(tmp_path, images(4, shape=(3, 9, 3)), images(4, shape=(3, 9, 3)))
     (tmp_path / "occupied").write_text("a file")
     with pytest.raises(StoreError, match="--cache-dir"):
-        Prepared(tmp_path / "occupied", images(9), images(3))
+        prepared(tmp_path / "occupied", images(9), images(3))
 
 
 def test_a_codebook_moves_as_a_whole() -> None:

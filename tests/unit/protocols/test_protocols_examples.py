@@ -14,11 +14,10 @@ from sklearn.svm import LinearSVC
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import RecordError, StoreError
-from dcgan_eval.progress import no_progress
 from dcgan_eval.protocols import examples
 from dcgan_eval.protocols.catalog import get_protocol, load_protocol_images
 from dcgan_eval.protocols.examples import RecordExamples
-from dcgan_eval.protocols.sources import PixelFeatures, fill_both
+from dcgan_eval.protocols.sources import PixelFeatures
 from dcgan_eval.records import Record, load_record
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +44,7 @@ def packed(values: list[int]) -> str:
 
 def examples_of(record: Record, images: tuple[ImageSet, ImageSet], folder: Path) -> RecordExamples:
     """Make the features that a run would have left in the cache, then look."""
-    fill_both(PixelFeatures(), *images, folder, wait=True, progress=no_progress)
+    PixelFeatures().prepare(*images, cache_dir=folder)
     return RecordExamples(record, None, folder)
 
 
