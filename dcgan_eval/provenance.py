@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -29,10 +29,17 @@ def environment() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """Return the command as typed, with the program's bare name and home and absolute paths shortened."""
-    arguments = [Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:]]
+    """Return the command as typed, with the program's bare name and absolute paths shortened to their last part."""
     program = Path(sys.argv[0]).name
-    return " ".join(["dcgan-eval" if program == "__main__.py" else program, *arguments])
+    return shlex.join(["dcgan-eval" if program == "__main__.py" else program, *map(_shortened, sys.argv[1:])])
+
+
+def _shortened(argument: str) -> str:
+    """Return an argument without the folders of an absolute path, also behind ``--option=``: they may name a person."""
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    if value.startswith(("/", "~")):
+        value = Path(value).name
+    return option + equals + value.replace(str(Path.home()), "~")
 
 
 def git_state() -> dict[str, Any] | None:

@@ -1,18 +1,19 @@
 """The file of a feature store: an HDF5 file for everyone, and fixed places for plain reads and writes for this toolkit.
 
-HDF5 lays its structures out in memory, once; they go to the disk with plain writes, so that no failing write happens
-inside HDF5. Behind HDF5's part stands a trailer: the identity, the place of every block of numbers, and the hash of
-every byte that is no block. Whoever opens the file checks the trailer and those bytes before anything is believed.
+HDF5 lays its structures out in a sparse file in memory, once; they go to the disk with plain writes, so that no failing
+write happens inside HDF5. Behind HDF5's part stands a trailer: the identity, the place of every block of numbers, and
+the hash of every byte that is no block. Whoever opens the file checks the trailer and those bytes before anything is
+believed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -177,11 +178,11 @@ def lay_out(identity: StoreIdentity, keys: RowKeys, behaviour: Answers) -> tuple
     pieces : dict
         Offset -> bytes of every fixed stretch.
     """
-    with _scratch() as scratch:
-        with h5py.File(scratch, "w") as file:
-            blocks = _fill_in(file, identity, keys, behaviour)
-        end = os.fstat(scratch.fileno()).st_size
-        pieces = {at: os.pread(scratch.fileno(), stop - at, at) for at, stop in _between(blocks, end)}
+    scratch = _Sparse()
+    with h5py.File(scratch, "w") as file:
+        blocks = _fill_in(file, identity, keys, behaviour)
+    end = scratch.seek(0, os.SEEK_END)
+    pieces = {at: scratch.part(at, stop) for at, stop in _between(blocks, end)}
     fixed = tuple((at, len(data), hashlib.sha256(data).hexdigest()) for at, data in pieces.items())
     layers, checks = (
         {name: at for (kind, name), (at, _) in blocks.items() if kind == which} for which in ("layers", "crc32")
@@ -236,11 +237,50 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     return h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, creation)
 
 
-def _scratch() -> Any:
-    """Open a sparse file: in memory where the system has such files (Linux), else among the temporary ones."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("features"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+class _Sparse(io.RawIOBase):
+    """A file in memory of which only the pages that were written take any."""
+
+    _PAGE = 1 << 16
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        self._at = self._size = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position, and return it."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size; what lies behind it is not kept."""
+        self._size = self._at if size is None else size
+        return self._size
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on, with zeros where nothing was written."""
+        data = self.part(self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def write(self, data: Any) -> int:
+        """Write at the position."""
+        left = memoryview(data).cast("B")
+        while left:
+            page, start = divmod(self._at, self._PAGE)
+            kept = self._pages.setdefault(page, bytearray(self._PAGE))
+            count = min(len(left), self._PAGE - start)
+            kept[start : start + count] = left[:count]
+            left, self._at = left[count:], self._at + count
+        self._size = max(self._size, self._at)
+        return len(data)
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Return the bytes from ``start`` to ``stop``."""
+        empty = bytes(self._PAGE)
+        pages = range(start // self._PAGE, -(-stop // self._PAGE))
+        joined = b"".join(self._pages.get(page, empty) for page in pages)
+        return joined[start % self._PAGE :][: stop - start]
 
 
 def _between(blocks: dict[Any, tuple[int, int]], end: int) -> Iterator[tuple[int, int]]:

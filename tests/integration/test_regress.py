@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcgan_eval.errors import RecordError
-from dcgan_eval.features.store import _checksum
 from dcgan_eval.models import weights
 from dcgan_eval.protocols import classifiers, regress
 from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, baseline_text, judge, load_baseline, run_suite
@@ -84,13 +84,20 @@ def test_a_damaged_cache(
     monkeypatch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"),))
     damaged = shutil.copytree(cache, tmp_path / "cache")
     for path in damaged.glob("digits-test-*.h5"):
-        with h5py.File(path, "r+") as file:
-            for name in file["layers"]:
-                rolled = np.roll(file[f"layers/{name}"][:], 7, axis=0)
-                file[f"layers/{name}"][:] = rolled
+        with h5py.File(path, "r", locking=False) as file:
+            layers = {name: file[f"layers/{name}"][:] for name in file["layers"]}
+            places = {
+                name: (file[f"layers/{name}"].id.get_offset(), file[f"crc32/{name}"].id.get_offset()) for name in layers
+            }
+        with open(path, "r+b") as file:
+            for name, f_ND in layers.items():
+                rolled = np.roll(f_ND, 7, axis=0)
+                file.seek(places[name][0])
+                file.write(rolled.tobytes())
                 if hidden:
-                    checks = [_checksum(rolled[i : i + 256]) for i in range(0, len(rolled), 256)]
-                    file[f"crc32/{name}"][:] = checks
+                    checks = [zlib.crc32(rolled[i : i + 256].tobytes()) for i in range(0, len(rolled), 256)]
+                    file.seek(places[name][1])
+                    file.write(np.array(checks, "<u4").tobytes())
     measures = judge(run_suite("smoke", cache_dir=damaged), baseline)
     assert failures(measures) == {("untrained:svhn32", "score" if hidden else "run")}
 

@@ -150,9 +150,23 @@ def test_names_of_records_are_file_names(record: Record) -> None:
     assert replace(record, features={"name": "untrained:a:0"}).name == "toy-untrained-a-0"
 
 
-def test_provenance_names_versions_and_hides_absolute_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/usr/bin/dcgan-eval", "svm", "cifar10", "--data-dir", "/home/someone/data"])
-    assert provenance.command_line() == "dcgan-eval svm cifar10 --data-dir data"
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--data-dir", "/home/someone/data"], "--data-dir data"),
+        (["--data-dir=/home/someone/data"], "--data-dir=data"),
+        (["~someone/own"], "own"),
+        (["own data"], "'own data'"),
+        (["--weights", "untrained:imagenet32:0"], "--weights untrained:imagenet32:0"),
+        (["--encoder=torchvision:resnet18"], "--encoder=torchvision:resnet18"),
+    ],
+)
+def test_the_command_hides_folders(words: list[str], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/dcgan-eval", "svm", *words])
+    assert provenance.command_line() == f"dcgan-eval svm {shown}"
+
+
+def test_provenance_names_versions() -> None:
     found = provenance.environment()
     assert found["packages"]["torch"]
     assert found["num_threads"] >= 1
