@@ -62,7 +62,8 @@ def fast_type(device: torch.device) -> torch.dtype:
 def memory_share(device: torch.device = _CPU) -> int:
     """Return the bytes that one task may take: half the memory of the machine or container, or of a GPU's free one."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        with torch.cuda.device(device):  # torch 2.4 takes no device without an index
+            return torch.cuda.mem_get_info()[0] // 2
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # no such file, or "max"
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -79,6 +80,40 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def arithmetic(name: str, device: torch.device) -> tuple[str, str]:
+    """Resolve a compute type as typed, and say in a sentence what that means on the device.
+
+    Parameters
+    ----------
+    name : str
+        ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+    device : torch.device
+        Where it is computed.
+
+    Returns
+    -------
+    (str, str)
+        Name of the type, sentence.
+
+    Raises
+    ------
+    DcganEvalError
+        An unknown name.
+    """
+    if name not in ("auto", *COMPUTE_TYPES):
+        raise unknown_name("compute type", name, ("auto", *COMPUTE_TYPES), DcganEvalError)
+    is_fast = has_fast_bfloat16(device)
+    chosen = ("bfloat16" if is_fast else "float32") if name == "auto" else name
+    has = f"{device} multiplies bfloat16 in hardware" if is_fast else f"{device} has no hardware for bfloat16"
+    slow = ", which makes it over 200 times slower than float32" if chosen == "bfloat16" and not is_fast else ""
+    return chosen, f"Arithmetic: {chosen} ({has}{slow})"
+
+
+def computing(compute: torch.dtype, device: torch.device) -> torch.autocast:
+    """Let matrix products and convolutions run in a type; float32 leaves everything as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -5,34 +5,40 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
-from ..data.catalog import load_data
+from ..data.catalog import DATASETS, dataset_info, find, load_data
 from ..data.imageset import ImageSet
+from ..data.resize import shrink_all
+from ..devices import arithmetic, resolve_device
 from ..errors import TrainingError
-from ..features.extract import ExtractOptions
+from ..files import check_target
 from ..models.dcgan import draw_samples
 from ..models.presets import PRESETS, get_preset
-from ..protocols.training_probe import TrainingProbe
+from ..protocols.validation_score import ValidationScore
 from ..report.figures import training_figure, write_image_grid
 from ..training import loop
 from ..training.config import RECIPES, TrainingConfig
+from ..training.contrad import ContraDTrainer
 from ..training.contrastive import ContrastiveTrainer
 from ..training.estimate import estimate
 from ..training.loop import RunOptions
 from ..training.neighbours import neighbour_score
 from ..training.parallel import Team, joined
-from ..training.start import load_start
+from ..training.schedule import Measurement
+from ..training.start import Start, load_start
+from ..training.tables import Row, read_table
 from ..training.trainer import BaseTrainer, Trainer
-from ..training.watch import Measurement, Row, read_table
 from .console import err, out, progress_view
 from .options import COUNT, FRACTION, MINUTES, SEED, SIDE, Number, data_dir_option, example, json_option, stack
 
-_TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer}
+_TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer, "contrad": ContraDTrainer}
 _BUILT_STARTS = {"random": "", "kmeans": "kmeans"}
 _PRINT_EVERY_S = 30.0
 _GRID = (8, 16)
@@ -132,7 +138,7 @@ def train_imagenet(**options: Any) -> None:
     """Train the DCGAN on ImageNet images at 32x32; resumable, also under torchrun.
 
     The paper's recipe trains discriminator and generator against each other; the contrastive one trains a
-    discriminator alone, for its features.
+    discriminator alone, for its features; contrad adds a generator that learns through it.
     """
     _train("imagenet32", **options)
 
@@ -148,16 +154,24 @@ def train(preset: str, **options: Any) -> None:
     _train(preset, **options)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What the options ask for, before any data are read."""
+
+    config: TrainingConfig
+    start: Start | None
+    device: torch.device
+    arithmetic: str
+    run: RunOptions
+    every: dict[str, int]
+
+
 def _train(
     preset: str,
     *,
     data_name: str,
     data_dir: Path | None,
     folder: Path | None,
-    recipe: str,
-    compute: str,
-    start: str | None,
-    device: str,
     compiled: bool,
     sync_batch_norm: bool,
     probe: str | None,
@@ -166,43 +180,87 @@ def _train(
     **options: Any,
 ) -> None:
     """Train, or say what it would cost."""
-    place = ExtractOptions(compute=compute, device=device)
+    plan, folder = _plan(preset, options), folder or Path("runs") / preset
+    config = plan.config
+    if not dry_run:
+        _check_targets(folder)
+    score = _validation_score(probe, data_dir, plan)
+    images = _outline(data_name, data_dir, config) if dry_run else _images(data_name, data_dir, config)
+    with joined(plan.device) as team:
+        trainer = _TRAINERS[config.objective](
+            config,
+            images.images,
+            str(plan.device),
+            labels_N=images.labels,
+            team=team,
+            sync_batch_norm=sync_batch_norm,
+            compiled=compiled,
+            start=plan.start,
+        )
+        if dry_run:
+            _report_dry_run(trainer, as_json)
+            return
+        measurements = _measurements(trainer, folder, score, plan.every)
+        device_name = torch.cuda.get_device_name() if plan.device.type == "cuda" else "cpu"
+        about = {"data": _describe(images), "device": device_name} | (plan.start.about if plan.start else {})
+        if team.leads:
+            err.print(plan.arithmetic, highlight=False)
+        result = _run(trainer, folder, plan.run, measurements, about)
+        if team.leads:
+            _report(result, folder, as_json)
+
+
+def _plan(preset: str, options: dict[str, Any]) -> _Plan:
+    """Resolve the options; every mistake in them is told here."""
+    recipe, start = options.pop("recipe"), options.pop("start")
+    device = resolve_device(options.pop("device"))
+    compute, sentence = arithmetic(options.pop("compute"), device)
     run, wanted, every = _split(options)
-    architecture = get_preset(preset, wanted["width"] or 0)
-    pair = load_start(start, architecture) if start and start not in _BUILT_STARTS else None
-    named = pair.sha256 if pair else _BUILT_STARTS.get(start or "")
-    config = RECIPES[recipe](preset, compute=place.compute_name, start=named, **wanted)
+    is_built = start is None or start in _BUILT_STARTS
+    pair = None if is_built else load_start(start, get_preset(preset, wanted["width"] or 0))
+    named = pair.sha256 if pair else _BUILT_STARTS.get(start)
+    config = RECIPES[recipe](preset, compute=compute, start=named, **wanted)
     if config.objective == "contrastive" and "neighbours_every" in every:
         raise TrainingError(
             "Without a generator there are no samples to be near to",
             got=f"--neighbours with --recipe {recipe}",
             remedy="leave out --neighbours, or choose --recipe paper",
         )
+    return _Plan(config, pair, device, sentence, run, every)
+
+
+def _validation_score(probe: str | None, data_dir: Path | None, plan: _Plan) -> ValidationScore | None:
+    """Return what measures the discriminator on the way, having seen that it can."""
+    if probe is None:
+        return None
+    score = ValidationScore(probe, data_dir, compute=plan.config.compute, device=plan.device.type)
+    score.check(plan.config.architecture)
+    return score
+
+
+def _check_targets(folder: Path) -> None:
+    """Raise unless the pictures can be written that come at the end, or in between."""
+    for name in ("curves.png", "samples/0.png"):
+        check_target(folder / name, "--out", TrainingError)
+
+
+def _images(data_name: str, data_dir: Path | None, config: TrainingConfig) -> ImageSet:
+    """Load the images, shrunk as ``data pack`` does where they are larger than the preset's."""
     images = load_data(data_name, "train", data_dir)
-    measuring = TrainingProbe(probe, data_dir, place) if probe else None
-    if measuring:
-        measuring.check(architecture)
-    with joined(place.torch_device) as team:
-        trainer = _TRAINERS[config.objective](
-            config,
-            images.images,
-            str(place.torch_device),
-            labels_N=images.labels,
-            team=team,
-            sync_batch_norm=sync_batch_norm,
-            compiled=compiled,
-            start=pair,
-        )
-        if dry_run:
-            _report_dry_run(trainer, as_json)
-            return
-        folder = folder or Path("runs") / preset
-        measurements = _measurements(trainer, folder, measuring, every)
-        device_name = torch.cuda.get_device_name() if place.torch_device.type == "cuda" else "cpu"
-        about = {"data": _describe(images), "device": device_name} | (pair.about if pair else {})
-        result = _run(trainer, folder, run, measurements, about)
-        if team.leads:
-            _report(result, folder, as_json)
+    size, (height, width, channels) = config.architecture.image_size, images.image_shape
+    if channels != config.architecture.image_channels or min(height, width) < size or height == width == size:
+        return images  # what does not fit is refused with all else that does not
+    with progress_view() as progress:
+        return replace(images, images=shrink_all(images.images, size, progress))
+
+
+def _outline(data_name: str, data_dir: Path | None, config: TrainingConfig) -> ImageSet:
+    """Stand in for images whose number is known without reading them: all of the official set, black, in no memory."""
+    if data_name not in DATASETS or find(data_name, data_dir, "train") is None:
+        return _images(data_name, data_dir, config)
+    shape = (next(iter(dataset_info(data_name).counts.values())), *config.architecture.image_shape)
+    black = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), shape, (0,) * len(shape))
+    return ImageSet(black, np.zeros(shape[0], np.int64), name=data_name)
 
 
 def _split(options: dict[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, int]]:
@@ -224,7 +282,7 @@ def _describe(images: ImageSet) -> dict[str, Any]:
 
 
 def _measurements(
-    trainer: BaseTrainer, folder: Path, probe: TrainingProbe | None, every: dict[str, int]
+    trainer: BaseTrainer, folder: Path, score: ValidationScore | None, every: dict[str, int]
 ) -> list[Measurement]:
     """Return what is measured on the way: of the generator, if one is trained, and of the discriminator."""
 
@@ -236,14 +294,14 @@ def _measurements(
         return {}
 
     measurements = []
-    if isinstance(trainer, Trainer):
+    if "G" in trainer.parts:
         measurements.append(Measurement("samples", every["samples_every"], grid))
         if "neighbours_every" in every:
             measurements.append(
                 Measurement("neighbours", every["neighbours_every"], lambda _: neighbour_score(trainer))
             )
-    if probe:
-        measurements.append(Measurement("probe", every["probe_every"], lambda trainer: probe(trainer.networks()[0])))
+    if score:
+        measurements.append(Measurement("probe", every["probe_every"], lambda trainer: score(trainer.networks()[0])))
     return measurements
 
 
@@ -283,6 +341,7 @@ _LOG_LABELS = {
     "d_fake": "D(G(z))",
     "rotation_accuracy": "turns",
     "contrastive_loss": "loss",
+    "apart_loss": "apart",
     "partner_accuracy": "partners found",
 }
 
@@ -315,10 +374,10 @@ def _report_dry_run(trainer: BaseTrainer, as_json: bool) -> None:
     config: TrainingConfig = trainer.config
     cost = estimate(trainer)
     if as_json:
-        facts = {"config": config.as_dict(), "departures": config.departures(), "device": str(trainer.device), **cost}
+        facts = {"config": config.in_use(), "departures": config.departures(), "device": str(trainer.device), **cost}
         click.echo(json.dumps(facts, indent=1))
         return
-    for name, value in config.as_dict().items():
+    for name, value in config.in_use().items():
         mark = "  (departs from the paper's recipe)" if name in config.departures() else ""
         out.print(f"{name:>16}  {value}{mark}", highlight=False)
     out.print(f"\n{_cost_text(cost, trainer.team)}", highlight=False)

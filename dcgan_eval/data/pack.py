@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 from filelock import Timeout
-from PIL import Image
 
 from dcgan_eval.data import packfile
 from dcgan_eval.data.collection import Listing
@@ -33,6 +32,7 @@ from dcgan_eval.data.imageset import UNLABELLED, fingerprint_of, hash_pixels
 from dcgan_eval.data.listing import list_images
 from dcgan_eval.data.mixed import Unit
 from dcgan_eval.data.packfile import PackHead, read_pack
+from dcgan_eval.data.resize import shrunk
 from dcgan_eval.data.sources import DataNotice
 from dcgan_eval.errors import DataError
 from dcgan_eval.files import check_target, flush, locked, replacing, write_file
@@ -174,10 +174,7 @@ def shrink(item: bytes | Encoded, size: int) -> Pixels:
     with opened(item) as image:
         image.draft(image.mode, (MARGIN * size, MARGIN * size))
         shown = as_shown(image)
-    side = min(shown.size)
-    left, top = (shown.width - side) / 2, (shown.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return as_array(shown.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return as_array(shrunk(shown, size))
 
 
 @dataclass(frozen=True)

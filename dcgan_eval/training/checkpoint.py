@@ -1,6 +1,6 @@
 """Checkpoints: a folder that appears whole, its state in one file or in parts, each verified by its hash.
 
-``round-00001234/`` holds ``checkpoint.json`` (configuration, position, size and SHA-256 of each part) and
+``round-00001234/`` holds ``checkpoint.json`` (configuration, position, size and SHA-256 of each part, digest) and
 ``state.safetensors`` (networks and Adam's moments), which may be cut into ``state.safetensors.000``, ``.001``, ... so
 that every file stays below a given size. Random numbers need no state: they derive from the seed and the round.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..files import PARTIAL, flush, write_file
 
-FORMAT = "dcgan-eval-checkpoint-2"
+FORMAT = "dcgan-eval-checkpoint-3"
+UNSEALED = "dcgan-eval-checkpoint-2"
+"""Format of the checkpoints made before their headers carried a digest."""
+
 KEEP = 2
 STATE = "state.safetensors"
+_NAME = re.compile(r"round-\d{8}(-\d+)?")
+_PART = re.compile(re.escape(STATE) + r"(\.\d{3,})?")
 
 Parts = dict[str, nn.Module | torch.optim.Optimizer]
 
@@ -56,33 +64,61 @@ def save_checkpoint(
     TrainingError
         The checkpoint cannot be written; earlier ones are left as they are.
     """
+    same_round = find_checkpoints(folder, rounds_done)
     path = folder / f"round-{rounds_done:08d}"
-    partial = path.with_name(path.name + ".partial")
+    if same_round:  # one more of the same round stands beside it until it is complete
+        path = folder / f"round-{rounds_done:08d}-{_revision(same_round[-1]) + 1}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        data = safetensors.torch.save(_tensors_of_all(parts))
-        entries = [_write_part(partial / name, piece) for name, piece in _cut(data, part_bytes)]
-        header = {**state, "format": FORMAT, "rounds_done": rounds_done, "parts": entries}
-        _write(partial / "checkpoint.json", json.dumps(header, indent=1).encode())
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
-        _flush(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=folder))
+        try:
+            _fill(partial, rounds_done, parts, state, part_bytes)
+            partial.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+            flush(partial)
+            os.replace(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        flush(folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(
             "A checkpoint cannot be written",
             got=f"{path}: {error}",
             remedy="free some space, then continue with --resume from the last checkpoint",
         ) from error
+    for old in same_round:
+        shutil.rmtree(old, ignore_errors=True)
     for old in find_checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
-def find_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in folder.glob("round-????????/checkpoint.json"))
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed processes left of checkpoints; only for the one that holds the folder's lock."""
+    for partial in folder.glob(f".round-*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(partial: Path, rounds_done: int, parts: Parts, state: dict[str, Any], part_bytes: int | None) -> None:
+    """Write a checkpoint's files, the one that makes it complete last."""
+    data = safetensors.torch.save(_tensors_of_all(parts))
+    entries = [_write_part(partial / name, piece) for name, piece in _cut(data, part_bytes)]
+    header = {**state, "format": FORMAT, "rounds_done": rounds_done, "parts": entries}
+    write_file(partial / "checkpoint.json", json.dumps(header | {"sha256": _digest(header)}, indent=1))
+
+
+def find_checkpoints(folder: Path, rounds_done: int | None = None) -> list[Path]:
+    """Return the complete checkpoints of a run, perhaps of one round alone, oldest first."""
+    wanted = "????????" if rounds_done is None else f"{rounds_done:08d}"
+    found = [
+        path.parent for path in folder.glob(f"round-{wanted}*/checkpoint.json") if _NAME.fullmatch(path.parent.name)
+    ]
+    return sorted(found, key=lambda path: (path.name[:14], _revision(path)))
+
+
+def _revision(path: Path) -> int:
+    """Return which checkpoint of its round a folder holds."""
+    return int(path.name[15:] or 0)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -116,8 +152,11 @@ def load_checkpoint(path: Path, parts: Parts) -> dict[str, Any]:
         No checkpoint of this toolkit, or a part that is missing or damaged.
     """
     tensors = safetensors.torch.load(_read(path))
-    for name, part in parts.items():
-        _load_part(part, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    try:
+        for name, part in parts.items():
+            _load_part(part, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    except (RuntimeError, KeyError, ValueError, IndexError) as error:
+        raise TrainingError("The checkpoint does not fit the networks", got=f"{path}: {str(error)[:200]}") from error
     return read_state(path)
 
 
@@ -127,15 +166,41 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises
     ------
     TrainingError
-        No checkpoint of this toolkit.
+        No checkpoint of this toolkit, or a damaged one.
     """
+    remedy = f"delete {path} to go back to the checkpoint before it"
     try:
         state: dict[str, Any] = json.loads((path / "checkpoint.json").read_text())
-    except (OSError, ValueError) as error:
-        raise TrainingError("The folder is no training checkpoint", got=f"{path} ({error})") from error
-    if state.get("format") != FORMAT:
-        raise TrainingError("The folder is no training checkpoint", got=str(path), expected=f"format {FORMAT!r}")
+        if not isinstance(state, dict) or state.get("format") not in (FORMAT, UNSEALED):
+            raise ValueError(f"no format {FORMAT!r}")
+        said = state.pop("sha256", None)
+        if said != _digest(state) and not (said is None and state["format"] == UNSEALED):
+            raise ValueError("it has changed since it was written")
+        if not _is_sound(state):
+            raise ValueError("a field is missing or of another type")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise TrainingError("The folder is no training checkpoint", got=f"{path} ({error})", remedy=remedy) from error
     return state
+
+
+def _digest(header: dict[str, Any]) -> str:
+    """Return the SHA-256 of a header, however it is laid out."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _is_sound(state: dict[str, Any]) -> bool:
+    """Tell whether a header's fields have the types that they must have."""
+    types = {"rounds_done": int, "config": dict, "parts": list}
+    if not all(isinstance(state.get(name), kind) for name, kind in types.items()):
+        return False
+    entries = state["parts"]
+    return (
+        state["rounds_done"] >= 0
+        and isinstance(state.get("history", []), list)
+        and isinstance(state.get("about", {}), dict)
+        and all(isinstance(e, dict) and isinstance(e.get("size_bytes"), int) for e in entries)
+        and all(isinstance(e.get("sha256"), str) and _PART.fullmatch(str(e.get("file"))) for e in entries)
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -143,7 +208,10 @@ def _read(path: Path) -> bytes:
     pieces = []
     for entry in read_state(path)["parts"]:
         part = path / entry["file"]
-        data = part.read_bytes() if part.is_file() else b""
+        try:
+            data = part.read_bytes()
+        except OSError:
+            data = b""
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise TrainingError(
                 "A part of a checkpoint is missing or damaged: it does not match its hash",
@@ -166,25 +234,8 @@ def _cut(data: bytes, part_bytes: int | None) -> Iterator[tuple[str, bytes]]:
 
 def _write_part(path: Path, data: bytes) -> dict[str, Any]:
     """Write a part and return its entry."""
-    _write(path, data)
+    write_file(path, data)
     return {"file": path.name, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file down to the disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """Write a folder's entries down to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _tensors_of_all(parts: Parts) -> dict[str, Tensor]:

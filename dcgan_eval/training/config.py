@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import TrainingError
@@ -25,17 +25,28 @@ _RECIPES: dict[str, dict[str, Any]] = {
 }
 # fmt: on
 
-# What made the bundled imagenet32-plus; docs/log.md has the study that chose it.
+# docs/log.md has the studies that chose these, and docs/howto/training.md what made imagenet32-plus.
 _CONTRASTIVE: dict[str, Any] = {
     "objective": "contrastive",
-    "total_images": 550_144,
+    "total_images": 5_000_000,
     "warmup_images": 5_120,
     "batch_size": 256,
     "learning_rate": 2e-3,
     "beta1": 0.9,
     "beta2": 0.99,
+    "view_min_area": 0.1,
+    "view_max_area": 0.25,
+    "decoupled": True,
     "start": "kmeans",
 }
+_VIEW_SHARE = 3 / 8  # side of a view over the image's: a quarter of the area at most, at its native scale or larger
+
+OBJECTIVES = ("adversarial", "contrastive", "contrad")
+_OWN_FIELDS = {
+    "adversarial": ("rotation",),
+    "contrastive": ("view_size", "view_min_area", "view_max_area", "temperature", "decoupled"),
+}
+_OWN_FIELDS["contrad"] = _OWN_FIELDS["contrastive"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,8 @@ class TrainingConfig:
     width : int
         Channels of D's first convolution, which all others follow; 0 for the preset's own.
     objective : str
-        ``"adversarial"``, the paper's, or ``"contrastive"``: D alone learns which two views show the same image.
+        ``"adversarial"``, the paper's; ``"contrastive"``: D alone learns which two views show the same image; or
+        ``"contrad"``: so it does, and a generator learns beside it (:mod:`~dcgan_eval.training.contrad`).
     total_images : int
         Real images to see (30 ImageNet epochs). The adversarial objective counts those of discriminator and of
         generator minibatches, the contrastive one an image once for its two views.
@@ -116,8 +128,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         preset = self.architecture
-        size, contrastive = preset.image_size, self.objective == "contrastive"
-        _require(self.objective in ("adversarial", "contrastive"), "objective", self.objective, "one of the two")
+        size, contrastive = preset.image_size, self.objective in ("contrastive", "contrad")
+        _require(self.objective in OBJECTIVES, "objective", self.objective, " or ".join(OBJECTIVES))
         _require(self.batch_size >= 2, "--batch-size", self.batch_size, "at least 2 (batch norm needs two images)")
         _require(self.total_images >= 2 * self.batch_size, "--images", self.total_images, "at least two minibatches")
         _require(0 <= self.decay_images <= self.total_images, "--decay-images", self.decay_images, "0 to --images")
@@ -143,7 +155,7 @@ class TrainingConfig:
     @property
     def minibatches_per_round(self) -> int:
         """Minibatches that a round counts: D's and G's, or D's alone."""
-        return 1 if self.objective == "contrastive" else 2
+        return 2 if self.objective == "adversarial" else 1
 
     @property
     def total_rounds(self) -> int:
@@ -161,13 +173,17 @@ class TrainingConfig:
 
     def departures(self) -> dict[str, Any]:
         """Return the fields that differ from the paper's recipe for the preset; the seed is none."""
-        recipe = paper_recipe(self.preset)
-        names = [field.name for field in fields(self) if field.name != "seed"]
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(recipe, name)}
+        recipe = paper_recipe(self.preset).as_dict()
+        return {name: value for name, value in self.in_use().items() if name != "seed" and value != recipe[name]}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values, for JSON."""
         return asdict(self)
+
+    def in_use(self) -> dict[str, Any]:
+        """Return the fields that the objective looks at."""
+        others = {name for names in _OWN_FIELDS.values() for name in names} - {*_OWN_FIELDS[self.objective]}
+        return {name: value for name, value in self.as_dict().items() if name not in others}
 
 
 def paper_recipe(preset: str, **departures: Any) -> TrainingConfig:
@@ -207,8 +223,8 @@ def contrastive_recipe(preset: str, **departures: Any) -> TrainingConfig:
     preset : str
         Row of the preset table; one whose discriminator is a ladder.
     **departures
-        Fields of :class:`TrainingConfig`; None leaves a field as the recipe has it. The learning rate decays over the
-        last nine tenths of the run unless ``decay_images`` says otherwise.
+        Fields of :class:`TrainingConfig`; None leaves a field as the recipe has it. The learning rate stays constant
+        after its rise, so that a run can be extended, unless ``decay_images`` lets it end.
 
     Raises
     ------
@@ -218,11 +234,16 @@ def contrastive_recipe(preset: str, **departures: Any) -> TrainingConfig:
         No such preset.
     """
     values = _CONTRASTIVE | {name: value for name, value in departures.items() if value is not None}
-    values.setdefault("decay_images", values["total_images"] * 9 // 10)
+    values.setdefault("view_size", max(8, round(_VIEW_SHARE * get_preset(preset).image_size)))
     return TrainingConfig(preset=preset, **values)
 
 
-RECIPES = {"paper": paper_recipe, "contrastive": contrastive_recipe}
+def contrad_recipe(preset: str, **departures: Any) -> TrainingConfig:
+    """Return the contrastive recipe with a generator beside it; parameters and errors as there."""
+    return contrastive_recipe(preset, objective="contrad", **departures)
+
+
+RECIPES = {"paper": paper_recipe, "contrastive": contrastive_recipe, "contrad": contrad_recipe}
 
 
 def _require(holds: bool, flag: str, got: object, expected: str) -> None:

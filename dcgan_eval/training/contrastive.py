@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, normalize
 
-from ..models.presets import Ladder
+from ..devices import seeded
 from ..seeding import derive, torch_generator
 from .config import TrainingConfig
 from .phases import descend
@@ -114,25 +114,38 @@ class ContrastiveTrainer(BaseTrainer):
 
     def __init__(self, config: TrainingConfig, images_NHWC: np.ndarray, device: str = "cpu", **options: Any):
         super().__init__(config, images_NHWC, device, **options)
-        assert isinstance(self.preset, Ladder), "the configuration checks the preset"
-        hidden, embedding = HEAD_WIDTHS
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(config.seed, "contrastive head"))
-            channels = self.preset.conv_channels[-1]
-            layers = [nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, embedding)]
-            self.head = nn.Sequential(*layers).to(self.device)
+        self.head = self._build_head("contrastive head")
         trained = [p for module in (*self.D.blocks(), self.head) for p in module.parameters()]
         self.adam = {"D": self._adam(trained)}
         self.parts = {"D": self.D, "head": self.head, "adam_D": self.adam["D"]}
 
+    def _build_head(self, stream: str) -> nn.Sequential:
+        """Build what maps the mean of the last layer's maps to an embedding."""
+        hidden, embedding = HEAD_WIDTHS
+        channels = self.preset.conv_channels[-1]
+        with seeded(derive(self.config.seed, stream)):
+            layers = [nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, embedding)]
+        return nn.Sequential(*layers).to(self.device)
+
     def _round(self) -> dict[str, Tensor]:
         """Update D on two views of a minibatch."""
-        config, team = self.config, self.team
-        x_NCHW = team.share(self.feed.minibatch(self.rounds_done))
-        coins = torch_generator(config.seed, "views", device=self.device, round=self.rounds_done, process=team.rank)
-        areas = (config.view_min_area, config.view_max_area)
-        views = torch.cat([random_views(x_NCHW, config.view_size, areas, coins) for _ in range(2)])
-        a_NE, b_NE = self.head(self.D.trunk(views).mean((2, 3))).chunk(2)
-        losses = contrastive_loss(a_NE, b_NE, config.temperature, decoupled=config.decoupled)
-        losses["d_grad_norm"] = descend(self.adam["D"], losses["contrastive_loss"], team)
+        x_NCHW = self.team.share(self.feed.minibatch(self.rounds_done))
+        losses = self._losses(x_NCHW, self._coins("views"))
+        losses["d_grad_norm"] = descend(self.adam["D"], losses["contrastive_loss"], self.team)
         return {key: value.detach() for key, value in losses.items()}
+
+    def _losses(self, x_NCHW: Tensor, coins: torch.Generator) -> dict[str, Tensor]:
+        """Return the contrastive loss of a minibatch and how often partners are found."""
+        views = torch.cat([self._views(x_NCHW, coins) for _ in range(2)])  # (2N, 3, size, size)
+        a_NE, b_NE = self.head(self.D.trunk(views).mean((2, 3))).chunk(2)
+        return contrastive_loss(a_NE, b_NE, self.config.temperature, decoupled=self.config.decoupled)
+
+    def _views(self, x_NCHW: Tensor, coins: torch.Generator) -> Tensor:
+        """Return a random view of each image, (N, 3, size, size)."""
+        config = self.config
+        return random_views(x_NCHW, config.view_size, (config.view_min_area, config.view_max_area), coins)
+
+    def _coins(self, stream: str) -> torch.Generator:
+        """Return this round's random numbers, of this process."""
+        where = {"round": self.rounds_done, "process": self.team.rank}
+        return torch_generator(self.config.seed, stream, device=self.device, **where)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import TrainingConfig
 from .trainer import BaseTrainer, Trainer
 
-_FLOP_BATCH = 4
+_SMALL = 8  # images of the minibatch that is counted and, on a CPU, whose speed hardly depends on it, timed
 _FLOAT32_BYTES = 4
 _COPIES = 4  # parameter, gradient and Adam's two moments
 
@@ -32,25 +32,19 @@ def flops_per_round(config: TrainingConfig, kind: type[BaseTrainer] = Trainer) -
     Returns
     -------
     float
-        Multiplications and additions, forward and backward, of all updates, counted on a small minibatch and scaled.
+        Multiplications and additions, forward and backward, of all updates, counted on a small minibatch and scaled;
+        the mean of a cycle's rounds.
     """
-    small = replace(config, batch_size=_FLOP_BATCH, held_out=0, start="", compute="float32")
-    images = np.zeros((_FLOP_BATCH, *config.architecture.image_shape), np.uint8)
-    trainer = kind(small, images, labels_N=np.zeros(_FLOP_BATCH, np.int64))
-    with FlopCounterMode(display=False) as counter:
-        trainer.step()
-    return counter.get_total_flops() * config.batch_size / _FLOP_BATCH
+    return _count(_small(config, kind)) * config.batch_size / _SMALL
 
 
-def estimate(trainer: BaseTrainer, rounds: int = 3) -> dict[str, Any]:
+def estimate(trainer: BaseTrainer) -> dict[str, Any]:
     """Measure some rounds and say what the whole run costs; the trainer is not to be used afterwards.
 
     Parameters
     ----------
     trainer : BaseTrainer
-        As it would start.
-    rounds : int
-        Rounds to measure, after one to warm up.
+        As it would start; its images are not looked at on a CPU.
 
     Returns
     -------
@@ -60,14 +54,9 @@ def estimate(trainer: BaseTrainer, rounds: int = 3) -> dict[str, Any]:
     """
     config, on_gpu = trainer.config, trainer.device.type == "cuda"
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("D", trainer.D), ("G", trainer.G))}
-    images_per_round = config.minibatches_per_round * config.batch_size
-    per_image = flops_per_round(config, type(trainer)) / images_per_round
-    _wait(trainer.step())
-    started = time.perf_counter()
-    for _ in range(rounds):
-        losses = trainer.step()
-    _wait(losses)
-    images_per_s = images_per_round * rounds / (time.perf_counter() - started)
+    small = _small(config, type(trainer))
+    per_image = _count(small) / (config.minibatches_per_round * _SMALL)
+    images_per_s = _images_per_s(trainer) if on_gpu else _images_per_s(small) * trainer.team.size
     found = {
         "parameters": parameters,
         "flops_per_image": per_image,
@@ -78,6 +67,33 @@ def estimate(trainer: BaseTrainer, rounds: int = 3) -> dict[str, Any]:
         "expected_hours": config.total_images / images_per_s / 3600,
     }
     return found | ({"peak_device_bytes": torch.cuda.max_memory_allocated(trainer.device)} if on_gpu else {})
+
+
+def _small(config: TrainingConfig, kind: type[BaseTrainer]) -> BaseTrainer:
+    """Return a trainer of black images with a small minibatch."""
+    few = replace(config, batch_size=_SMALL, total_images=2 * _SMALL, held_out=0, start="", decay_images=0)
+    images = np.zeros((_SMALL, *config.architecture.image_shape), np.uint8)
+    return kind(few, images, labels_N=np.zeros(_SMALL, np.int64))
+
+
+def _count(trainer: BaseTrainer) -> float:
+    """Count the operations of a round, as the mean of a cycle's."""
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(trainer.cycle):
+            trainer.step()
+    return counter.get_total_flops() / trainer.cycle
+
+
+def _images_per_s(trainer: BaseTrainer) -> float:
+    """Measure a cycle of rounds; on a GPU after one to warm up."""
+    if trainer.device.type == "cuda":
+        _wait(trainer.step())
+    started = time.perf_counter()
+    for _ in range(trainer.cycle):
+        losses = trainer.step()
+    _wait(losses)
+    images = trainer.cycle * trainer.config.minibatches_per_round * trainer.config.batch_size
+    return images / (time.perf_counter() - started)
 
 
 def _wait(losses: dict[str, Tensor]) -> None:

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from ..devices import memory_share, to_device
 from ..errors import TrainingError
 from ..models.dcgan import to_unit_range
 from ..models.networks import with_planes
 from ..models.presets import Preset
 from ..seeding import rng, torch_generator
 from .config import TrainingConfig
-
-_RESIDENT_SHARE = 0.5  # of a GPU's free memory that the images may take
 
 
 class Feed:
@@ -94,9 +93,7 @@ class Feed:
         """
         rows = self.rows(rounds_done)
         images = self._images[rows]
-        if images.device.type != self.device.type:
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        x_NCHW = to_unit_range(images)
+        x_NCHW = to_unit_range(to_device(images, self.device))
         if self.config.flip or self.config.shift:
             coins = torch_generator(self.config.seed, "augmentation", device=self.device, round=rounds_done)
             x_NCHW = augmented(x_NCHW, coins, flip=self.config.flip, shift=self.config.shift)
@@ -168,5 +165,5 @@ def _one_hot_labels(preset: Preset, labels_N: np.ndarray | None, device: torch.d
 def _resident(images_NHWC: np.ndarray, device: torch.device) -> Tensor:
     """Return the images on the device if they fit there, in the host's memory or on disk otherwise."""
     images = torch.from_numpy(images_NHWC)
-    fits = device.type == "cuda" and images.numel() <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    return images.to(device) if fits else images
+    fits = device.type == "cuda" and images.numel() <= memory_share(device)
+    return to_device(images, device) if fits else images

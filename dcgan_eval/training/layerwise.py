@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ..devices import computing, to_device
 from ..models.dcgan import Discriminator, to_unit_range
 from ..models.networks import ConvRung
+from ..progress import Progress, no_progress
 from ..seeding import torch_generator
-
-Progress = Callable[[str, int, int], None]
 
 NUM_IMAGES = 5_000
 PATCHES_PER_IMAGE = 12
@@ -30,7 +28,8 @@ def start_from_kmeans(
     D: Discriminator,
     images_NHWC: Tensor,
     seed: int,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
+    compute: torch.dtype = torch.float32,
 ) -> None:
     """Replace the kernels of D, layer by layer, by centroids of what the layer sees of unlabelled images.
 
@@ -47,24 +46,26 @@ def start_from_kmeans(
         uint8, (N, H, W, C); each layer is learned from 12 patches of each.
     seed : int
         Root seed: places of patches, first centroids.
-    progress : callable
+    progress : Progress
         Called after each layer.
+    compute : dtype
+        Arithmetic of the convolutions: see :func:`~dcgan_eval.devices.fast_type`.
 
     Source: Coates & Ng, "Learning Feature Representations with K-means", 2012 (whitening and spherical K-means); for
     starting convolutional networks, Kraehenbuehl et al., arXiv:1511.06856. Deviations: a fixed number of directions.
     """
     blocks = D.blocks()
     device = next(D.parameters()).device
-    h_NCHW = to_unit_range(images_NHWC.to(device))
+    h_NCHW = to_unit_range(to_device(images_NHWC, device))
     for number, block in enumerate(blocks):
         assert isinstance(block, ConvRung), "the configuration checks the preset"
         draw = torch_generator(seed, "k-means start", layer=number)
         _learn(block, _patches(h_NCHW, block.conv, PATCHES_PER_IMAGE, draw), draw)
         if block.norm is not None:
-            _settle(block.norm, block.conv, h_NCHW[:_NORM_IMAGES])
+            _settle(block.norm, block.conv, h_NCHW[:_NORM_IMAGES], compute)
         block.eval()
-        with torch.autocast(device.type, torch.bfloat16):
-            h_NCHW = torch.cat([block(x).bfloat16() for x in h_NCHW.split(_BATCH)])
+        # Maps are kept in 16 bits whatever they are computed in: those of the first layer are 2.6 GB in float32.
+        h_NCHW = torch.cat([_answers(block, x, compute).bfloat16() for x in h_NCHW.split(_BATCH)])
         block.train()
         progress("K-means start: layers", number + 1, len(blocks))
 
@@ -136,19 +137,30 @@ def spherical_kmeans(x_PQ: Tensor, num_centroids: int, iterations: int, draw: to
 
     centroids_KQ = some(num_centroids)
     for _ in range(iterations):
-        nearest_P = torch.cat([(x @ centroids_KQ.T).argmax(1) for x in x_PQ.split(8_192)])
-        sums_KQ = torch.zeros_like(centroids_KQ).index_add_(0, nearest_P, x_PQ)
-        is_lost = torch.bincount(nearest_P, minlength=num_centroids) == 0
+        sums_KQ, is_lost = _shared_out(x_PQ, centroids_KQ)
         sums_KQ[is_lost] = some(int(is_lost.sum()))
         centroids_KQ = normalize(sums_KQ, dim=1)
     return centroids_KQ
 
 
-def _settle(norm: nn.BatchNorm2d, conv: nn.Conv2d, h_NCHW: Tensor) -> None:
+def _shared_out(x_PQ: Tensor, centroids_KQ: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the points nearest to each centroid, (K, Q), and which centroids have none."""
+    nearest_P = torch.cat([(x @ centroids_KQ.T).argmax(1) for x in x_PQ.split(8_192)])
+    sums_KQ = torch.zeros_like(centroids_KQ).index_add_(0, nearest_P, x_PQ)
+    counts_K = torch.zeros_like(centroids_KQ[:, 0]).index_add_(0, nearest_P, torch.ones_like(x_PQ[:, 0]))
+    return sums_KQ, counts_K == 0
+
+
+def _answers(module: nn.Module, h_NCHW: Tensor, compute: torch.dtype) -> Tensor:
+    """Return what a module answers to maps, computed in a type."""
+    with computing(compute, h_NCHW.device):
+        return module(h_NCHW.float())
+
+
+def _settle(norm: nn.BatchNorm2d, conv: nn.Conv2d, h_NCHW: Tensor, compute: torch.dtype) -> None:
     """Set a batch norm: gain 1, bias 0, and as running statistics those of the convolution's answers."""
     nn.init.ones_(norm.weight)
     nn.init.zeros_(norm.bias)
-    with torch.autocast(h_NCHW.device.type, torch.bfloat16):
-        found = [torch.var_mean(conv(x).float(), (0, 2, 3)) for x in h_NCHW.split(_BATCH)]
+    found = [torch.var_mean(_answers(conv, x, compute).float(), (0, 2, 3)) for x in h_NCHW.split(_BATCH)]
     var, mean = (torch.stack(values).mean(0) for values in zip(*found, strict=True))
     norm.load_state_dict({"running_var": var, "running_mean": mean}, strict=False)

@@ -7,24 +7,32 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..files import check_target, locked, write_file
 from ..models.weights import NETWORKS, save_network
-from .checkpoint import find_checkpoints, newest_checkpoint, read_state
+from ..progress import Progress, no_progress
+from .board import Board
+from .checkpoint import clear_leftovers, find_checkpoints, newest_checkpoint, read_state
 from .config import TrainingConfig
-from .layerwise import Progress
+from .health import Health
+from .schedule import Measurement
+from .tables import Row, Table
 from .trainer import BaseTrainer
-from .watch import Board, Health, Measurement, Row, Table
 
 LOG_EVERY_ROUNDS = 20
 FIXED = ("preset", "width", "objective", "batch_size", "held_out", "rotation", "start", "seed")
 """Fields that cannot change within a run: they decide what its state and its position mean."""
+
+EXTENDED = ("total_images", "decay_images")
+"""Fields that may change when a run is continued: how long it goes on, and whether its learning rate decays."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def train(
     about: dict[str, Any] | None = None,
     on_log: Callable[[Row], None] = lambda row: None,
     on_event: Callable[[str], None] = lambda text: None,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Train until the configuration's number of images, a time limit, or SIGINT/SIGTERM; then save.
 
@@ -77,11 +85,12 @@ def train(
     measurements : sequence of Measurement
         What to measure on the way.
     about : dict, optional
-        JSON-able facts for the model card, such as the data.
+        JSON-able facts for the model card. A run is continued only on data with the ``fingerprint`` that ``data``
+        has here.
     on_log, on_event : callable
         Called with each row of the log, and with sentences about what happens.
-    on_progress : callable
-        Called with what is done before the first round, how much of it, and how much there is.
+    on_progress : Progress
+        Called with what is done before the first round.
 
     Returns
     -------
@@ -92,10 +101,11 @@ def train(
     Raises
     ------
     TrainingError
-        The folder holds a run and ``resume`` is false, the configuration differs, training diverged or collapsed, or a
-        file cannot be written.
+        The folder holds a run and ``resume`` is false, another process trains in it, the configuration or the data
+        differ, training diverged or collapsed, or a file cannot be written.
     """
-    return _Run(trainer, folder, options, measurements, about or {}, on_log, on_event, on_progress).go()
+    with _alone_in(folder, trainer):
+        return _Run(trainer, folder, options, measurements, about or {}, on_log, on_event, on_progress).go()
 
 
 class _Run:
@@ -154,48 +164,62 @@ class _Run:
 
     def _begin(self) -> None:
         """Prepare the folder, or continue the run that it holds."""
-        if find_checkpoints(self.folder) and not self.options.resume:
-            raise TrainingError(
-                "The folder already holds a run",
-                got=str(self.folder),
-                remedy="continue with --resume or choose another --out",
-            )
-        newest = newest_checkpoint(self.folder)
+        newest = self.trainer.team.decided(self._chosen)
         if newest:
             self._continue(newest)
         else:
             self.trainer.initialise(self.on_progress)
         if not self.leads:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps(self.trainer.config.as_dict(), indent=2) + "\n")
+        write_file(self.folder / "config.json", json.dumps(self.trainer.config.as_dict(), indent=2) + "\n")
         names = ("log", *(measurement.name for measurement in self.measurements))
         self.tables = {name: Table(self.folder / f"{name}.csv", self.trainer.rounds_done) for name in names}
         self.board = Board(self.folder)
+
+    def _chosen(self) -> Path | None:
+        """Choose the checkpoint to continue from, if any; see first that all that is written at the end can be."""
+        if find_checkpoints(self.folder) and not self.options.resume:
+            raise TrainingError(
+                "The folder already holds a run",
+                got=str(self.folder),
+                remedy="continue with --resume or choose another --out",
+            )
+        names = ["config.json", "log.csv", *(f"{measurement.name}.csv" for measurement in self.measurements)]
+        for name in (*names, *(f"{part}{kind}.safetensors" for kind in NETWORKS for part in ("", "best/"))):
+            check_target(self.folder / name, "--out", TrainingError)
+        clear_leftovers(self.folder)
+        self.trainer.networks()  # what is exported
+        return newest_checkpoint(self.folder)
 
     def _continue(self, path: Path) -> None:
         """Take up a checkpoint, if its configuration allows."""
         state = read_state(path)
         self.history = state.get("history", [])
-        config = self.trainer.config.as_dict()
-        earlier = TrainingConfig().as_dict() | state["config"]  # a checkpoint of before may lack newer fields
-        changed = {key: [earlier[key], value] for key, value in config.items()}
-        changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+        changed = self._changes(state)
         fixed = [key for key in changed if key in FIXED]
-        if changed and (fixed or not self.options.allow_changes):
+        if fixed or (changed.keys() - {*EXTENDED} and not self.options.allow_changes):
             raise TrainingError(
                 "The run was started with another configuration",
                 got=", ".join(f"{key}={new}" for key, (_, new) in changed.items()),
                 expected=", ".join(f"{key}={old}" for key, (old, _) in changed.items()),
                 remedy="start a new run with another --out: " + ", ".join(fixed) + " cannot change within one"
                 if fixed
-                else "resume with the same flags, or with --allow-changes, or start a new run with another --out",
+                else "resume with the same options, or with --allow-changes, or start a new run with another --out",
             )
         if changed:
             self.history.append({"rounds_done": state["rounds_done"], "changed": changed})
+            self.on_event("Changed: " + ", ".join(f"{key} from {old} to {new}" for key, (old, new) in changed.items()))
         self.trainer.load(path)
         if path != find_checkpoints(self.folder)[-1]:
             self.on_event(f"The newest checkpoint is damaged; continuing from {path.name}")
+
+    def _changes(self, state: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return what differs from a checkpoint's configuration and data: name -> before, now."""
+        config = self.trainer.config.as_dict()
+        earlier = TrainingConfig().as_dict() | state["config"]  # a checkpoint of before may lack newer fields
+        changed = {key: [earlier[key], value] for key, value in config.items() if earlier[key] != value}
+        data = [_fingerprint(about) for about in (state.get("about", {}), self.about)]
+        return changed | ({"data": data} if None not in data and data[0] != data[1] else {})
 
     def _log(self, losses: dict[str, Tensor]) -> None:
         """Tabulate the losses; stop when training has failed."""
@@ -250,6 +274,7 @@ class _Run:
         """Save everything and say where it is."""
         trained_s = time.monotonic() - self.started
         trained = self.trainer.rounds_done - self.first_round
+        images_per_round = self.trainer.config.minibatches_per_round * self.trainer.config.batch_size
         paths: dict[str, str] = {}
         if self.leads:
             if status == "finished":
@@ -260,9 +285,39 @@ class _Run:
             "status": status,
             "rounds_done": self.trainer.rounds_done,
             "seen_images": self.trainer.seen_images,
-            "images_per_s": 2 * self.trainer.config.batch_size * trained / trained_s,
+            "images_per_s": trained * images_per_round / trained_s,
             **paths,
         }
+
+
+def _fingerprint(about: dict[str, Any]) -> str | None:
+    """Say which images a run was trained on."""
+    data = about.get("data")
+    return (
+        f"{data.get('name')} ({str(data['fingerprint'])[:16]})"
+        if isinstance(data, dict) and "fingerprint" in data
+        else None
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path, trainer: BaseTrainer) -> Iterator[None]:
+    """Hold the folder's lock for the whole run, in the process that leads; all are told if it cannot be had."""
+    with ExitStack() as held:
+
+        def take() -> None:
+            check_target(folder / "log.csv", "--out", TrainingError)
+            try:
+                held.enter_context(locked(folder / "run", wait=False))
+            except Timeout as busy:
+                raise TrainingError(
+                    "Another process is training in the folder",
+                    got=str(folder),
+                    remedy="wait for it to end, or choose another --out",
+                ) from busy
+
+        trainer.team.decided(take)
+        yield
 
 
 @contextmanager

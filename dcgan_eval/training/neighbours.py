@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ..models.dcgan import sample_prior, to_unit_range
 from ..seeding import torch_generator
-from .phases import untracked_statistics
-from .trainer import Trainer
+from .trainer import BaseTrainer
 
 COUNTS = (1_000, 10_000, 100_000)
 _BATCH = 500
@@ -35,13 +34,14 @@ def nearest_distances(held_out_ND: Tensor, samples_MD: Tensor, best_N: Tensor | 
 
 
 @torch.no_grad()
-def neighbour_score(trainer: Trainer, counts: tuple[int, ...] = COUNTS) -> dict[str, float]:
+def neighbour_score(trainer: BaseTrainer, counts: tuple[int, ...] = COUNTS) -> dict[str, float]:
     """Return the mean distance from the held-out images to the nearest of 1,000, 10,000 and 100,000 samples.
 
     Parameters
     ----------
-    trainer : Trainer
-        With images held out. Samples come from fixed z, with the statistics of their minibatch.
+    trainer : BaseTrainer
+        With images held out and a generator. Samples come from fixed z, with the statistics of their minibatch, and
+        from a copy of the generator: one process can do this alone.
     counts : tuple of int
         Numbers of samples, ascending.
 
@@ -55,11 +55,13 @@ def neighbour_score(trainer: Trainer, counts: tuple[int, ...] = COUNTS) -> dict[
     held_out_ND = to_unit_range(trainer.feed.held_out_NHWC).flatten(1)
     z = torch_generator(0, "nearest-neighbour samples", device=trainer.device)
     best_N, scores, drawn = None, {}, 0
-    with untracked_statistics(trainer.G):
-        while drawn < counts[-1]:
-            step = min([_BATCH, *(count - drawn for count in counts if count > drawn)])
-            samples = trainer.G.images(sample_prior(trainer.preset, step, z)).flatten(1)
-            best_N, drawn = nearest_distances(held_out_ND, samples, best_N), drawn + step
-            if drawn in counts:
-                scores[f"nearest_{drawn}"] = float(best_N.mean())
+    G = trainer.networks()[1]
+    assert G is not None, "only pairs are asked for samples"
+    G.train().to(trainer.device)
+    while drawn < counts[-1]:
+        step = min([_BATCH, *(count - drawn for count in counts if count > drawn)])
+        samples = G.images(sample_prior(trainer.preset, step, z)).flatten(1)
+        best_N, drawn = nearest_distances(held_out_ND, samples, best_N), drawn + step
+        if drawn in counts:
+            scores[f"nearest_{drawn}"] = float(best_N.mean())
     return scores

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import DcganEvalError, TrainingError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)
+"""How long the others wait while the process that leads measures; NCCL alone would give up after ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,21 @@ class Team:
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def decided(self, decide: Callable[[], T]) -> T:
+        """Return what the process that leads decides, or raise in all processes what it raises."""
+        if self.size == 1:
+            return decide()
+        said: list[Any] = [None, None]
+        if self.leads:
+            try:
+                said[0] = decide()
+            except DcganEvalError as error:
+                said[1] = error
+        dist.broadcast_object_list(said, 0)
+        if said[1] is not None:
+            raise said[1]
+        return said[0]
 
     def agree(self, value: int, device: torch.device) -> int:
         """Return the largest value that any process has: if one must stop, all do."""
@@ -96,7 +116,7 @@ def joined(device: torch.device) -> Iterator[Team]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..files import sha256_of
-from ..models.dcgan import Discriminator, Generator
+from ..models.dcgan import Discriminator, Generator, lacks_running_statistics
 from ..models.presets import Ladder, Preset
-from ..models.weights import NETWORKS, bundled_networks, load_network, read_card, resolve
+from ..models.weights import NETWORKS, blank_network, bundled_networks, load_network, read_card, resolve
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def load_start(name_or_folder: str, preset: Preset) -> Start:
         They are of another preset or width.
     WeightsError
         They are not there, or unusable.
+
+    Networks without running batch-norm statistics, such as those released in 2016, begin new ones.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
@@ -59,7 +61,7 @@ def load_start(name_or_folder: str, preset: Preset) -> Start:
     else:
         resolve(name_or_folder)  # an unknown name is an error
         paths = {kind: resolve(name_or_folder, kind) for kind in bundled_networks(name_or_folder)}
-    networks = {kind: load_network(path, kind) for kind, path in paths.items()}
+    networks = {kind: _trainable(load_network(path, kind), path) for kind, path in paths.items()}
     D, G = networks["discriminator"], networks.get("generator")
     assert isinstance(D, Discriminator), "load_network checks the header"
     assert G is None or isinstance(G, Generator), "load_network checks the header"
@@ -72,7 +74,24 @@ def load_start(name_or_folder: str, preset: Preset) -> Start:
         )
     digest = hashlib.sha256("".join(map(sha256_of, paths.values())).encode()).hexdigest()
     seen = read_card(paths["discriminator"])["card"].get("seen_images")
+    seen = seen if isinstance(seen, int) else None
     return Start(D, G, digest, {"started_from": {"name": folder.name, "seen_images": seen}})
+
+
+def _trainable(network: Discriminator | Generator, path: Path) -> Discriminator | Generator:
+    """Return a network that can be trained and exported: whole, and with running statistics."""
+    if isinstance(network, Discriminator) and network.linear is None:
+        raise TrainingError(
+            "The discriminator to start from is incomplete",
+            got=f"{path}: layers {', '.join(network.layer_names)} and no linear unit",
+            remedy="choose another --start",
+        )
+    if not lacks_running_statistics(network):
+        return network
+    kind = "discriminator" if isinstance(network, Discriminator) else "generator"
+    whole = blank_network(network.preset, kind)
+    whole.load_state_dict(network.state_dict(), strict=False)
+    return whole
 
 
 def _named(preset: Preset) -> str:

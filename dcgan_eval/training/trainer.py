@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..devices import COMPUTE_TYPES, computing, seeded
 from ..errors import TrainingError
 from ..models.dcgan import Discriminator, Generator, build, sample_prior
+from ..progress import Progress
 from ..seeding import derive, torch_generator
 from .checkpoint import Parts, is_finite, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .feed import Feed
-from .layerwise import NUM_IMAGES, Progress, start_from_kmeans
+from .layerwise import NUM_IMAGES, start_from_kmeans
 from .parallel import ALONE, Team, synchronise_batch_norm
 from .phases import TURNS, step_discriminator, step_generator
 from .start import Start
@@ -54,7 +56,13 @@ class BaseTrainer:
         The images or labels do not fit the preset, or the minibatch the processes.
     """
 
+    cycle = 1
+    """Rounds after which what a round does is repeated."""
+
     parts: Parts
+    rates: dict[str, float]
+    """Share of the learning rate that an optimiser has, where it is not 1."""
+
     adam: dict[str, torch.optim.Optimizer]
 
     def __init__(
@@ -82,21 +90,27 @@ class BaseTrainer:
             if sync_batch_norm and team.size > 1:
                 synchronise_batch_norm(network)
             network.train().to(self.device).to(memory_format=torch.channels_last)
-            if compiled:
-                network.compile()
-        self.rounds_done = 0
+        if compiled:  # D's trunk rather than its forward pass, for there are losses that look at it alone
+            self.D.trunk = torch.compile(self.D.trunk)  # type: ignore[method-assign]
+            self.G.compile()
+        self.rounds_done, self.rates = 0, dict[str, float]()
 
     def initialise(self, progress: Progress) -> None:
         """Do what a new run begins with and a resumed one does not repeat."""
         if self.config.start == "kmeans":
-            start_from_kmeans(self.D, self.feed.some_images(NUM_IMAGES), self.config.seed, progress)
+            start_from_kmeans(self.D, self.feed.some_images(NUM_IMAGES), self.config.seed, progress, self.compute)
             self.team.follow_leader(self.D.state_dict().values())
 
-    def _adam(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Make an optimiser."""
+    def _adam(self, parameters: list[nn.Parameter], betas: tuple[float, float] | None = None) -> torch.optim.Optimizer:
+        """Make an optimiser, with the configuration's betas if no others are given."""
         config = self.config
-        betas = (config.beta1, config.beta2)
+        betas = betas or (config.beta1, config.beta2)
         return torch.optim.Adam(parameters, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """Arithmetic of matrix products and convolutions."""
+        return COMPUTE_TYPES[self.config.compute]
 
     @property
     def seen_images(self) -> int:
@@ -105,9 +119,9 @@ class BaseTrainer:
 
     def step(self) -> dict[str, Tensor]:
         """Do one round; return losses, outputs and gradient norms as tensors on the device (no synchronisation)."""
-        for adam in self.adam.values():
-            adam.param_groups[0]["lr"] = self.config.learning_rate_at(self.seen_images)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
+        for name, adam in self.adam.items():
+            adam.param_groups[0]["lr"] = self.rates.get(name, 1.0) * self.config.learning_rate_at(self.seen_images)
+        with computing(self.compute, self.device):
             losses = self._round()
         self.rounds_done += 1
         return losses
@@ -161,8 +175,7 @@ class Trainer(BaseTrainer):
 
     def _build_head(self, width: int) -> nn.Linear:
         """Build the head that tells quarter turns."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.config.seed, "rotation head"))
+        with seeded(derive(self.config.seed, "rotation head")):
             return nn.Linear(width, TURNS).to(self.device)
 
     def _round(self) -> dict[str, Tensor]:
@@ -183,11 +196,7 @@ class Trainer(BaseTrainer):
             yield
             return
         seed = derive(self.config.seed, "dropout", round=self.rounds_done, process=self.team.rank)
-        on_gpu = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
-            torch.default_generator.manual_seed(seed)
-            if on_gpu:
-                torch.cuda.manual_seed(seed)
+        with seeded(seed, self.device):
             yield
 
     def _latents(self) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from dcgan_eval.models.dcgan import build, sample_prior, to_unit_range
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import load_network, read_card
 from dcgan_eval.seeding import rng
-from dcgan_eval.training import checkpoint, loop, watch
+from dcgan_eval.training import checkpoint, health, loop
 from dcgan_eval.training.checkpoint import find_checkpoints, read_state
 from dcgan_eval.training.config import TrainingConfig, paper_recipe
 from dcgan_eval.training.estimate import flops_per_round
@@ -36,9 +36,10 @@ from dcgan_eval.training.phases import (
     step_generator,
     untracked_statistics,
 )
+from dcgan_eval.training.schedule import Measurement
 from dcgan_eval.training.start import load_start
+from dcgan_eval.training.tables import Table, read_table
 from dcgan_eval.training.trainer import Trainer
-from dcgan_eval.training.watch import Measurement, read_table
 
 CONFIG = TrainingConfig(preset="svhn32", total_images=16 * 6, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)
 EVERY_ROUND = RunOptions(checkpoint_minutes=0.0)
@@ -104,13 +105,14 @@ def dying(function):
         calls += 1
         if calls == at:
             if where == "write":
-                arguments[0].write_bytes(arguments[1][: len(arguments[1]) // 2])
+                data = arguments[1].encode() if isinstance(arguments[1], str) else arguments[1]
+                arguments[0].write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **named)
     return call
 
 if where == "write":
-    checkpoint._write = dying(checkpoint._write)
+    checkpoint.write_file = dying(checkpoint.write_file)
 else:
     trainer.step_generator = dying(trainer.step_generator)
 images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
@@ -165,9 +167,9 @@ def test_log_and_measurements_grow_and_survive_a_kill(
     assert [row["score"] for row in read_table(tmp_path / "probe.csv")] == [0.3, 0.5, 0.4]
     assert read_card(tmp_path / "best" / "discriminator.safetensors")["card"]["probe"]["score"] == 0.5
     with open(tmp_path / "log.csv", "a") as file:
-        file.write("8,128,1.0\n")  # cut short
+        file.write("8,128,")  # cut short
     assert read_table(tmp_path / "log.csv") == log
-    table = watch.Table(tmp_path / "log.csv", rounds_done=4)  # continued from an earlier checkpoint
+    table = Table(tmp_path / "log.csv", rounds_done=4)  # continued from an earlier checkpoint
     assert [row["round"] for row in table.rows] == [2, 4]
     assert read_table(tmp_path / "log.csv") == log[:2]
 
@@ -246,8 +248,8 @@ def test_collapse_is_said_and_no_checkpoint_written_meanwhile(
     images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY_ROUNDS", 1)
-    monkeypatch.setattr(watch, "COLLAPSED_LOSS", 100.0)  # so that any pair counts as collapsed
-    monkeypatch.setattr(watch, "COLLAPSED_ROWS", 3)
+    monkeypatch.setattr(health, "COLLAPSED_LOSS", 100.0)  # so that any pair counts as collapsed
+    monkeypatch.setattr(health, "COLLAPSED_ROWS", 3)
     with pytest.raises(TrainingError, match=r"collapsed.*D's loss"):
         train(Trainer(CONFIG, images), tmp_path, EVERY_ROUND)
     assert find_checkpoints(tmp_path) == []

@@ -13,7 +13,7 @@ from torch import nn
 
 from dcgan_eval.errors import ProtocolError, TrainingError
 from dcgan_eval.models.presets import get_preset
-from dcgan_eval.protocols.training_probe import TrainingProbe
+from dcgan_eval.protocols.validation_score import ValidationScore
 from dcgan_eval.training import checkpoint
 from dcgan_eval.training.checkpoint import find_checkpoints
 from dcgan_eval.training.config import TrainingConfig, paper_recipe
@@ -111,10 +111,10 @@ def test_recipes_are_those_of_their_sources() -> None:
 
 def test_a_probe_whose_images_do_not_fit_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"mnist28_keras.*\(32, 32, 3\)"):
-        TrainingProbe("digits").check(get_preset("mnist28_keras"))
+        ValidationScore("digits").check(get_preset("mnist28_keras"))
     path = tmp_path / "own.npz"
     np.savez(path, x_train=IMAGES[:20], y_train=LABELS[:20] % 2, x_test=IMAGES[20:], y_test=LABELS[20:] % 2)
-    probe = TrainingProbe(str(path))
+    probe = ValidationScore(str(path))
     probe.check(get_preset("mnist28_keras"))
     assert 0 <= probe(trainer_of("mnist28_keras").networks()[0])["score"] <= 1
     with pytest.raises(ProtocolError, match="told labels"):

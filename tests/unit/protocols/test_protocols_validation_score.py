@@ -13,7 +13,7 @@ from dcgan_eval.protocols import catalog
 from dcgan_eval.protocols.evaluate import evaluate
 from dcgan_eval.protocols.settings import Place
 from dcgan_eval.protocols.spec import SealedTest
-from dcgan_eval.protocols.training_probe import TrainingProbe
+from dcgan_eval.protocols.validation_score import ValidationScore
 
 
 def test_it_finds_the_runners_validation_score_and_leaves_the_seal(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -27,7 +27,7 @@ def test_it_finds_the_runners_validation_score_and_leaves_the_seal(tmp_path, mon
         return seals[-1]
 
     monkeypatch.setattr(catalog, "SealedTest", sealed)
-    found = TrainingProbe("digits")(D)
+    found = ValidationScore("digits")(D)
     # fits to a looser gap, features before rounding to the store's rows: one validation image of 300 may differ
     assert found["score"] == pytest.approx(max(row["score"] for row in record.selection), abs=1.5 / 300)
     assert len(seals) == 1
@@ -36,4 +36,4 @@ def test_it_finds_the_runners_validation_score_and_leaves_the_seal(tmp_path, mon
 
 def test_protocols_of_draws_are_refused() -> None:
     with pytest.raises(ProtocolError, match="--probe svhn"):
-        TrainingProbe("svhn")
+        ValidationScore("svhn")

@@ -19,7 +19,7 @@ _SEED = 0
 _TOL = 1e-3
 
 
-class TrainingProbe:
+class ValidationScore:
     """Validation accuracy of a discriminator's features in a protocol, whose test set is never opened.
 
     Parameters
@@ -28,8 +28,8 @@ class TrainingProbe:
         Name on the command line, of a protocol that uses all of its labels: ``"digits"``, ``"cifar10-small"``.
     data_dir : Path or None
         Where data sets lie.
-    options : ExtractOptions
-        How features are made.
+    compute, device : str
+        Arithmetic and place of the discriminator: see :mod:`~dcgan_eval.devices`.
 
     Raises
     ------
@@ -37,11 +37,11 @@ class TrainingProbe:
         No such protocol, or its data are not there.
     """
 
-    def __init__(self, protocol: str, data_dir: Path | None = None, options: ExtractOptions | None = None):
-        self.protocol, self.options = get_protocol(protocol), options or ExtractOptions()
+    def __init__(self, protocol: str, data_dir: Path | None = None, *, compute: str = "auto", device: str = "auto"):
+        self.protocol, self.options = get_protocol(protocol), ExtractOptions(compute=compute, device=device)
         if self.protocol.per_class is not None:
             raise ProtocolError(
-                "A probe uses all labels of its training images",
+                "The validation score during training uses all labels of its training images",
                 got=f"--probe {protocol}, a protocol of draws",
                 expected="digits, cifar10-small or cifar10",
                 remedy="choose another --probe",
@@ -63,7 +63,7 @@ class TrainingProbe:
         shape, name = self.images.image_shape, self.protocol.command
         if preset.num_classes or shape != preset.image_shape:
             raise ProtocolError(
-                f"The preset {preset.name!r} cannot be probed with {name}",
+                f"The preset {preset.name!r} cannot be measured on {name}",
                 got=f"images of shape {shape}" + (", and a preset that is told labels" if preset.num_classes else ""),
                 expected=f"images of shape {preset.image_shape} and a preset without labels",
                 remedy="give labelled images of that shape to --probe, by path, or leave it out",
