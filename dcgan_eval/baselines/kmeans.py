@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..data.imageset import ImageSet
 from ..errors import DcganEvalError, StoreError, WeightsError
-from ..features.fill import Filler
+from ..features.fill import Filler, refuse_mixed
 from ..features.store import FeatureStore
 from ..features.store_file import StoreIdentity
 from ..models.weights import read_tensors, save_tensors
@@ -303,6 +303,7 @@ class KMeansFeatures(Filler):
         DcganEvalError
             Images smaller than a patch, or a cache that cannot be written.
         """
+        refuse_mixed(train, self.name)
         if min(train.image_shape[:2]) < self.options.side + 1:
             raise DcganEvalError(
                 f"The images of {train.name} are too small for patches of {self.options.side} pixels",

@@ -50,9 +50,13 @@ def features(
     source = EncoderFeatures(encoder.load(), making)
     split = split or ("all" if data_name == "digits" else "train")
     calibration_split = calibrate_on or ("all" if split == "all" else "train")
-    images = load_data(data_name, split, place.data_dir, download=place.download)
+    images = load_data(data_name, split, place.data_dir, download=place.download, mixed=True)
     with progress_view() as progress:
-        calibration = images if split == calibration_split else load_data(data_name, calibration_split, place.data_dir)
+        calibration = (
+            images
+            if split == calibration_split
+            else load_data(data_name, calibration_split, place.data_dir, mixed=True)
+        )
         source.learn(calibration, place.cache_dir, progress)
         store = fill(source, images, place.cache_dir, out=out, wait=place.wait, progress=progress)
     _report(store, as_json)

@@ -177,6 +177,8 @@ def load_data(
     data_dir: Path | None = None,
     download: bool = False,
     label_column: str | None = None,
+    *,
+    mixed: bool = False,
 ) -> ImageSet:
     """Load one split of a known data set or of the user's own images.
 
@@ -194,6 +196,8 @@ def load_data(
         Whether torchvision may fetch a missing data set to ``data_dir/<name>``.
     label_column : str, optional
         Column, field or array of the labels, where several could be meant.
+    mixed : bool
+        Whether images of one's own may differ in size, or be too many for memory; else that is an error.
 
     Returns
     -------
@@ -216,7 +220,9 @@ def load_data(
     path = _existing_path(name_or_path)
     source = _detected(path, split, label_column)
     name = path.resolve().name if path.is_dir() else path.stem
-    return sources.read(source, _available_split(source, split, str(path)), name, label_column=label_column)
+    return sources.read(
+        source, _available_split(source, split, str(path)), name, label_column=label_column, mixed=mixed
+    )
 
 
 def check_data(

@@ -191,6 +191,8 @@ def read(
     name: str,
     class_names: tuple[str, ...] | None = None,
     label_column: str | None = None,
+    *,
+    mixed: bool = False,
 ) -> ImageSet:
     """Read one split of a source.
 
@@ -218,7 +220,7 @@ def read(
     """
     say(source)
     if source.encoded:
-        return read_listing(list_split(source, split, class_names, label_column), name, split)
+        return read_listing(list_split(source, split, class_names, label_column), name, split, mixed=mixed)
     if source.path is None:
         return read_digits()
     if source.form == "pack":
@@ -240,8 +242,8 @@ def list_split(
     return official.list_torchvision(source.path, source.form, split, class_names)
 
 
-def read_listing(listing: Listing, name: str, split: str) -> ImageSet:
-    """Decode the images of a listing.
+def read_listing(listing: Listing, name: str, split: str, *, mixed: bool = False) -> ImageSet:
+    """Decode the images of a listing; with ``mixed`` they may differ in size, or be too many for memory.
 
     Raises
     ------
@@ -251,13 +253,13 @@ def read_listing(listing: Listing, name: str, split: str) -> ImageSet:
     if not listing.num_images:
         raise DataError(f"{name} ({split}) has no images", remedy="check that the download or the copy is complete")
     images = gather(listing.units, listing.where, MEMORY_BYTES)
-    if isinstance(images, MixedImages):
+    if isinstance(images, MixedImages) and not mixed:
         sizes = Counter(f"{height}x{width}" for height, width in images.sizes.tolist())
         raise DataError(
             f"The images of {name} ({split}) differ in size",
             got=", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5)),
             expected="one height and width for all",
-            remedy="bring all images to one size with data pack, or before loading them",
+            remedy="bring all images to one size with `dcgan-eval data pack`, or before loading them",
         )
     return ImageSet(images, listing.labels, listing.class_names, name, split, np.array(listing.names, np.str_))
 

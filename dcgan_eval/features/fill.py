@@ -21,6 +21,9 @@ _ROUNDING = 5e-4
 """Relative error of a layer's features that storing them may cost: half a unit in the last place of float16."""
 
 
+_USUAL_SIDE = 256  # of an image that stands for a set of mixed sizes
+
+
 class Filler(ABC):
     """Features of one kind: what a store of them is called, and how a block of images becomes a block of numbers.
 
@@ -40,8 +43,11 @@ class Filler(ABC):
         """Return what decides the features of a set of images."""
 
     @abstractmethod
-    def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-        """Return the function from uint8 images (N, H, W, C) to each layer's features, (N, width)."""
+    def ready(self, progress: Progress) -> Callable[[Any], dict[str, np.ndarray]]:
+        """Return the function from uint8 images to each layer's features, (N, width).
+
+        The images are an array (N, H, W, C), or a list of (H, W, C) where they differ in size.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -129,7 +135,7 @@ def fill(
         Images that do not fit, features that are not finite or that the store's type cannot hold, a damaged or
         mismatching store, a full disk.
     """
-    identity, answers = filler.identity(images), filler.behaviour(images.image_shape)
+    identity, answers = filler.identity(images), filler.behaviour(shape_to_ask(images))
 
     def is_alike(stored: Answers) -> bool:
         return behaves_alike(stored, answers)
@@ -150,9 +156,31 @@ def fill(
     return filler.served(store)
 
 
+def shape_to_ask(images: ImageSet) -> tuple[int, int, int]:
+    """Return the shape of images with which an encoder is tried: the set's, or a usual one where sizes differ."""
+    height, width, channels = images.image_shape
+    return (height, width, channels) if height else (_USUAL_SIDE, _USUAL_SIDE, channels)
+
+
+def refuse_mixed(images: ImageSet, name: str) -> None:
+    """Raise where images differ in size and the features need one.
+
+    Raises
+    ------
+    DcganEvalError
+        They do.
+    """
+    if not images.image_shape[0]:
+        raise DcganEvalError(
+            f"Features of {name} need images of one size",
+            got=f"{images.num_images} images of mixed sizes in {images.name}",
+            remedy="bring them to one with `dcgan-eval data pack`, or choose an encoder that resizes them",
+        )
+
+
 def find_filled(filler: Filler, images: ImageSet, cache_dir: Path) -> FeatureStore | None:
     """Return what :func:`fill` would find in the cache; None where it would compute something."""
-    answers = filler.behaviour(images.image_shape)
+    answers = filler.behaviour(shape_to_ask(images))
     path = find_store(cache_dir, filler.identity(images), lambda stored: behaves_alike(stored, answers))
     return None if path is None else filler.served(FeatureStore(path, images.canonical_rank))
 

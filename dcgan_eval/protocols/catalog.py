@@ -15,6 +15,7 @@ from .spec import Protocol, Published, SealedTest
 
 _PAPER = "arXiv:1511.06434, table 1"
 _GRID = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_RELATIVE_GRID = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4)
 _PAPER_2 = "arXiv:1511.06434, table 2"
 _SVHN: dict[str, Any] = {
     "Cs": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2),
@@ -63,7 +64,8 @@ def get_protocol(name: str) -> Protocol:
         No such protocol, nor a path; the closest names are given.
     """
     if name not in PROTOCOLS and Path(name).exists():
-        return Protocol("own_l2svm", 1, name, f"own data, {Path(name).name}", name, num_validation=None, Cs=_GRID)
+        title = f"own data, {Path(name).name}"
+        return Protocol("own_l2svm", 2, name, title, name, num_validation=None, Cs=_RELATIVE_GRID, relative=True)
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS, ProtocolError)
     return PROTOCOLS[name]
@@ -101,8 +103,9 @@ def load_protocol_images(
     elif protocol.num_test is not None:
         train, test = _split_off_test(load_data(protocol.dataset, "all", data_dir), protocol.num_test)
     else:
-        train = load_data(protocol.dataset, "train", data_dir, download=download)
-        test = load_data(protocol.dataset, "test", data_dir, download=download)
+        train, test = (
+            load_data(protocol.dataset, split, data_dir, download=download, mixed=True) for split in ("train", "test")
+        )
     if protocol.subset is not None:
         train = train.take(first_per_class(train, protocol.subset[0]), split="train-small")
         test = test.take(first_per_class(test, protocol.subset[1]), split="test-small")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -137,6 +138,8 @@ class SvmClassifier:
         ``"auto"``, ``"primal"`` or ``"gram"``.
     mean_loss : bool
         C multiplies the mean of the losses instead of their sum, as in the code of Coates, Ng & Lee.
+    relative : bool
+        C is for features of mean squared norm one; see :class:`~dcgan_eval.protocols.spec.Protocol`.
     """
 
     parameter, keeps_rows = "C", False
@@ -149,21 +152,23 @@ class SvmClassifier:
         tol: float = 1e-4,
         solver: Solver = "auto",
         mean_loss: bool = False,
+        relative: bool = False,
     ):
         self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
-        self.mean_loss = mean_loss
+        self.mean_loss, self.relative = mean_loss, relative
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
 
     def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
-        costs = [self._cost(C, len(X)) for C in self.values]
-        solutions = fit_path(X, y, costs, tol=self.tol, solver=self.solver)
+        how, unit = self._how(X)
+        solutions = fit_path(X, y, [C / unit for C in self.values], **how)
         for C, solution in zip(self.values, solutions, strict=True):
             yield SvmFit(C, len(X), solution), solution.predict(X_val, allow_unconverged=True)
 
     def fit(self, X: Matrix, y: np.ndarray, value: float) -> SvmFit:
         """Return the fit at one C."""
-        return SvmFit(value, len(X), fit_ovr(X, y, self._cost(value, len(X)), tol=self.tol, solver=self.solver))
+        how, unit = self._how(X)
+        return SvmFit(value, len(X), fit_ovr(X, y, value / unit, **how))
 
     def predict(self, fits: Sequence[SvmFit], X: Matrix) -> list[np.ndarray]:
         """Return the predicted labels of every fit, in one pass over X."""
@@ -171,8 +176,20 @@ class SvmClassifier:
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""
-        return {"objective": f"1/2 ||w||^2 + C {'mean' if self.mean_loss else 'sum'} max(0, 1 - y w.x)^2"}
+        return {
+            "objective": f"1/2 ||w||^2 + C {'mean' if self.mean_loss else 'sum'} max(0, 1 - y w.x)^2",
+            "relative": self.relative,
+        }
 
-    def _cost(self, C: float, num_rows: int) -> float:
-        """Return the factor of the summed losses."""
-        return C / num_rows if self.mean_loss else C
+    def _how(self, X: Matrix) -> tuple[dict[str, Any], float]:
+        """Return the options of a fit and the unit of C: what C is divided by to be the factor of the summed losses."""
+        squared_norm = _mean_squared_norm(X) if self.relative else 1.0
+        how = {"tol": self.tol, "solver": self.solver, "intercept_scaling": math.sqrt(squared_norm)}
+        return how, squared_norm * (len(X) if self.mean_loss else 1)
+
+
+def _mean_squared_norm(X: Matrix) -> float:
+    """Return the mean over the rows of the squared length of a row; 1 where all features are zero."""
+    blocks = X.blocks() if isinstance(X, FeatureStore) else [(slice(None), X)]
+    total = sum(float(np.einsum("nd,nd->n", block, block, dtype=np.float64).sum()) for _, block in blocks)
+    return total / len(X) or 1.0

@@ -123,9 +123,14 @@ def _classifier(record: Record, protocol: Protocol, settings: Settings) -> Class
         if made["name"] == "l2svm" and "values" not in made:
             return None
         values = tuple(made.get("values", protocol.Cs))
-        mean_loss = made["name"] == "l2svm_mean_loss"
-        patience = made.get("patience", protocol.patience)
-        return SvmClassifier(values, patience, tol=settings.tol, solver=settings.solver, mean_loss=mean_loss)
+        return SvmClassifier(
+            values,
+            made.get("patience", protocol.patience),
+            tol=settings.tol,
+            solver=settings.solver,
+            mean_loss=made["name"] == "l2svm_mean_loss",
+            relative=bool(made.get("relative", False)),
+        )
     if made["name"] in ("knn", "knn_cosine"):
         return KnnClassifier(cosine=made["name"] == "knn_cosine")
     if made["name"] == "logistic":

@@ -41,6 +41,7 @@ class _Run:
     progress: Progress
     timings_s: dict[str, float] = field(default_factory=dict)
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)  # what each split and draw held, by stream
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -222,6 +223,9 @@ def _validation_curve(run: _Run, X: Matrix, y: np.ndarray, X_val: Matrix, label:
     best = since_best = 0.0
     num_values = len(classifier.values)
     for i, (fit, predicted) in enumerate(classifier.path(X, y, X_val)):
+        if curve and not _is_accepted(run, fit):
+            run.notes.append(f"the path ended before {_named(run, fit.value)}, which did not converge")
+            break
         _accepted(run, fit)
         score = float(np.mean(predicted == y_val))
         curve.append({classifier.parameter: fit.value, "score": score, "gap": fit.duality_gap, "status": fit.status})
@@ -262,9 +266,14 @@ def best_value(selection: list[dict[str, Any]], parameter: str) -> float:
     return float(max(selection, key=lambda row: (row["score"], -row[parameter]))[parameter])
 
 
+def _is_accepted(run: _Run, fit: Fit) -> bool:
+    """Tell whether a fit has its certificate, or may lack it."""
+    return fit.status in CERTIFIED or run.settings.allow_unconverged
+
+
 def _accepted(run: _Run, fit: Fit) -> Fit:
     """Refuse a fit without its certificate, unless the user asked for it."""
-    if fit.status not in CERTIFIED and not run.settings.allow_unconverged:
+    if not _is_accepted(run, fit):
         raise ConvergenceError(
             f"The fit at {_named(run, fit.value)} did not converge, so it has no score",
             got=f"status {fit.status}, relative duality gap {fit.duality_gap:.1e}",
@@ -363,7 +372,7 @@ def _draw_entry(score: float, fit: Fit, parameter: str) -> dict[str, Any]:
 
 def _notes(run: _Run, value: float) -> list[str]:
     """Say what a reader of the score should know."""
-    notes, values = [], run.classifier.values
+    notes, values = list(dict.fromkeys(run.notes)), run.classifier.values
     if len(values) > 1 and value in (values[0], values[-1]):
         notes.append(f"the chosen {_named(run, value)} is at the edge of the protocol's grid")
     if run.settings.allow_unconverged:

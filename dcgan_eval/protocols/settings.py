@@ -66,7 +66,9 @@ class Settings:
         """Return what is fitted: the classifier asked for, or the protocol's L2-SVM."""
         if self.classifier is not None:
             return self.classifier
-        return SvmClassifier(protocol.Cs, protocol.patience, tol=self.tol, solver=self.solver)
+        return SvmClassifier(
+            protocol.Cs, protocol.patience, tol=self.tol, solver=self.solver, relative=protocol.relative
+        )
 
 
 DEFAULTS = Settings()

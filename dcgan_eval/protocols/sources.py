@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.imageset import ImageSet
 from ..features.extract import EncoderFeatures
-from ..features.fill import Filler
+from ..features.fill import Filler, refuse_mixed
 from ..features.store import FeatureStore
 from ..features.store_file import StoreIdentity
 from ..progress import Progress
@@ -24,6 +24,7 @@ class PixelFeatures(Filler):
 
     def identity(self, images: ImageSet) -> StoreIdentity:
         """Return what decides the features: the pixels."""
+        refuse_mixed(images, self.name)
         return StoreIdentity(
             encoder=self.name,
             weights_sha256="",

@@ -53,6 +53,9 @@ class Protocol:
         Training images held out, stratified, to choose C; None holds a fifth of them out.
     Cs : tuple of float
         Candidates, ascending.
+    relative : bool
+        The candidates are for features of mean squared norm one: each is divided by that of the rows fitted, and the
+        constant feature is as long as they are, so that the scale of the features does not matter.
     patience : int
         The path over C ends after this many values without a better validation score.
     per_class : int or None
@@ -94,6 +97,7 @@ class Protocol:
     preset: str = "imagenet32"
     shown_as: str = "accuracy"
     paper: Published | None = None
+    relative: bool = False
 
     def num_held_out(self, num_images: int) -> int:
         """Return how many of so many training images choose C."""

@@ -20,7 +20,7 @@ def block_on_a_gpu(encoder: Encoder, images_NHWC: torch.Tensor) -> dict[str, tor
     extractor.encoder, extractor.module, extractor.layers = encoder, encoder.module.eval(), encoder.layers
     extractor.dtype = torch.float32
     with torch.no_grad(), tapped(extractor.module, extractor.layers, encoder.pooling) as outputs:
-        return extractor._run(images_NHWC, outputs)
+        return extractor._run(encoder.preprocess(images_NHWC), outputs)
 
 
 @pytest.mark.parametrize("rule", [Preprocess(), Preprocess("imagenet"), Preprocess("0.5/0.25", 32)])

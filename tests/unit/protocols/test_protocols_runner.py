@@ -19,6 +19,7 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
 from dcgan_eval.features.encoders import load_encoder
+from dcgan_eval.features.store import FeatureStore
 from dcgan_eval.features.store_file import StoreIdentity
 from dcgan_eval.progress import Progress
 from dcgan_eval.protocols import catalog, classifiers
@@ -306,6 +307,40 @@ def test_what_does_not_converge_has_no_score() -> None:
     marked = run(tol=1e-300, allow_unconverged=True)
     assert marked.status != "converged"
     assert "unconverged fits were allowed" in marked.notes
+
+
+class _Scaled(PixelFeatures):
+    """Pixels times a power of ten."""
+
+    def __init__(self, factor: float):
+        self.factor = np.float32(factor)
+
+    def served(self, store: FeatureStore) -> FeatureStore:
+        return super().served(store).served_by(lambda x: (x / np.float32(127.5) - 1) * self.factor)
+
+
+@pytest.mark.parametrize("power", range(-3, 4))
+def test_the_scale_of_own_features_does_not_matter(power: int) -> None:
+    relative = Protocol("own", 1, "own", "own", "own", num_validation=60, Cs=(1e-3, 1e-1, 1.0, 10.0), relative=True)
+    records = [
+        run_protocol(relative, toy(300, 1), SealedTest(toy(150, 2)), _Scaled(10.0**exponent)) for exponent in (0, power)
+    ]
+    assert records[0].right == records[1].right
+    assert records[0].C == records[1].C
+
+
+def test_a_value_that_does_not_converge_ends_the_path_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = SvmClassifier.path
+
+    def path(self: SvmClassifier, *arguments: Any) -> Any:
+        for fit, predicted in original(self, *arguments):
+            stalled = replace(fit.solution, status="stalled") if fit.value >= 0.1 else fit.solution
+            yield replace(fit, solution=stalled), predicted
+
+    monkeypatch.setattr(SvmClassifier, "path", path)
+    record = run(replace(FULL, patience=9))
+    assert [row["C"] for row in record.selection] == [1e-4, 1e-3, 1e-2]
+    assert "the path ended before C = 0.1, which did not converge" in record.notes
 
 
 def test_the_path_ends_when_patience_does() -> None:
