@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import difflib
 import importlib
+import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -159,13 +163,16 @@ class _Commands(click.Group):
         keep_encodable()
         try:
             _refuse_empty(words)
-            with warnings_as_notes():
+            with warnings_as_notes(), _interrupts_kept():
                 return super().main(words, *positional, **extra)
         except DcganEvalError as error:
             if debug:
                 raise
-            click.echo(f"Error: {self._sentence(error, words)}", err=True)
-            sys.exit(2)
+            sys.exit(_say(self._sentence(error, words)))
+        except OSError as error:  # a full disk or a folder that cannot be read or written, where nobody expected it
+            if debug:
+                raise
+            sys.exit(_say(_unexpected(error)))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an interruption is no traceback."""
@@ -189,6 +196,45 @@ class _Commands(click.Group):
         if not set(named) <= known:
             error = DcganEvalError(error.what, got=error.got, expected=error.expected)
         return printable(str(error))
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Make an interruption again that fell into a destructor, where Python prints and then forgets it."""
+    before = sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            return before(dropped)
+        timer = threading.Timer(0.05, _thread.interrupt_main)
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _say(sentence: str) -> int:
+    """Print an error's sentence; return the exit code."""
+    click.echo(f"Error: {sentence}", err=True)
+    return 2
+
+
+def _unexpected(error: OSError) -> str:
+    """Return the sentence for what the operating system refused."""
+    from ..report.escaping import printable
+
+    place = error.filename if error.filename2 is None else error.filename2
+    what = error.strerror or str(error)
+    refused = DcganEvalError(
+        "A file or folder cannot be read or written",
+        got=what if place is None else f"{what}: {os.fsdecode(place) if isinstance(place, (str, bytes)) else place}",
+        remedy="free some space or choose another place, then run the same command again",
+    )
+    return printable(str(refused))
 
 
 def _refuse_empty(words: Sequence[str]) -> None:
