@@ -75,7 +75,7 @@ def read_npz(
     path : Path
         As for :func:`splits_in`. Arrays are called ``images`` and ``labels`` (split ``all``), or for each split
         ``x_train`` and ``y_train``, ``train_images`` and ``train_labels``, in any other spelling of these; also
-        ``class_names``. Images are uint8 (N, H, W, C) or, grey, (N, H, W); labels are integers or strings, (N,) or
+        ``class_names`` and ``names``. Images are uint8 (N, H, W, C) or, grey, (N, H, W); labels are integers or strings, (N,) or
         (N, 1), and may be absent.
     split : str
         Which split.
@@ -99,10 +99,10 @@ def read_npz(
     if split not in found:
         raise DataError(f"{path} has no {split} split", got=f"splits {', '.join(found)}")
     file, keys = found[split]
-    images, stated = _arrays(file, _only(keys[0], file), _only(keys[2], file))
+    images, stated, names = _arrays(file, *(_only(keys[role], file) for role in (0, 2, 3)))
     images = images[..., None] if images.ndim == 3 else images
     labels, classes = _labels(found, split, class_names or _texts(stated), label_column)
-    return ImageSet(images, labels, classes, name, split)
+    return ImageSet(images, labels, classes, name, split, names if names.dtype.kind == "U" else None)
 
 
 def unused_arrays(path: Path) -> list[str]:
@@ -110,7 +110,7 @@ def unused_arrays(path: Path) -> list[str]:
     unused = []
     for file in {file for file, _ in _files(path).values()}:
         with _open(file) as archive:
-            known = {key for keys in _keys(archive.files).values() for kind in keys[:3] for key in kind}
+            known = {key for keys in _keys(archive.files).values() for kind in keys for key in kind}
             unused += [key for key in archive.files if key not in known]
     return sorted(unused)
 

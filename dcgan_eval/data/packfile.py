@@ -138,7 +138,8 @@ def read_pack(
         labels = _dataset(file, "labels", path, "<i8", 1)[:][rows] if "labels" in file else None
         labelled = labels is not None and not (labels == -1).all()
         class_names = tuple(_texts(file, "class_names", path)) if labelled else ()
-        return ImageSet(pixels[rows], labels if labelled else None, class_names, name, chosen)
+        names = np.array(_texts(file, "names", path)[rows], np.str_)
+        return ImageSet(pixels[rows], labels if labelled else None, class_names, name, chosen, names)
 
 
 def splits_in(path: Path) -> tuple[str, ...]:

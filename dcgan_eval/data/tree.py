@@ -133,8 +133,9 @@ def _common_folder(names: Sequence[str], meaningless_only: bool = False) -> str:
         if len(first) != 1 or min(map(len, parts)) < 2:
             return base
         (only,) = first
-        second = {part[1] for part in parts}
-        wraps = min(map(len, parts)) > 2 and (len(second) > 1 or second <= set(SPLIT_NAMES)) and only not in SPLIT_NAMES
+        depth, second = min(map(len, parts)), {part[1] for part in parts}
+        inside = len(second) > 1 or second <= set(SPLIT_NAMES) or (depth > 3 and min(second).lower() in _MEANINGLESS)
+        wraps = depth > 2 and inside and only not in SPLIT_NAMES
         if only.lower() not in _MEANINGLESS and (meaningless_only or not wraps):
             return base
         base += only + "/"
