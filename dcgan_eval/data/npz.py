@@ -75,8 +75,8 @@ def read_npz(
     path : Path
         As for :func:`splits_in`. Arrays are called ``images`` and ``labels`` (split ``all``), or for each split
         ``x_train`` and ``y_train``, ``train_images`` and ``train_labels``, in any other spelling of these; also
-        ``class_names`` and ``names``. Images are uint8 (N, H, W, C) or, grey, (N, H, W); labels are integers or strings, (N,) or
-        (N, 1), and may be absent.
+        ``class_names`` and ``names``. Images are uint8 (N, H, W, C) or, grey, (N, H, W); labels are integers
+        or strings, (N,) or (N, 1), and may be absent.
     split : str
         Which split.
     name : str

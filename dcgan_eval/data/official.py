@@ -50,6 +50,7 @@ def _named(*splits: str, **others: str) -> dict[str, dict[str, Any]]:
 
 _BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _IDX = {"train": "train", "test": "t10k"}
+_GTSRB = {"train": "Training", "test": "Final_Test"}
 
 # fmt: off
 LAYOUTS: dict[str, Layout] = {
@@ -66,7 +67,7 @@ LAYOUTS: dict[str, Layout] = {
     "DTD":           Layout("dtd/dtd", _named("train", "val", "test")),
     "Food101":       Layout("food-101/images", _named("train", "test")),
     "Caltech101":    Layout("caltech101/101_ObjectCategories", {"all": {}}),
-    "GTSRB":         Layout("gtsrb/GTSRB", _named("train", "test")),
+    "GTSRB":         Layout("gtsrb/GTSRB/{}", _named("train", "test"), False, _GTSRB),
 }
 # fmt: on
 FOLDERS = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100", "stl10_binary": "STL10"}
