@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RecordError
+from ..files import replacing
 from ..records import Record
-from .tables import shown
+from .tables import features_label, images_interval, shown
 
 
 def comparison_figure(records: Sequence[Record], images_NHWC: np.ndarray, path: Path, title: str) -> Path:
@@ -35,11 +36,11 @@ def comparison_figure(records: Sequence[Record], images_NHWC: np.ndarray, path: 
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1.2))
     _draw_images(axes[0], images_NHWC)
     _draw_scores(axes[1], records)
     _draw_curves(axes[2], records)
-    _save(lambda: figure.savefig(path, dpi=120), path)
+    _save(lambda partial: figure.savefig(partial, dpi=120), path)
     return path
 
 
@@ -69,38 +70,47 @@ def ablation_figure(records: Mapping[str, Record], layers: Sequence[str], path: 
     axes = figure.subplots()
     whole = by_layers[tuple(layers)]
     axes.axhline(100 * shown(whole, whole.score), color="grey", linestyle=":", label="all layers")
-    for shift, label, subset in (
-        (-0.06, "alone", lambda i: (layers[i],)),
-        (0.0, "all up to it", lambda i: tuple(layers[: i + 1])),
-        (0.06, "all but it", lambda i: tuple(layers[:i]) + tuple(layers[i + 1 :])),
+    for shift, marker, label, subset in (
+        (-0.12, "o", "alone", lambda i: (layers[i],)),
+        (0.0, "^", "all up to it", lambda i: tuple(layers[: i + 1])),
+        (0.12, "s", "all but it", lambda i: tuple(layers[:i]) + tuple(layers[i + 1 :])),
     ):
-        _draw_series(axes, [by_layers.get(subset(i)) for i in range(len(layers))], label, shift)
+        _draw_series(axes, [by_layers.get(subset(i)) for i in range(len(layers))], label, shift, marker)
     axes.set(
         title=title, xticks=range(len(layers)), xticklabels=layers, ylabel=f"test {whole.shown_as} %, 95 % interval"
     )
-    axes.legend()
-    _save(lambda: figure.savefig(path, dpi=120), path)
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4)  # outside, so that it covers no point
+    _save(lambda partial: figure.savefig(partial, dpi=120), path)
     return path
 
 
-def _draw_series(axes, records: Sequence[Record | None], label: str, shift: float) -> None:
-    """Draw one score for each layer where there is one, a little to the side so that intervals stay apart."""
+def _draw_series(axes, records: Sequence[Record | None], label: str, shift: float, marker: str) -> None:
+    """Draw one score for each layer where there is one, a little to the side so that intervals stay apart.
+
+    Nothing joins them: only "all up to it" has an order, and what lies between two layers is no network.
+    """
     points = [(i, r) for i, r in enumerate(records) if r is not None]
     scores = np.array([100 * shown(r, r.score) for _, r in points])
-    errors = np.abs(100 * np.array([sorted(shown(r, v) for v in r.ci95) for _, r in points]).T - scores)
-    axes.errorbar([i + shift for i, _ in points], scores, yerr=errors, marker="o", capsize=3, label=label)
+    ends = [sorted(shown(r, v) for v in images_interval(r) or [r.score, r.score]) for _, r in points]
+    errors = np.abs(100 * np.array(ends).T - scores)
+    axes.errorbar([i + shift for i, _ in points], scores, yerr=errors, fmt=marker, capsize=3, label=label)
 
 
-def image_grid(images_NHWC: np.ndarray, columns: int) -> np.ndarray:
-    """Tile images (N, H, W, C) row by row into one (rows * H, columns * W, C); what does not fill a row is left out."""
+def image_grid(images_NHWC: np.ndarray, columns: int, gap: int = 0) -> np.ndarray:
+    """Tile images (N, H, W, C) row by row, white pixels between them; what does not fill a row is left out."""
     num_rows = len(images_NHWC) // columns
-    _, height, width, channels = images_NHWC.shape
-    grid = images_NHWC[: num_rows * columns].reshape(num_rows, columns, height, width, channels)
-    return grid.swapaxes(1, 2).reshape(num_rows * height, columns * width, channels)
+    kept = images_NHWC[: num_rows * columns]
+    apart = np.pad(kept, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    _, height, width, channels = apart.shape
+    grid = apart.reshape(num_rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(num_rows * height, columns * width, channels)[
+        : num_rows * height - gap, : columns * width - gap
+    ]
 
 
 def write_image_grid(images_NHWC: np.ndarray, columns: int, path: Path, enlarge: int = 2) -> Path:
-    """Write images as one PNG, row by row.
+    """Write images as one PNG, row by row, white between them.
 
     Parameters
     ----------
@@ -120,16 +130,16 @@ def write_image_grid(images_NHWC: np.ndarray, columns: int, path: Path, enlarge:
     """
     from PIL import Image
 
-    grid = image_grid(images_NHWC, columns).repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-    _save(lambda: Image.fromarray(grid.squeeze()).save(path, "PNG"), path)
+    grid = image_grid(images_NHWC, columns, gap=1).repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    _save(lambda partial: Image.fromarray(grid.squeeze()).save(partial, "PNG"), path)
     return path
 
 
-def _save(write: Callable[[], object], path: Path) -> None:
-    """Make the folder and write a picture into it, or say why not."""
+def _save(write: Callable[[Path], object], path: Path) -> None:
+    """Write a picture whole, or say why not."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write()
+        with replacing(path) as partial:
+            write(partial)
     except OSError as error:
         raise RecordError(
             "The figure cannot be written", got=f"{path}: {error}", remedy="give another --out"
@@ -173,24 +183,28 @@ def training_figure(log: Sequence[dict[str, float]], probe: Sequence[dict[str, f
         axes[-1].set(xlabel="images seen", ylabel="probe: validation accuracy %")
     for axis in axes:
         axis.locator_params(axis="x", nbins=4)
-    _save(lambda: figure.savefig(path, dpi=100), path)
+    _save(lambda partial: figure.savefig(partial, dpi=100), path)
     return path
 
 
 def _draw_images(axes, images_NHWC: np.ndarray) -> None:
     """Show a grid of images."""
-    axes.imshow(image_grid(images_NHWC, columns=8))
-    axes.set_title("test images")
+    axes.imshow(image_grid(images_NHWC, columns=8, gap=2))
+    axes.set_title("test images", fontsize="medium")
     axes.axis("off")
 
 
 def _draw_scores(axes, records: Sequence[Record]) -> None:
-    """Show accuracies with their intervals."""
-    scores = 100 * np.array([r.score for r in records])
-    errors = np.abs(100 * np.array([r.ci95 for r in records]).T - scores)
-    bars = axes.barh([r.features["name"] for r in records], scores, xerr=errors, color="tab:blue", alpha=0.8)
-    axes.bar_label(bars, [f"{s:.1f}" for s in scores], label_type="center", color="white")
-    axes.invert_yaxis()
+    """Show accuracies with the intervals that cover test images, each in the colour of its curve, where they differ."""
+    for place, r in enumerate(records):
+        score, ends = 100 * r.score, images_interval(r) or [r.score, r.score]
+        errors = [[score - 100 * ends[0]], [100 * ends[1] - score]]
+        axes.errorbar(score, place, xerr=errors, fmt="o", capsize=4, color=f"C{place}")
+        axes.annotate(f"{score:.2f}", (score, place), (0, 8), textcoords="offset points", ha="center")
+    axes.set_yticks(range(len(records)), [features_label(r) for r in records])
+    axes.set_ylim(len(records) - 0.5, -0.5)
+    axes.margins(x=0.15)
+    axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("test accuracy %, 95 % interval")
 
 
@@ -199,7 +213,7 @@ def _draw_curves(axes, records: Sequence[Record]) -> None:
     for r in records:
         parameter, chosen = r.chosen
         values, scores = [row[parameter] for row in r.selection], [100 * row["score"] for row in r.selection]
-        (line,) = axes.semilogx(values, scores, ".-", label=r.features["name"])
+        (line,) = axes.semilogx(values, scores, ".-", label=features_label(r))
         axes.plot(chosen, scores[values.index(chosen)], "o", color=line.get_color(), markersize=9)
     axes.set_xlabel(f"{records[0].chosen[0]} (chosen value marked)")
     axes.set_ylabel("validation accuracy %")

@@ -174,13 +174,15 @@ def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Sh
     return Sheet("A - B on the same test images", ("", ""), rows)
 
 
-def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
+def markdown_results(records: Sequence[tuple[Path, Record]], prefix: str = "") -> str:
     """Return a Markdown table of results, one row per record.
 
     Parameters
     ----------
     records : sequence of (Path, Record)
         Records with the files they come from.
+    prefix : str
+        What links to records begin with.
 
     Returns
     -------
@@ -193,7 +195,7 @@ def markdown_results(records: Sequence[tuple[Path, Record]]) -> str:
     ]
     for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
         cells = (percent(r.score) + _metric_note(r), interval(r), interval_over_images(r), _chosen_cell(r))
-        link = f"[{markdown_cell(path.stem)}]({path.as_posix()})"
+        link = f"[{markdown_cell(path.stem)}]({prefix}{path.as_posix()})"
         name = markdown_cell(features_label(r))
         lines.append(f"| `{r.protocol}` | {name} | {' | '.join(cells)} | {_gap_cell(r.duality_gap)} | {link} |")
     return "\n".join(lines) + "\n"

@@ -76,8 +76,8 @@ def test_every_command_in_the_documents_is_understood(
         "dcgan-eval show records/*.json",
     ],
 )
-def test_what_is_quick_in_the_readme_runs(run, line: str) -> None:  # type: ignore[no-untyped-def]
-    assert line in (ROOT / "README.md").read_text()
+def test_what_is_quick_among_the_commands_runs(run, line: str) -> None:  # type: ignore[no-untyped-def]
+    assert line in (ROOT / "docs" / "howto" / "commands.md").read_text()
     records = ROOT / "benchmarks" / "results"
     words = re.sub(r'^eval "\$\(|\)"$', "", line).replace("records/*.json", str(records / "digits.json")).split()
     assert run(*words[1:]).exit_code == 0

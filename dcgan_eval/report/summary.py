@@ -1,0 +1,97 @@
+"""What matters most at a glance: one row for each encoder, one column for each protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..protocols.catalog import PROTOCOLS
+from ..records import Record
+from .escaping import markdown_cell
+from .tables import features_label, percent, shown
+
+_DRAWS = re.compile(r"(.+?)_(\d+)_per_class_(\d+)_draws")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores by encoder and protocol.
+
+    Attributes
+    ----------
+    protocols : list of str
+        Ids of the columns.
+    titles : list of str
+        What they are, in words, with what is shown: accuracy or error.
+    paper : list of str
+        The published value of the paper's DCGAN for each; empty where there is none.
+    rows : list of (str, list of (Path, Record) or None)
+        Encoders with their latest record for each protocol, by falling accuracy in the first column, then the next.
+    """
+
+    protocols: list[str]
+    titles: list[str]
+    paper: list[str]
+    rows: list[tuple[str, list[tuple[Path, Record] | None]]]
+
+
+def protocol_title(record: Record) -> str:
+    """Return a record's protocol in words; its id where the catalogue does not know it."""
+    classifier = record.classifier["name"]
+    draws = _DRAWS.fullmatch(record.protocol)
+    base = draws[1] if draws else record.protocol
+    for protocol in PROTOCOLS.values():
+        if base in (protocol.id, protocol.with_classifier(classifier).id):
+            other = "" if base == protocol.id else f", by {classifier}"
+            return protocol.title + other + (f"; {draws[2]} labels per class, {draws[3]} draws" if draws else "")
+    if base.startswith("own_"):
+        return f"own data, {record.data['train']['name']}"
+    return record.protocol
+
+
+def summarise(records: Sequence[tuple[Path, Record]]) -> Summary:
+    """Set records out by encoder and protocol.
+
+    Parameters
+    ----------
+    records : sequence of (Path, Record)
+        Of any kind. Of several for one place the one made last is shown.
+    """
+    last: dict[tuple[str, str], tuple[Path, Record]] = {}
+    for path, record in sorted(records, key=lambda item: item[1].created):
+        last[features_label(record), record.protocol] = (path, record)
+    order = {protocol.id: i for i, protocol in enumerate(PROTOCOLS.values())}
+    protocols = sorted({protocol for _, protocol in last}, key=lambda id_: (order.get(id_, len(order)), id_))
+    examples = [next(record for (_, id_), (_, record) in last.items() if id_ == protocol) for protocol in protocols]
+    by_encoder: dict[str, list[tuple[Path, Record] | None]] = {}
+    for encoder, _ in last:
+        by_encoder[encoder] = [last.get((encoder, protocol)) for protocol in protocols]
+    rows = sorted(by_encoder.items(), key=lambda row: [-cell[1].score if cell else 0.0 for cell in row[1]])
+    return Summary(
+        protocols,
+        [f"{protocol_title(r)}: {r.metric.replace('accuracy', r.shown_as)} %" for r in examples],
+        ["" if r.paper is None else _published(r) for r in examples],
+        rows,
+    )
+
+
+def _published(record: Record) -> str:
+    """Return the published value beside a protocol."""
+    assert record.paper is not None, "only called where there is one"
+    return percent(shown(record, record.paper["value"]), 1) + ("" if record.paper["checked"] else " (unchecked)")
+
+
+def markdown_summary(summary: Summary, prefix: str = "") -> str:
+    """Return the summary as Markdown, every score a link to its record that begins with ``prefix``."""
+    lines = ["| | " + " | ".join(map(markdown_cell, summary.titles)) + " |", "|---|" + "---:|" * len(summary.titles)]
+    if any(summary.paper):
+        lines.append("| the paper's DCGAN | " + " | ".join(summary.paper) + " |")
+    for encoder, cells in summary.rows:
+        texts = [
+            f"[{percent(shown(cell[1], cell[1].score))}]({prefix}{cell[0].as_posix()})" if cell else ""
+            for cell in cells
+        ]
+        lines.append(f"| {markdown_cell(encoder)} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,61 @@
+"""The table at a glance: encoders by protocols."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dcgan_eval.records import Record, load_record
+from dcgan_eval.report.summary import markdown_summary, protocol_title, summarise
+
+ROOT = Path(__file__).parents[3]
+DIGITS = load_record(ROOT / "benchmarks" / "results" / "digits.json")
+
+
+def record(protocol: str, name: str, score: float, created: str = "2026-01-01", **changes: object) -> Record:
+    features = {"name": name, "layers": ["conv1"], "all_layers": True}
+    return replace(DIGITS, protocol=protocol, features=features, score=score, created=created, **changes)
+
+
+def test_one_row_an_encoder_one_column_a_protocol() -> None:
+    records = [
+        record("digits_l2svm", "b", 0.9),
+        record("cifar10_l2svm_full", "a", 0.5),
+        record("cifar10_l2svm_full", "b", 0.6),
+        record("zzz", "c", 0.1),
+        record("cifar10_l2svm_full", "a", 0.7, created="2026-01-02"),  # made later: this one is shown
+    ]
+    found = summarise([(Path(f"{i}.json"), r) for i, r in enumerate(records)])
+    assert found.protocols == ["cifar10_l2svm_full", "digits_l2svm", "zzz"]  # the catalogue's order, then others
+    scores = {name: [cell and cell[1].score for cell in cells] for name, cells in found.rows}
+    assert scores == {"a": [0.7, None, None], "b": [0.6, 0.9, None], "c": [None, None, 0.1]}
+    assert list(scores) == ["a", "b", "c"]
+    lines = markdown_summary(found, "../").splitlines()
+    assert lines[2] == "| a | [70.00](../4.json) |  |  |"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "classifier", "title"),
+    [
+        ("digits_l2svm", "l2svm", "scikit-learn digits, 1,297 / 500 images"),
+        ("digits_knn", "knn", "scikit-learn digits, 1,297 / 500 images, by knn"),
+        (
+            "cifar10_l2svm_400_400_per_class_50_draws",
+            "l2svm",
+            "CIFAR-10, 400 labels per class; 400 labels per class, 50 draws",
+        ),
+        ("mine", "l2svm", "mine"),
+        ("own_l2svm", "l2svm", "own data, digits"),
+    ],
+)
+def test_titles_in_words(protocol: str, classifier: str, title: str) -> None:
+    made = record(protocol, "a", 0.5, classifier={"name": classifier, "parameter": "C"})
+    assert protocol_title(made) == title
+
+
+def test_errors_are_named() -> None:
+    svhn = load_record(ROOT / "benchmarks" / "results" / "svhn-small-dcgan2015.json")
+    assert summarise([(Path("r.json"), svhn)]).titles[0].endswith("error %")
+    assert "[19.04](r.json)" in markdown_summary(summarise([(Path("r.json"), svhn)]))
