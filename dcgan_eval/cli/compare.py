@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from ..records import load_record
 from .console import out
 from .options import SEED, example, json_option
+from .records import read_record
 
 
 @click.command(epilog=example("dcgan-eval compare quickstart/discriminator.json quickstart/untrained.json"))
@@ -20,7 +20,7 @@ from .options import SEED, example, json_option
 @json_option
 def compare(a: Path, b: Path, seed: int, as_json: bool) -> None:
     """Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class."""
-    records = [load_record(a), load_record(b)]
+    records = [read_record(a), read_record(b)]
     from ..report.paired import paired_comparison  # here, because scipy takes longer to import than a mistake to find
     from ..report.tables import class_table, paired_table
 

@@ -20,6 +20,14 @@ from .options import cache_dir_option, data_dir_option, default_cache_dir, examp
 _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
 
 
+def read_record(path: Path) -> Record:
+    """Read a record, and say so if it is not as it was written."""
+    record = load_record(path)
+    if record.intact is False:
+        err.print(f"Note: {path} does not fit its digest: it was altered after it was written")
+    return record
+
+
 def find_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     """Read the records named, and those in the folders named; without any, those in ``records/``.
 
@@ -35,7 +43,7 @@ def find_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
         if path.is_dir():
             found += _records_in(path)
         elif paths:
-            found.append((path, load_record(path)))
+            found.append((path, read_record(path)))
     if not found:
         raise RecordError(
             "There are no records",
@@ -50,7 +58,7 @@ def _records_in(folder: Path) -> list[tuple[Path, Record]]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append((path, load_record(path)))
+            found.append((path, read_record(path)))
         except RecordError as error:
             err.print(f"Passed over {path}: {error.what}")
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from ..records import load_record
 from .console import out
 from .options import example, json_option
+from .records import read_record
 
 
 @click.command(epilog=example("dcgan-eval show quickstart/discriminator.json"))
@@ -18,9 +17,9 @@ from .options import example, json_option
 @json_option
 def show(records: tuple[Path, ...], as_json: bool) -> None:
     """Show a record, or several beside each other."""
-    loaded = [load_record(path) for path in records]
+    loaded = [read_record(path) for path in records]
     if as_json:
-        values = [asdict(record) for record in loaded]
+        values = [json.loads(path.read_bytes()) for path in records]  # as they stand, digest included
         click.echo(json.dumps(values if len(values) > 1 else values[0], indent=1))
         return
     from ..report.tables import class_table, comparison_table, result_panel

@@ -38,7 +38,7 @@ class Summary:
 
 
 def protocol_title(record: Record) -> str:
-    """Return a record's protocol in words; its id where the catalogue does not know it."""
+    """Return a record's protocol in words; its id where neither record nor catalogue knows better."""
     classifier = record.classifier["name"]
     draws = _DRAWS.fullmatch(record.protocol)
     base = draws[1] if draws else record.protocol

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dcgan_eval.records import load_record
+
 FIXTURE = Path(__file__).parents[1] / "regression" / "records" / "schema-1-digits-pixels.json"
 
 
@@ -67,6 +69,17 @@ def test_a_page_that_cannot_be_written_leaves_the_one_that_was_there(run, monkey
     assert result.exit_code == 2
     assert "No space left" in result.stderr
     assert Path("page.html").read_bytes() == before
+
+
+def test_an_altered_record_is_said_to_be(run) -> None:  # type: ignore[no-untyped-def]
+    fine = json.loads(load_record(FIXTURE).to_json())
+    Path("fine.json").write_text(json.dumps(fine))
+    Path("altered.json").write_text(json.dumps({**fine, "notes": ["better than it was"]}))
+    for words in (["list", "."], ["show", "altered.json"], ["show", "fine.json", "altered.json"], ["report", "."]):
+        noted = run(*words).stderr
+        assert "altered.json does not fit its digest" in noted
+        assert "fine.json" not in noted
+    assert json.loads(run("show", "altered.json", "--json").stdout)["digest"] == fine["digest"]  # nothing made to fit
 
 
 def test_every_reading_command_prints_json(run) -> None:  # type: ignore[no-untyped-def]

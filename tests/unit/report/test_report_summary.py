@@ -16,7 +16,8 @@ DIGITS = load_record(ROOT / "benchmarks" / "results" / "digits.json")
 
 def record(protocol: str, name: str, score: float, created: str = "2026-01-01", **changes: object) -> Record:
     features = {"name": name, "layers": ["conv1"], "all_layers": True}
-    return replace(DIGITS, protocol=protocol, features=features, score=score, created=created, **changes)
+    made = {**DIGITS.made, "created": created}
+    return replace(DIGITS, protocol=protocol, features=features, score=score, made=made, **changes)
 
 
 def test_one_row_an_encoder_one_column_a_protocol() -> None:
