@@ -345,9 +345,10 @@ def _row_in(units: list[tuple[Path, int]], position: int) -> tuple[Path, int]:
 
 def _beside(source: Source) -> Notes:
     """Note the images and archives that lie in a folder of tables and are not read."""
-    assert source.path is not None, "tables have a path"
     finders = {"parquet": parquet.split_files, "saved": parquet.saved_splits}
-    used = {file for files in finders[source.form](source.path).values() for file in files} if source.encoded else set()
+    if source.path is None or source.form not in finders:
+        return {}
+    used = {file for files in finders[source.form](source.path).values() for file in files}
     suffixes = (".tar", ".npz", ".h5", ".parquet", ".arrow", *IMAGE_SUFFIXES)
     names = [
         name for name, path in walk(source.path).files.items() if path not in used and name.lower().endswith(suffixes)
