@@ -12,10 +12,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from dcgan_eval.svm.objective import Solution, Status, unconverged
-from dcgan_eval.svm.path import FitOptions, Fitter, Solver
+from dcgan_eval.errors import ArgumentError
+from dcgan_eval.svm.objective import Solution, Status, linear_scores, unconverged
+from dcgan_eval.svm.path import FitOptions, Fitter, Solver, check_positive
 from dcgan_eval.svm.rows import Rows
 
 _DTYPES = (np.float64, np.float32, np.float16)
@@ -46,6 +47,13 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         own problem.
     on_unconverged : str
         ``"raise"`` a ConvergenceError, or ``"warn"`` with scikit-learn's ConvergenceWarning and mark ``status_``.
+    loss, penalty, multi_class : str
+        ``"squared_hinge"``, ``"l2"``, ``"ovr"``; taken so that calls of ``LinearSVC`` need no change, and other values
+        are an error.
+    dual, random_state
+        Of no effect: there is one optimum, and nothing is drawn.
+    verbose : int
+        Other than 0: print a line after the fit.
 
     Attributes
     ----------
@@ -82,6 +90,12 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         solver: Solver = "auto",
         class_weight: dict[Any, float] | str | None = None,
         on_unconverged: str = "raise",
+        loss: str = "squared_hinge",
+        penalty: str = "l2",
+        multi_class: str = "ovr",
+        dual: bool | str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
     ):
         self.C = C
         self.tol = tol
@@ -91,6 +105,12 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.solver = solver
         self.class_weight = class_weight
         self.on_unconverged = on_unconverged
+        self.loss = loss
+        self.penalty = penalty
+        self.multi_class = multi_class
+        self.dual = dual
+        self.random_state = random_state
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any | None = None) -> L2SVM:
         """Fit to rows X (N, D) and labels y (N,).
@@ -122,9 +142,13 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(f"L2SVM needs at least 2 classes in y; the data holds only one class: {classes[0]!r}.")
-        fitter = Fitter(X, y, options, self._class_weight(y), sample_weight)
+        fitter = Fitter(X, y, options, self._class_weight(y, sample_weight), sample_weight)
         solution = fitter.fit(float(self.C))
         self._adopt(solution)
+        if self.verbose:
+            print(
+                f"L2SVM: {solution.status}, relative duality gap {solution.relative_gap:.1e}, {solution.time_s:.2f} s"
+            )
         if solution.status is not Status.CONVERGED:
             if self.on_unconverged == "raise":
                 raise unconverged(solution)
@@ -139,20 +163,26 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X : array_like or torch.Tensor
             Shape (N, D).
         """
+        check_is_fitted(self)
         if not isinstance(X, torch.Tensor):
-            return super().decision_function(X)
-        solution: Solution = self.solution_
-        scores = solution.decision_function(X, allow_unconverged=True)
+            X = validate_data(self, X, dtype=_kept_dtype(X), accept_sparse=False, reset=False)
+        scores = linear_scores(X, self.coef_, self.intercept_)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def _options(self) -> FitOptions:
         """Validate the parameters."""
-        if not (np.isfinite(self.C) and self.C > 0):
-            raise ValueError(f"C must be positive and finite; got {self.C}.")
+        check_positive("C", self.C, "1e-4")
+        for name, only in (("loss", "squared_hinge"), ("penalty", "l2"), ("multi_class", "ovr")):
+            value = getattr(self, name)
+            if value != only:
+                remedy = f"use sklearn.svm.LinearSVC({name}={value!r})"
+                raise ArgumentError(f"L2SVM has no {name}={value!r}", expected=repr(only), remedy=remedy)
         if self.on_unconverged not in ("raise", "warn"):
-            raise ValueError(f'on_unconverged must be "raise" or "warn"; got {self.on_unconverged!r}.')
-        if self.fit_intercept and not self.intercept_scaling > 0:
-            raise ValueError(f"intercept_scaling must be positive; got {self.intercept_scaling}.")
+            raise ArgumentError(
+                'on_unconverged must be "raise" or "warn"', got=repr(self.on_unconverged), remedy='use "warn" to go on'
+            )
+        if self.fit_intercept:
+            check_positive("intercept_scaling", self.intercept_scaling, "1")
         scale = float(self.intercept_scaling) if self.fit_intercept else 0.0
         return FitOptions(float(self.tol), int(self.max_iter), self.solver, scale)
 
@@ -166,16 +196,16 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.n_features_in_ = int(X.shape[1])
             y = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
         else:
-            X, y = validate_data(self, X, y, dtype=_DTYPES, accept_sparse=False)
+            X, y = validate_data(self, X, y, dtype=_kept_dtype(X), accept_sparse=False)
         check_classification_targets(y)
         return X, y
 
-    def _class_weight(self, y: np.ndarray) -> dict[Any, float] | None:
+    def _class_weight(self, y: np.ndarray, sample_weight: np.ndarray | None) -> dict[Any, float] | None:
         """Resolve ``class_weight`` to a factor per class."""
         if self.class_weight is None:
             return None
         classes = np.unique(y)
-        factors = compute_class_weight(self.class_weight, classes=classes, y=y)
+        factors = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=sample_weight)
         return dict(zip(classes.tolist(), factors.tolist(), strict=True))
 
     def _adopt(self, solution: Solution) -> None:
@@ -186,6 +216,11 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.duality_gap_ = solution.relative_gap
         self.primal_objective_, self.dual_objective_ = solution.primal, solution.dual
         self.n_iter_ = solution.newton_iterations
+
+
+def _kept_dtype(X: Any) -> Any:
+    """Return what scikit-learn's checks may convert X to; integers stay, and become floats block by block."""
+    return None if getattr(getattr(X, "dtype", None), "kind", "") in ("b", "i", "u") else _DTYPES
 
 
 def _sample_weight(sample_weight: Any, X: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcgan_eval.errors import ConvergenceError
+from dcgan_eval.errors import ArgumentError, ConvergenceError
 from dcgan_eval.svm.labels import encode, hinge_problem
 from dcgan_eval.svm.problems import Problem
 from dcgan_eval.svm.rows import Rows
@@ -204,9 +204,7 @@ class Solution:
         """
         if self.status is not Status.CONVERGED and not allow_unconverged:
             raise unconverged(self)
-        rows = Rows(X, 1.0)
-        V = torch.as_tensor(np.column_stack([self.W, self.intercepts]), device=rows.device)
-        return rows.scores(V).cpu().numpy()
+        return linear_scores(X, self.W, self.intercepts)
 
     def predict(self, X: Any, *, allow_unconverged: bool = False) -> np.ndarray:
         """Return the label of the largest score of each row (see :meth:`decision_function`)."""
@@ -216,6 +214,23 @@ class Solution:
         """Return the label of the largest score of each row."""
         index = (scores[:, 0] > 0).astype(int) if len(self.classes) == 2 else scores.argmax(axis=1)
         return self.classes[index]
+
+
+def linear_scores(X: Any, W: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
+    """Return ``X W^T + intercepts``, float64 (N, K), block by block.
+
+    Raises
+    ------
+    ArgumentError
+        X holds NaN or infinity: no weights, even 0, make a finite score of it.
+    """
+    rows = Rows(X, 1.0, memory_bytes=0)
+    scores = rows.scores(torch.as_tensor(np.column_stack([W, intercepts]), device=rows.device)).cpu().numpy()
+    if np.isfinite(W).all() and not np.isfinite(scores).all():
+        raise ArgumentError(
+            "X holds NaN or infinity", expected="finite numbers", remedy="look at what made the features"
+        )
+    return scores
 
 
 def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: bool = False) -> list[np.ndarray]:
@@ -243,12 +258,11 @@ def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: boo
     for solution in solutions:
         if solution.status is not Status.CONVERGED and not allow_unconverged:
             raise unconverged(solution)
-    rows, found = Rows(X, 1.0), []
+    found: list[np.ndarray] = []
     step = max(1, _SCORED_COLUMNS // max((len(s.W) for s in solutions), default=1))
     for start in range(0, len(solutions), step):
         part = solutions[start : start + step]
-        joined = np.concatenate([np.column_stack([s.W, s.intercepts]) for s in part])
-        scores = rows.scores(torch.as_tensor(joined, device=rows.device)).cpu().numpy()
+        scores = linear_scores(X, *(np.concatenate([getattr(s, name) for s in part]) for name in ("W", "intercepts")))
         bounds = np.cumsum([len(s.W) for s in part])[:-1]
         found += [s._labels(own) for s, own in zip(part, np.split(scores, bounds, axis=1), strict=True)]
     return found

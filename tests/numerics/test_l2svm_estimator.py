@@ -16,6 +16,7 @@ from svm_problems import correlated
 
 from dcgan_eval.errors import ConvergenceError
 from dcgan_eval.svm.linear_svc import L2SVM
+from dcgan_eval.svm.rows import Rows
 
 
 @parametrize_with_checks([L2SVM(), L2SVM(solver="primal"), L2SVM(solver="gram")])
@@ -112,3 +113,49 @@ def test_bad_parameters_are_named(change):
     X, y = correlated(20, 5, 2, seed=7)
     with pytest.raises(ValueError, match=next(iter(change))):
         L2SVM(**change).fit(X, y)
+
+
+def test_a_row_of_weight_three_is_three_rows_for_balanced_classes_too():
+    X, y = correlated(60, 6, 3, seed=8)
+    weight = np.random.default_rng(0).integers(0, 4, 60) * np.where(y == 2, 3, 1)
+    options = {"C": 0.1, "class_weight": "balanced", "tol": 1e-10}
+    weighted = L2SVM(**options).fit(X, y, sample_weight=weight)
+    repeated = L2SVM(**options).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)  # sqrt(2 * 1e-10 * P)
+
+
+def test_class_weights_keep_their_float64_digits():
+    X, y = correlated(30, 4, 2, seed=9)
+    third = 1 / 3  # not a float32 number: rounded, it moves the optimum by 1e-8
+    weighted = L2SVM(C=1.0, class_weight={0: third, 1: third}, tol=1e-12).fit(X, y)
+    plain = L2SVM(C=third, tol=1e-12).fit(X, y)
+    np.testing.assert_allclose(weighted.primal_objective_, plain.primal_objective_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, "array"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_gets_no_class(kind, value):
+    X, y = correlated(40, 5, 3, seed=10)
+    model = L2SVM(C=0.1).fit(X, y)
+    X[2, 1] = value
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        model.predict(X if kind == "array" else torch.from_numpy(X).to(kind))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"loss": "hinge"}, {"penalty": "l1"}, {"multi_class": "crammer_singer"}], ids=lambda a: next(iter(a))
+)
+def test_other_problems_are_sent_to_the_estimator_that_solves_them(asked):
+    X, y = correlated(20, 5, 2, seed=7)
+    name, value = next(iter(asked.items()))
+    with pytest.raises(ValueError, match=rf"sklearn.svm.LinearSVC\({name}='{value}'\)"):
+        L2SVM(**asked).fit(X, y)
+
+
+def test_integers_are_not_copied_whole_to_floats():
+    X = np.random.default_rng(0).integers(0, 256, (300, 400)).astype(np.uint8)
+    y = (X[:, 0] > 127).astype(int)
+    np.testing.assert_allclose(L2SVM(C=1e-6).fit(X, y).coef_, L2SVM(C=1e-6).fit(X.astype(np.float32), y).coef_)
+    assert Rows(X).X is X
+    float64 = [block for _, block in Rows(X, block_bytes=1).blocks(torch.float64)]
+    assert max(len(block) for block in float64) < 300
