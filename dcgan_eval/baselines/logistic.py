@@ -1,4 +1,4 @@
-"""Multinomial logistic regression with an L2 penalty, by L-BFGS, certified by its duality gap."""
+"""Multinomial logistic regression with an L2 penalty by the SVM's Newton-CG engine, certified by its duality gap."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
-_BLOCK_ROWS = 512
-_MEMORY = 20  # pairs of L-BFGS
+from ..devices import memory_share
+from ..svm.gram import GramSpace, gram_matrix, solve_gram
+from ..svm.labels import encode
+from ..svm.newton import minimise
+from ..svm.objective import linear_scores
+from ..svm.path import FitOptions, check_positive, choose_solver
+from ..svm.primal import PrimalSpace
+from ..svm.problems import SoftmaxProblem
+from ..svm.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -27,17 +33,19 @@ class LogisticFit:
     num_rows : int
         Training rows.
     W : Tensor
-        (K, D + 1); the last column belongs to a constant feature, which is penalised like the others.
+        (K, D + 1), float64; the last column belongs to a constant feature, which is penalised like the others.
     classes : ndarray
         Labels in order, (K,).
     status : str
-        ``"converged"`` or ``"max_iterations"`` (of L-BFGS, or of its line search).
+        ``"converged"`` only if the gap is within the tolerance; else how the fit fell short.
     duality_gap : float
-        Relative, in float64.
-    iterations : int
-        Of L-BFGS.
+        Relative, in float64 on the features themselves.
+    iterations, passes : int
+        Newton iterations, and how often the features were read from end to end.
     time_s : float
         Wall time.
+    solver : str
+        ``"gram"`` or ``"primal"``.
     """
 
     value: float
@@ -47,11 +55,13 @@ class LogisticFit:
     status: str
     duality_gap: float
     iterations: int
+    passes: int
     time_s: float
+    solver: str
 
     def details(self) -> dict[str, Any]:
         """Return how the fit was made."""
-        return {"iterations": self.iterations, "time_s": self.time_s}
+        return {name: getattr(self, name) for name in ("iterations", "passes", "time_s", "solver")}
 
     def without_rows(self) -> LogisticFit:
         """Return the fit: it holds weights alone."""
@@ -62,113 +72,119 @@ class LogisticClassifier:
     """``min_W 1/2 ||W||^2 + C sum_i (logsumexp(W x_i) - w_{y_i}.x_i)``, C chosen on validation rows.
 
     The gap costs nothing: at p = softmax(W x) the losses and their conjugates meet, and what is left between primal and
-    dual is half the squared norm of the gradient.
+    dual is half the squared norm of the gradient. With fewer rows than features the problem is solved in the span of
+    the rows (kernel logistic regression, ``W = A^T X``) on one Gram matrix for every C, and certified on the features.
 
     Parameters
     ----------
     tol : float
         Relative duality gap that counts as converged.
     max_iter : int
-        Iterations allowed for each C.
+        Newton iterations allowed for each C.
     device : torch.device
         Where to multiply.
+    memory_bytes : int, optional
+        About the most that a fit may take beside features in memory; None: a share of the machine.
+
+    Raises
+    ------
+    ArgumentError
+        ``tol`` or ``max_iter`` is out of range.
     """
 
     name, parameter, patience, keeps_rows = "logistic", "C", 2, False
     values: tuple[float, ...] = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
-    def __init__(self, tol: float = 1e-4, max_iter: int = 3000, device: torch.device | str = "cpu"):
-        self.tol, self.max_iter, self.device = tol, max_iter, device
+    def __init__(
+        self,
+        tol: float = 1e-4,
+        max_iter: int = 100,
+        device: torch.device | str = "cpu",
+        memory_bytes: int | None = None,
+    ):
+        self.options = FitOptions(tol, max_iter)
+        self.device, self.memory_bytes = torch.device(device), memory_bytes
 
     def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[LogisticFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
-        x_ND, start = torch.from_numpy(X).to(self.device), None
+        fitter = self._fitter(X, y)
         for C in self.values:
-            fit = self._fit(x_ND, y, C, start)
-            start = fit.W
+            fit = fitter.fit(C)
             yield fit, self.predict([fit], X_val)[0]
 
     def fit(self, X: Any, y: np.ndarray, value: float) -> LogisticFit:
         """Return the fit at one C, started from zero."""
-        return self._fit(torch.from_numpy(X).to(self.device), y, value, None)
+        return self._fitter(X, y).fit(value)
 
     def predict(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
         """Return the most probable labels of every fit."""
-        x_ND = torch.from_numpy(X).to(self.device)
-        return [fit.classes[_scores(x_ND, fit.W).argmax(1).cpu().numpy()] for fit in fits]
+        weights = [fit.W.cpu().numpy() for fit in fits]
+        scores = [linear_scores(X, W[:, :-1], W[:, -1]) for W in weights]
+        return [fit.classes[s.argmax(1)] for fit, s in zip(fits, scores, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""
         return {"objective": "1/2 ||W||^2 + C sum (logsumexp(W x) - w_y.x)"}
 
-    def _fit(self, x_ND: Tensor, y: np.ndarray, C: float, start: Tensor | None) -> LogisticFit:
-        """Minimise from a start and certify; where rounding stops progress short of that, go on in float64."""
-        began, iterations = time.perf_counter(), 0
-        classes, index = np.unique(y, return_inverse=True)
-        target = torch.from_numpy(index).to(self.device)
-        shape = (len(classes), x_ND.shape[1] + 1)
-        W = torch.zeros(shape, dtype=torch.float64, device=self.device) if start is None else start
-        gap = np.inf
-        for dtype in dict.fromkeys((x_ND.dtype, torch.float64)):
-            W, more = self._descend(x_ND, target, W, C, dtype)
-            iterations += more
-            gap = _relative_gap(*evaluate(x_ND, target, W, C, torch.float64))
-            if gap <= self.tol:
-                break
-        status = "converged" if gap <= self.tol else "max_iterations"
-        return LogisticFit(C, len(x_ND), W, classes, status, gap, iterations, time.perf_counter() - began)
-
-    def _descend(self, x_ND: Tensor, target: Tensor, W: Tensor, C: float, dtype: torch.dtype) -> tuple[Tensor, int]:
-        """Run L-BFGS with products in ``dtype`` until half the tolerance; return weights and iterations."""
-        last_gap = np.inf
-
-        def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-            nonlocal last_gap
-            value, gradient = evaluate(x_ND, target, torch.from_numpy(w).view(W.shape).to(self.device), C, dtype)
-            last_gap = _relative_gap(value, gradient)
-            return value, gradient.cpu().numpy().ravel()
-
-        def stop_when_certified(_: np.ndarray) -> None:
-            if last_gap <= 0.5 * self.tol:  # the other half is left to rounding
-                raise StopIteration
-
-        options = {"maxiter": self.max_iter, "maxfun": 2 * self.max_iter, "maxcor": _MEMORY, "ftol": 0.0, "gtol": 0.0}
-        w0 = W.cpu().numpy().ravel()
-        found = minimize(objective, w0, jac=True, method="L-BFGS-B", callback=stop_when_certified, options=options)
-        return torch.from_numpy(found.x).view(W.shape).to(self.device), int(found.nit)
+    def _fitter(self, X: Any, y: np.ndarray) -> _Fitter:
+        """Prepare fits to some rows."""
+        memory = memory_share(self.device) if self.memory_bytes is None else self.memory_bytes
+        return _Fitter(Rows(X, 1.0, device=self.device, memory_bytes=memory // 2), y, self.options, memory // 4)
 
 
-def _relative_gap(value: float, gradient: Tensor) -> float:
-    """Return half the squared norm of the gradient over the objective."""
-    return float(gradient.square().sum()) / 2 / value
+class _Fitter:
+    """The problem of one data set; what does not depend on C is computed once, and each fit starts from the last."""
 
+    def __init__(self, rows: Rows, y: np.ndarray, options: FitOptions, gram_bytes: int):
+        self.rows, self.options = rows, options
+        self.classes, self.index = encode(y, rows.num_rows, rows.device)
+        self.choice = choose_solver(
+            rows.num_rows, rows.num_features, memory_bytes=gram_bytes, itemsize=rows.dtype.itemsize
+        )
+        # softmax has no kinks to correct along the strongest directions: only the preconditioner needs directions
+        self._primal = PrimalSpace(rows, top_rank=0)
+        self._gram: GramSpace | None = None
+        self._coefficients: Tensor | None = None
+        self._start: Tensor | None = None
 
-def evaluate(x_ND: Tensor, target: Tensor, W: Tensor, C: float, dtype: torch.dtype) -> tuple[float, Tensor]:
-    """Return the objective and its gradient (K, D + 1), float64, with products in ``dtype``.
+    def fit(self, C: float) -> LogisticFit:
+        """Fit at one C."""
+        check_positive("C", C, "1e-4")
+        began, read, iterations = time.perf_counter(), self.rows.rows_read, 0
+        problem = SoftmaxProblem(self.index, len(self.classes), C)
+        on_gram = self.choice.solver == "gram"
+        if on_gram:
+            self._start, iterations = self._through_gram(problem)
+        elif self._start is None:
+            self._start = self._from_sample(problem)
+        tol, most = self.options.tol, self.options.max_iter
+        found = minimise(self._primal, problem, self._start, tol=tol, max_iter=most, certify_start=on_gram)
+        self._start = found.U
+        exact = found.exact or self._primal.exact(problem, found.U)
+        return LogisticFit(
+            value=C,
+            num_rows=self.rows.num_rows,
+            W=found.U,
+            classes=self.classes,
+            status=str(found.status),
+            duality_gap=float(exact.relative_gap.max()),
+            iterations=iterations + found.iterations,
+            passes=-(-(self.rows.rows_read - read) // max(1, self.rows.num_rows)),
+            time_s=time.perf_counter() - began,
+            solver="gram" if on_gram and not found.iterations else "gram+primal" if on_gram else "primal",
+        )
 
-    Parameters
-    ----------
-    x_ND, target : Tensor
-        Features (N, D) and class indices (N,).
-    W : Tensor
-        (K, D + 1), float64.
-    C : float
-        Factor of the summed losses.
-    dtype : torch.dtype
-        Of products with the features.
-    """
-    loss, gradient = 0.0, torch.zeros_like(W)
-    for x, t in zip(x_ND.split(_BLOCK_ROWS), target.split(_BLOCK_ROWS), strict=True):
-        x = x.to(dtype)
-        z = _scores(x, W).double()
-        loss += float(torch.nn.functional.cross_entropy(z, t, reduction="sum"))
-        residual = z.softmax(1)
-        residual[torch.arange(len(t), device=t.device), t] -= 1
-        gradient[:, :-1] += (residual.to(dtype).T @ x).double()
-        gradient[:, -1] += residual.sum(0)
-    return float(W.square().sum()) / 2 + C * loss, W + C * gradient
+    def _through_gram(self, problem: SoftmaxProblem) -> tuple[Tensor, int]:
+        """Solve on the Gram matrix and map back: W = A^T X."""
+        self._gram = self._gram or GramSpace(gram_matrix(self.rows))
+        tol, most = 0.3 * self.options.tol, self.options.max_iter
+        found = solve_gram(self._gram, problem, self._coefficients, tol, most)
+        self._coefficients = found.U if bool(torch.isfinite(found.U).all()) else None
+        return self.rows.adjoint(found.U.T, torch.float64), found.iterations
 
-
-def _scores(x_ND: Tensor, W: Tensor) -> Tensor:
-    """Return W x with the constant feature, (N, K), in the features' dtype."""
-    return x_ND @ W[:, :-1].T.to(x_ND.dtype) + W[:, -1].to(x_ND.dtype)
+    def _from_sample(self, problem: SoftmaxProblem) -> Tensor | None:
+        """Solve a sample of the rows along its principal directions as a start; None where that is no simpler."""
+        sampled = self._primal.sampled_problem(problem)
+        if sampled is None:
+            return None
+        return self._primal.lift(minimise(*sampled, None, tol=1e-2, max_iter=self.options.max_iter).U)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..features.store import FeatureStore
 from ..svm.objective import Solution, predict_all
-from ..svm.path import Solver, fit_ovr, fit_path
+from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
 
 Matrix = np.ndarray | FeatureStore
 """Features (N, D), float32: in memory, or read in blocks from where they lie."""
@@ -154,6 +154,7 @@ class SvmClassifier:
         mean_loss: bool = False,
         relative: bool = False,
     ):
+        FitOptions(tol=tol, solver=solver)  # refused here, before features are computed
         self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
         self.mean_loss, self.relative = mean_loss, relative
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
