@@ -254,7 +254,7 @@ def _weighted_grams(Z: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
     """Return ``Z^T diag(s) Z`` for each column s >= 0 of S: (K, R, R) in float64."""
     grams = []
     for s in S.T:
-        active = s > 0
+        active = decide.where(s > 0)
         weighted = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
         grams.append(product_nt(weighted.T.contiguous(), weighted.T).double())
     return torch.stack(grams)
