@@ -35,6 +35,7 @@ from .running import (
     show_and_keep,
     take_making,
     take_place,
+    take_protocol,
 )
 
 
@@ -126,7 +127,8 @@ def supervised(
     protocol: str, preset: str, trials: int, epochs: int, max_minutes: float | None, device: str, **options: Any
 ) -> None:
     """The discriminator's architecture trained with labels, by random search: validation accuracy, no test score."""
-    spec, place, seed = get_protocol(protocol), take_place(options), options.pop("seed")
+    options |= {"per_class": None, "num_draws": None}
+    spec, place, seed = take_protocol(protocol, options), take_place(options), options.pop("seed")
     check_record_target(options["record"])
     choice = SearchOptions(preset, trials, epochs, seed=seed)
     search = SupervisedSearch(choice, place.cache_dir, resolve_device(device), max_minutes)

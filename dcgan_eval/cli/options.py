@@ -152,9 +152,15 @@ draws_options = stack(
         help="Fresh draws on the test set, instead of the protocol's.",
     ),
 )
-probe_options = stack(place_options, seed_option, record_option, json_option)
+own_data_options = stack(
+    click.option("--train-split", metavar="NAME", help="Split of own data to train on [default: train]."),
+    click.option("--test-split", metavar="NAME", help="Split of own data to test on [default: test, else val]."),
+    click.option("--label-column", metavar="NAME", help="Column of the labels, where own data have several."),
+)
+probe_options = stack(place_options, own_data_options, seed_option, record_option, json_option)
 run_options = stack(
     place_options,
+    own_data_options,
     draws_options,
     seed_option,
     tol_option,

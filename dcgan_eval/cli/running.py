@@ -49,8 +49,9 @@ def take_settings(options: dict[str, Any], classifier: Classifier | None = None)
 
 
 def take_protocol(name: str, options: dict[str, Any]) -> Protocol:
-    """Return the protocol of a name, with the draws that were asked for."""
-    return get_protocol(name).with_draws(options.pop("per_class"), options.pop("num_draws"))
+    """Return the protocol of a name, with the splits, labels and draws that were asked for."""
+    columns = [options.pop(name) for name in ("train_split", "test_split", "label_column")]
+    return get_protocol(name).with_columns(*columns).with_draws(options.pop("per_class"), options.pop("num_draws"))
 
 
 def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier: Classifier | None = None) -> None:

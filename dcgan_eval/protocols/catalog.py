@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,24 @@ def load_protocol_images(
     elif protocol.num_test is not None:
         train, test = _split_off_test(load_data(protocol.dataset, "all", data_dir), protocol.num_test)
     else:
-        train, test = (
-            load_data(protocol.dataset, split, data_dir, download=download, mixed=True) for split in ("train", "test")
-        )
+        train, test = (_load_split(protocol, split, data_dir, download) for split in protocol.splits)
     if protocol.subset is not None:
         train = train.take(first_per_class(train, protocol.subset[0]), split="train-small")
         test = test.take(first_per_class(test, protocol.subset[1]), split="test-small")
     return train.take(train.canonical_order), test.take(test.canonical_order)
+
+
+def _load_split(protocol: Protocol, split: str, data_dir: Path | None, download: bool) -> ImageSet:
+    """Load a split; where data of one's own have no ``test``, ``val`` stands for it."""
+    options: dict[str, Any] = {"download": download, "label_column": protocol.label_column, "mixed": True}
+    try:
+        return load_data(protocol.dataset, split, data_dir, **options)
+    except DataError as missing:
+        if not protocol.relative or split != "test":
+            raise
+        with suppress(DataError):
+            return load_data(protocol.dataset, "val", data_dir, **options)
+        raise missing
 
 
 def _split_off_test(images: ImageSet, num_test: int) -> tuple[ImageSet, ImageSet]:

@@ -73,6 +73,10 @@ class Protocol:
         Of the training and test set that ``test_rows`` must give.
     preset : str
         The encoder that the paper uses here; another one is noted in the record.
+    splits : (str, str)
+        Of the data set, to train and to test on; of data of one's own a missing test split is replaced by ``val``.
+    label_column : str or None
+        Column of the labels, where the user's data have several.
     shown_as : str
         ``"accuracy"`` or ``"error"``, as published. Scores in records are always accuracies.
     paper : Published or None
@@ -98,6 +102,8 @@ class Protocol:
     shown_as: str = "accuracy"
     paper: Published | None = None
     relative: bool = False
+    splits: tuple[str, str] = ("train", "test")
+    label_column: str | None = None
 
     def num_held_out(self, num_images: int) -> int:
         """Return how many of so many training images choose C."""
@@ -109,6 +115,24 @@ class Protocol:
             return self
         id_ = self.id.replace("l2svm", name) if "l2svm" in self.id else f"{self.id}_{name}"
         return replace(self, id=id_, paper=None)
+
+    def with_columns(self, train: str | None, test: str | None, label_column: str | None) -> Protocol:
+        """Return a protocol of the user's own data with other splits or another column of labels; None keeps one.
+
+        Raises
+        ------
+        ProtocolError
+            The protocol is a pinned one of the catalogue.
+        """
+        if train is None and test is None and label_column is None:
+            return self
+        if not self.relative:
+            raise ProtocolError(
+                f"Protocol {self.command} has pinned splits and labels",
+                got="--train-split, --test-split or --label-column",
+                remedy="leave them out, or give the path of the data instead of the protocol's name",
+            )
+        return replace(self, splits=(train or self.splits[0], test or self.splits[1]), label_column=label_column)
 
     def with_draws(self, per_class: int | None, num_draws: int | None) -> Protocol:
         """Return the protocol with other draws, under an id of its own and beside no published value.

@@ -13,9 +13,10 @@ from torchvision.transforms.v2 import functional
 
 from dcgan_eval.baselines.kmeans import KMeansFeatures, KMeansOptions
 from dcgan_eval.data.catalog import load_data
-from dcgan_eval.errors import DcganEvalError
+from dcgan_eval.errors import DataError, DcganEvalError, ProtocolError
 from dcgan_eval.features.extract import ExtractOptions, extract
 from dcgan_eval.features.taps import Encoder
+from dcgan_eval.protocols.catalog import get_protocol
 from dcgan_eval.protocols.evaluate import evaluate
 from dcgan_eval.protocols.settings import Place
 from dcgan_eval.protocols.sources import EncoderFeatures, PixelFeatures
@@ -89,3 +90,18 @@ def test_what_needs_one_size_says_so(tmp_path: Path) -> None:
             evaluate(str(folder), source, place=place)
     with pytest.raises(DcganEvalError, match="differ in size"):
         load_data(folder, "train")
+
+
+def test_a_validation_split_stands_for_a_missing_test_split(tmp_path: Path, encoder: Encoder) -> None:
+    folder = photographs(tmp_path / "photos", ".png")
+    (folder / "test").rename(folder / "val")
+    place = Place(cache_dir=tmp_path / "cache")
+    record = evaluate(str(folder), EncoderFeatures(encoder), place=place)
+    assert record.data["test"]["split"] == "val"
+    (folder / "val").rename(folder / "extra")
+    with pytest.raises(DataError, match="test"):
+        evaluate(str(folder), EncoderFeatures(encoder), place=place)
+    named = evaluate(get_protocol(str(folder)).with_columns(None, "extra", None), EncoderFeatures(encoder), place=place)
+    assert (named.score, named.spec["splits"]) == (record.score, ("train", "extra"))
+    with pytest.raises(ProtocolError, match="pinned splits"):
+        get_protocol("digits").with_columns("train", None, None)
