@@ -20,9 +20,8 @@ from ..errors import RecordError
 from ..records import Record
 from .charts import Chart, Series, line_chart
 from .escaping import printable
-from .tables import features_label, interval, paper_cell, percent, shown
-
-_NO_EXAMPLES = "Not shown: give --examples RECORD, with the images under --data-dir and the features in the cache."
+from .summary import protocol_title, summarise
+from .tables import INTERVALS, features_label, interval, interval_over_images, paper_cell, percent, shown
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,20 @@ class Examples:
     mistakes : list of Picture
         With the wrong class in the caption.
     missing : str
-        Why one of them is empty, and how to get it.
+        Why one of them that was asked for is empty, and how to get it.
     """
 
     neighbours: list[list[Picture]] = field(default_factory=list)
     mistakes: list[Picture] = field(default_factory=list)
-    missing: str = _NO_EXAMPLES
+    missing: str = ""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The records of one protocol."""
+    """The records of one protocol: its id and version, its title in words, and what is charted of them."""
 
     protocol: str
+    title: str
     records: list[tuple[Path, Record]]
     curves: list[Chart]
     draws: Chart | None
@@ -96,7 +96,7 @@ def build_page(
     samples : sequence of Picture
         Grids of generated images.
     examples : Examples or None
-        Neighbours and mistakes; None says how to get them.
+        Neighbours and mistakes.
     title : str
         Heading.
 
@@ -126,6 +126,7 @@ def build_page(
         "paper": paper_cell,
         "label": features_label,
         "interval": interval,
+        "images": interval_over_images,
     }
     templates.filters["score"] = lambda r: percent(shown(r, r.score))
     templates.filters["metric"] = lambda r: r.metric.replace("accuracy", r.shown_as)
@@ -134,6 +135,8 @@ def build_page(
         title=title,
         version=__version__,
         groups=[_group(name, list(rows)) for name, rows in itertools.groupby(_sorted(records), lambda item: item[0])],
+        summary=summarise(records),
+        intervals=INTERVALS,
         training=[] if run_dir is None else training_charts(run_dir),
         samples=samples,
         examples=examples or Examples(),
@@ -150,14 +153,17 @@ def _sorted(records: Sequence[tuple[Path, Record]]) -> list[tuple[str, tuple[Pat
 def _group(protocol: str, rows: list[tuple[str, tuple[Path, Record]]]) -> Group:
     """Collect what the page shows of a protocol."""
     records = [item for _, item in rows]
-    return Group(protocol, records, _curves([r for _, r in records]), _draws([r for _, r in records]), _layers(records))
+    title = protocol_title(records[0][1])
+    return Group(
+        protocol, title, records, _curves([r for _, r in records]), _draws([r for _, r in records]), _layers(records)
+    )
 
 
 def _curves(records: list[Record]) -> list[Chart]:
     """Chart validation accuracy against what was chosen, of all layers together; a chart for each such parameter."""
     records = [r for r in records if r.features.get("all_layers", True)] or records
-    names = sorted({r.chosen[0] for r in records})
-    return [_curve(name, [r for r in records if r.chosen[0] == name]) for name in names]
+    names = sorted({r.chosen[0] for r in records if len(r.selection) > 1})  # a single point is no curve
+    return [_curve(name, [r for r in records if r.chosen[0] == name and len(r.selection) > 1]) for name in names]
 
 
 def _curve(name: str, records: list[Record]) -> Chart:
@@ -173,7 +179,7 @@ def _curve(name: str, records: list[Record]) -> Chart:
         series,
         x_label=name,
         y_label="validation accuracy %",
-        log_x=min(map(min, tried)) > 0,
+        log_x=name == "C" and min(map(min, tried)) > 0,
         alt=f"Curves. {marked}.",
     )
 
@@ -199,7 +205,9 @@ def _layers(records: list[tuple[Path, Record]]) -> list[tuple[str, float]]:
     """Return (layers, score) where an encoder was measured layer by layer; empty otherwise."""
     rows = [(r.features["name"], tuple(r.features.get("layers", ())), r.score) for _, r in records]
     counts = Counter(name for name, _, _ in rows)
-    whole = {name: max((layers for n, layers, _ in rows if n == name), key=len) for name in counts}
+    whole: dict[str, tuple[str, ...]] = {}
+    for name, layers, _ in rows:
+        whole[name] = max(whole.get(name, ()), layers, key=len)
     parts = {(f"{n}: {_part(layers, whole[n])}", score) for n, layers, score in rows if layers and counts[n] > 1}
     return sorted(parts)
 

@@ -124,19 +124,47 @@ def test_text_and_lines_stand_out(theme: int) -> None:
 def test_what_records_say_is_escaped() -> None:
     path, record = RECORDS[0]
     nasty = replace(
-        record, command="<script>alert(1)</script>", features={**record.features, "name": 'x"><img src=y onerror=z>'}
+        record,
+        made={**record.made, "command": "<script>alert(1)</script>"},
+        features={**record.features, "name": 'x"><img src=y onerror=z>'},
     )
     text = build_page([(path, nasty)])
     assert "<script" not in text
     assert "<img" not in text
 
 
-def test_empty_sections_say_how_to_fill_them() -> None:
+def test_what_there_is_nothing_of_is_not_shown() -> None:
     text = build_page(RECORDS[:1])
-    assert "--examples" in text
-    assert "--run" in text
+    for word in ("Not shown", 'id="examples"', 'id="training"', 'id="samples"', "Encoders by protocols"):
+        assert word not in text
+    assert text.count('<table class="bars">') == 1  # accuracy by class; a single score is no chart
     with pytest.raises(RecordError, match="needs records"):
         build_page([])
+
+
+def test_a_single_point_is_no_chart() -> None:
+    path, record = RECORDS[-1]
+    assert "<polyline" in build_page([(path, record)])
+    once = build_page([(path, replace(record, selection=record.selection[:1]))])
+    assert "<polyline" not in once
+
+
+def test_encoders_by_protocols_come_first() -> None:
+    text = build_page(RECORDS)
+    table = text[text.index("Encoders by protocols") : text.index("Table of results")]
+    assert "scikit-learn digits, 1,297 / 500 images: accuracy" in table
+    assert "digits_l2svm" not in table  # words first; ids stand beside them below
+    assert "<code>digits_l2svm v1</code>" in text
+    for _, record in RECORDS:
+        assert f">{100 * record.score:.2f}</a>" in table
+
+
+def test_both_intervals_stand_in_the_table() -> None:
+    path = ROOT / "benchmarks" / "results" / "svhn-small-dcgan2015.json"
+    text = build_page([(path, load_record(path))])
+    assert ">18.95–19.12<" in text
+    low, high = re.findall(r'test images">([\d.]+)–([\d.]+)<', text)[0]
+    assert 0.7 < (float(high) - float(low)) / 2 < 1.0
 
 
 def test_logs_that_cannot_be_read(tmp_path: Path) -> None:
