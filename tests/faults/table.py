@@ -1,0 +1,93 @@
+"""The campaign's table: which rows there are, how much of each is tried in a test, and what is known to be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FAULTS = ("lost", "falsely complete", "silent", "stuck", "traceback")
+"""Verdicts that must not be."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes
+    ----------
+    kind : str
+        ``kills``, ``errors``, ``interrupts``, ``flips``, ``races`` or ``stale``.
+    target : str
+        What it is done to: a command, or a kind of file.
+    tries : int
+        How many belong to the test suite.
+    share : float
+        Part of a long run's time, relative to the others.
+    known : str
+        What is still wrong, with what was counted; empty where nothing is.
+    """
+
+    kind: str
+    target: str
+    tries: int
+    share: float = 1.0
+    known: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the row is called."""
+        return f"{self.kind}: {self.target}"
+
+
+ROWS = (
+    Row("kills", "features", 6, 2.0),
+    Row("kills", "features of the discriminator", 2, 2.0),
+    Row("kills", "pack", 6, 2.0),
+    Row("kills", "train", 1, 4.0),
+    Row("kills", "train, continued", 0, 4.0),
+    Row("kills", "svm", 4, 2.0),
+    Row("kills", "K-means", 2, 2.0),
+    Row("kills", "regress", 0, 3.0),
+    Row("kills", "report", 3, 0.3, known="1 of 3 tries left an empty page"),
+    Row("kills", "export", 3, 0.3),
+    Row("kills", "weights import", 3, 0.5),
+    Row("kills", "samples", 3, 0.5, known="1 of 3 tries left half of a picture"),
+    Row("errors", "features", 5, 2.0, known="1 of 5 tries printed HDF5's own traceback"),
+    Row("errors", "features of the discriminator", 2, 2.0),
+    Row("errors", "pack", 8, 2.0, known="3 of 8 tries were tracebacks"),
+    Row("errors", "train", 1, 4.0),
+    Row("errors", "svm", 4, 2.0),
+    Row("errors", "K-means", 3, 2.0, known="1 of 3 tries printed HDF5's own traceback"),
+    Row("errors", "report", 3, 0.3, known="1 of 3 tries left an empty page"),
+    Row("errors", "export", 3, 0.3),
+    Row("errors", "weights import", 4, 0.5),
+    Row("errors", "samples", 3, 0.5),
+    Row("interrupts", "features", 3),
+    Row("interrupts", "pack", 3, known="1 of 3 tries could not go on, 1 was a traceback"),
+    Row("interrupts", "svm", 2),
+    Row("interrupts", "K-means", 2, known="1 of 2 tries was a traceback"),
+    Row("interrupts", "report", 1, 0.3),
+    Row("interrupts", "weights import", 2, 0.3),
+    Row("flips", "batch-norm cache", 4),
+    Row("flips", "K-means codebook", 4),
+    Row("flips", "weights of one's own", 12, 0.5),
+    Row("flips", "record, shown", 12, 0.5, known="1 of 12 bits was silent"),
+    Row("flips", "record, verified", 4),
+    Row("flips", "feature store", 10),
+    Row("flips", "feature store, unfinished", 6),
+    Row("flips", "pack", 12, 0.5, known="1 of 12 bits was silent"),
+    Row("flips", "parts of a pack", 6),
+    Row("flips", "regress baseline", 12, 0.5, known="4 of 12 bits were silent"),
+    Row("flips", "training log", 1, 3.0),
+    Row("flips", "training configuration", 0, 1.0),
+    Row("flips", "checkpoint manifest", 1, 3.0),
+    Row("flips", "checkpoint", 1, 3.0),
+    Row("flips", "manifest of the weights", 8, 0.5, known="1 of 8 bits was silent"),
+    Row("races", "features", 4, 2.0),
+    Row("races", "pack", 4, 2.0),
+    Row("races", "svm", 2, 2.0),
+    Row("races", "K-means", 0, 1.0),
+    Row("races", "train", 0, 3.0),
+    Row("races", "report", 2, 0.5),
+    Row("races", "record names", 1, 0.5),
+    Row("stale", "an encoder changed", 10, 0.0, known="7 of 10 changes were not noticed"),
+)
