@@ -92,5 +92,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str], error: type[DcganEv
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    remedy = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}"
-    return error(f"There is no {kind} named {name!r}", expected="one of " + ", ".join(names), remedy=remedy.rstrip("?"))
+    remedy = f"did you mean {' or '.join(close)}" if close else f"choose one of {', '.join(names)}"
+    return error(f"There is no {kind} named {name!r}", remedy=remedy)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from dcgan_eval.cli import records as cli_records
 from dcgan_eval.cli.main import _COMMANDS, main
-from dcgan_eval.errors import DcganEvalError
+from dcgan_eval.errors import DcganEvalError, unknown_name
 
 PACKAGE = Path(__file__).parents[3] / "dcgan_eval"
 
@@ -214,3 +214,10 @@ def test_completing_a_command_imports_none_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.stdout.split() == ["regress", "report"]
+
+
+def test_a_misspelt_name_names_the_closest_three() -> None:
+    known = [f"conv{i}" for i in range(1, 7)] + ["linear", "pool"]
+    text = str(unknown_name("layer", "conv7", known, DcganEvalError))
+    assert sum(name in text for name in known) == 3
+    assert "linear" in str(unknown_name("layer", "zzz", known, DcganEvalError))  # nothing is close: all of them
