@@ -17,7 +17,7 @@ import filelock
 import h5py
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import StoreError, unknown_name
 from ..files import PARTIAL, flush, locked
 from .store_file import (
     BLOCK_ROWS,
@@ -81,14 +81,31 @@ class FeatureStore:
         return len(self.positions)
 
     def width(self, layers: Sequence[str]) -> int:
-        """Return the length of the vector that joins ``layers``."""
-        return sum(w for name, w in self.identity.layers if name in layers)
+        """Return the length of the vector that joins those of ``layers`` that are here."""
+        wanted = (layers,) if isinstance(layers, str) else layers
+        return sum(w for name, w in self.identity.layers if name in wanted)
 
     def only(self, layers: Sequence[str]) -> FeatureStore:
-        """Return the same rows of some layers, in the file's order."""
-        view = copy.copy(self)
-        view.layers = tuple(name for name in self.layers if name in layers)
+        """Return the same rows of some layers, in the file's order.
+
+        Raises
+        ------
+        StoreError
+            No layer, or one that the store does not hold.
+        """
+        wanted, view = self._checked(layers), copy.copy(self)
+        view.layers = tuple(name for name in self.layers if name in wanted)
         return view
+
+    def _checked(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of layers, a single one too, or say which is not here."""
+        names = (layers,) if isinstance(layers, str) else tuple(layers)
+        for name in names:
+            if name not in self.layers:
+                raise unknown_name("layer", name, self.layers, StoreError)
+        if not names:
+            raise StoreError("No layer is asked for", got=f"layers={layers!r}", expected=", ".join(self.layers))
+        return names
 
     def take(self, rows: Any) -> FeatureStore:
         """Return some rows (a slice, a mask or numbers), nothing read yet."""

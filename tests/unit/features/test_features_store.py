@@ -326,6 +326,15 @@ def test_a_store_is_a_matrix(encoder: Encoder, images: ImageSet, tmp_path: Path)
     assert np.array_equal(store.memmap("conv1")[store.positions], X[:, :1_024])
 
 
+def test_layers_that_a_store_does_not_hold_are_an_error(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    store = extract(encoder, images.take(np.arange(30)), options=EXACT, cache_dir=tmp_path)
+    assert store.read(layers="conv2").shape == (30, store.width("conv2")) == (30, 2_048)
+    for layers in (["conv1", "conv7"], ["conv"], "conv", []):
+        for ask in (store.only, lambda names: store.read(layers=names)):
+            with pytest.raises(StoreError, match="layer"):
+                ask(layers)
+
+
 def test_a_store_carries_its_rows(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
     """What any HDF5 reader sees: labels, names and pixel hashes beside the features, in one order."""
     names = np.array([f"folder/ä{i}.png" for i in range(600)])
