@@ -103,7 +103,7 @@ _COMMANDS = {
     ),
     "verify": (
         f"{_CLI}.records",
-        "Check a record against the data and weights it names; exit code 1 when something differs.",
+        "Check a record against itself and the data and weights it names.",
     ),
     "walk": (
         f"{_CLI}.insight",

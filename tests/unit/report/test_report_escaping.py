@@ -37,7 +37,8 @@ def nasty() -> Record:
     record = load_record(ROOT / "benchmarks" / "results" / "cifar10-pixels.json")
     names = [f"{name}{NASTY}" for name in record.class_names]
     features = {**record.features, "name": NASTY}
-    return replace(record, features=features, class_names=names, notes=[NASTY], command=NASTY, created=NASTY)
+    made = {**record.made, "command": NASTY, "created": NASTY}
+    return replace(record, features=features, class_names=names, notes=[NASTY], made=made)
 
 
 def acts(text: str) -> bool:

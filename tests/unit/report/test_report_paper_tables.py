@@ -55,7 +55,7 @@ def test_errors_are_shown_as_published() -> None:
         score=0.78,
         ci95=[0.77, 0.79],
         spread=0.01,
-        shown_as="error",
+        spec={**CIFAR10.spec, "shown_as": "error"},
     )
     (row,) = ours(rows("svhn", svhn))
     assert (row.ours, row.draws_low, row.draws_high) == tuple(map(pytest.approx, (22, 21, 23)))
@@ -116,7 +116,7 @@ def test_what_stands_beside_the_papers_dcgan_is_what_the_cards_say(name: str) ->
     """Records from before the features named their objective are known by the hash of their weights."""
     config = read_card(resolve(name))["card"]["config"]
     made = load_encoder(name).weights_sha256
-    old = record("cifar10_l2svm_full", name="renamed", weights_sha256=made, features={"objective": None})
+    old = record("cifar10_l2svm_full", name="renamed", features={"objective": None, "weights_sha256": made})
     # Cards say when they depart from the paper's objective, or, since there are others, which one it is.
     assert trained_as_published(old) == (config.get("objective", "adversarial") == "adversarial")
 
