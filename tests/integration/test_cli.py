@@ -148,7 +148,7 @@ def test_weights_commands(run) -> None:  # type: ignore[no-untyped-def]
 def test_samples(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     result = run("samples", "--out", "grid.png", "--rows", 1, "--columns", 3)
     assert result.exit_code == 0, result.output
-    assert Image.open("grid.png").size == (3 * 64, 64)
+    assert Image.open("grid.png").size == (3 * 64 + 2 * 2, 64)  # two pixels between
     says(run("samples", "--weights", "imagenet"), "no bundled weights")
     says(run("samples", "--out", "grid.jpg"), "suffix")
     Path("grid.png").write_text('{"a": "record"}')
@@ -269,7 +269,7 @@ def test_a_pack_is_trained_on_and_the_curves_are_drawn(run, tmp_path: Path) -> N
     assert drawn_at == [40, 80, 88], "on schedule, and at the end"
     drawn = run("samples", "--weights", "run/generator.safetensors", "--rows", 2, "--columns", 3, "--out", "grid.png")
     assert drawn.exit_code == 0, drawn.output
-    assert Image.open("grid.png").size == (3 * 64, 2 * 64)
+    assert Image.open("grid.png").size == (3 * 64 + 2 * 2, 2 * 64 + 2)
 
 
 def test_digits_of_28_pixels_from_training_to_a_record(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

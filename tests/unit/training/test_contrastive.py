@@ -60,6 +60,32 @@ def test_the_loss_is_the_published_one() -> None:
     assert float(contrastive_loss(a, a, 0.3)["partner_accuracy"]) == 1.0
 
 
+def test_the_decoupled_loss_leaves_the_partner_out() -> None:
+    draw = np.random.default_rng(1)
+    a, b = draw.normal(size=(5, 7)), draw.normal(size=(5, 7))
+    views = [v / np.sqrt(v @ v) for v in (*a, *b)]
+    terms = []
+    for i, view in enumerate(views):
+        partner = (i + 5) % 10
+        others = [np.exp(view @ other / 0.3) for j, other in enumerate(views) if j not in (i, partner)]
+        terms.append(-view @ views[partner] / 0.3 + np.log(np.sum(others)))
+    found = contrastive_loss(torch.from_numpy(a), torch.from_numpy(b), 0.3, decoupled=True)
+    assert float(found["contrastive_loss"]) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_the_recipes_views_are_of_native_scale() -> None:
+    config = contrastive_recipe("imagenet32")
+    assert (config.view_size, config.decoupled, config.decay_images) == (12, True, 0)
+    across = torch.linspace(-0.5, 0.5, 32).expand(400, 3, 32, 32)
+    areas = (config.view_min_area, config.view_max_area)
+    views = random_views(across, 12, areas, torch.Generator().manual_seed(0))
+    slopes = (views[:, 0, 6, -2] - views[:, 0, 6, 1]).abs() / 9 * 31  # pixels of the image to a pixel of the view
+    # sides of 10 to 16 pixels, stretched by up to sqrt(4/3), contrast and brightness changed by up to 40 % each
+    assert 32 * math.sqrt(0.1 * 3 / 4) / 12 * 0.6**2 < slopes.min()
+    assert slopes.max() < 32 * math.sqrt(0.25 * 4 / 3) / 12 * 1.4**2
+    assert 0.9 < slopes.median() < 1.3
+
+
 def test_views_show_parts_of_their_images(images: np.ndarray) -> None:
     across = torch.linspace(-0.5, 0.5, 32).expand(500, 3, 32, 32)  # grey, so only brightness and contrast change
     views = random_views(across, 16, (0.2, 1.0), torch.Generator().manual_seed(0))
