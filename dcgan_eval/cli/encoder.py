@@ -11,7 +11,8 @@ import click
 from rich.table import Table
 
 from ..errors import EncoderError
-from .console import out
+from ..features.libraries import forms
+from .console import err, out
 from .options import SIDE, stack
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class EncoderChoice:
 
     Attributes
     ----------
-    weights, encoder : str or None
-        Two names of one option.
+    weights, encoder, arch : str or None
+        Three names of one option.
+    checkpoint : str or None
+        A file of tensors for it.
     image_size, normalise, pool, layout
         As for :func:`~dcgan_eval.features.encoders.load_encoder`.
     list_layers : bool
@@ -37,6 +40,8 @@ class EncoderChoice:
 
     weights: str | None
     encoder: str | None
+    arch: str | None
+    checkpoint: str | None
     image_size: int | None
     normalise: str | None
     pool: str | None
@@ -47,12 +52,23 @@ class EncoderChoice:
         """Build the encoder; with ``--list-layers`` print its layers for images of a shape and end the command."""
         from ..features.encoders import load_encoder
 
-        if self.weights and self.encoder:
-            raise EncoderError("--weights and --encoder name two encoders", remedy="give one of them")
-        spec = self.weights or self.encoder
+        named = {key: spec for key in ("weights", "encoder", "arch") if (spec := getattr(self, key)) is not None}
+        if len(named) > 1 or "" in named.values():
+            raise EncoderError(
+                "An encoder has one name, which is not empty",
+                got=" ".join(f"--{key} {spec!r}" for key, spec in named.items()),
+                remedy="give one of --weights, --encoder and --arch",
+            )
         encoder = load_encoder(
-            spec, normalise=self.normalise, image_size=self.image_size, pooling=self.pool, layout=self.layout
+            next(iter(named.values()), None),
+            checkpoint=self.checkpoint,
+            normalise=self.normalise,
+            image_size=self.image_size,
+            pooling=self.pool,
+            layout=self.layout,
         )
+        for note in encoder.notes:
+            err.print(f"Note: {note}", style="yellow", markup=False, highlight=False)
         if self.list_layers:
             _print_layers(encoder, encoder.image_shape or image_shape)
             click.get_current_context().exit()
@@ -82,14 +98,25 @@ _options = stack(
     click.option(
         "--encoder",
         metavar="SPEC",
-        help="What --weights takes, torchvision:NAME[:WEIGHTS], timm:NAME[:pretrained], or package.module:factory.",
+        help=f"What --weights takes, {forms()}, or package.module:factory. Names without weights get random ones.",
     ),
-    click.option("--image-size", type=SIDE, metavar="N", help="Resize images to this side [default: as they are]."),
+    click.option("--arch", metavar="SPEC", help="The same, for the network of a --checkpoint."),
+    click.option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Tensors of --arch (.safetensors, .pth); prefixes are stripped, no code runs.",
+    ),
+    click.option(
+        "--image-size",
+        type=SIDE,
+        metavar="N",
+        help="Resize images to this side [default: as the weights' makers, else as they are].",
+    ),
     click.option(
         "--normalise",
         "--normalize",
         metavar="paper|imagenet|MEAN/STD",
-        help="How pixels are scaled [default: paper, to -1...1].",
+        help="How pixels are scaled [default: as the weights' makers, else paper, to -1...1].",
     ),
     click.option(
         "--pool",

@@ -1,8 +1,11 @@
-"""Encoders from what a user types: weights of this toolkit, torchvision, timm, or a factory in the user's own code."""
+"""Encoders from what a user types: weights of this toolkit, a model zoo's, or a factory in the user's own code."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import EncoderError, unknown_name
+from ..errors import EncoderError, WeightsError, unknown_name
 from ..models.dcgan import Discriminator, build
 from ..models.presets import get_preset
-from ..models.weights import load_network, resolve
+from ..models.weights import FORMAT, load_network, read_manifest, read_tensors, resolve
 from ..seeding import derive
+from .checkpoints import SUFFIXES, load_checkpoint
+from .libraries import LIBRARIES, Built, forms, from_entry_point, from_library
+from .preprocess import ByImage
 from .taps import Encoder
 
 # Layers that stand for "all" where a model names its stages or blocks in one of the common ways.
@@ -25,6 +31,7 @@ _STAGES = ("layer[1-9]", "stages.*", "blocks.*", "encoder.layers.*", "features")
 def load_encoder(
     spec: str | Path | None = None,
     *,
+    checkpoint: str | Path | None = None,
     normalise: str | None = None,
     image_size: int | None = None,
     pooling: str | None = None,
@@ -36,11 +43,15 @@ def load_encoder(
     ----------
     spec : str, Path or None
         A bundled name, a path to safetensors, None for the bundled default; ``"untrained[:PRESET[:SEED]]"`` for a
-        discriminator with random weights; ``"torchvision:NAME[:WEIGHTS]"``, ``"timm:NAME[:pretrained]"`` (random
-        weights from a fixed seed where none are named); or ``"package.module:factory"``, a function without arguments
-        that returns a module or an :class:`~dcgan_eval.features.taps.Encoder`.
+        discriminator with random weights; a model of one of the libraries in
+        :data:`~dcgan_eval.features.libraries.LIBRARIES` (random weights from a fixed seed where none are named); what
+        an entry point of the group ``dcgan_eval.encoders`` offers; or ``"package.module:factory"``, a function without
+        arguments that returns a module or an :class:`~dcgan_eval.features.taps.Encoder`.
+    checkpoint : str, Path or None
+        A file of tensors for a model of a library or a factory, which may also stand behind its name and a colon.
     normalise, image_size, pooling, layout
-        As for :class:`~dcgan_eval.features.taps.Encoder`; None keeps what the encoder was made with.
+        As for :class:`~dcgan_eval.features.taps.Encoder`; None keeps what the encoder was made with: a library's own
+        preprocessing where the weights come from it.
 
     Raises
     ------
@@ -51,25 +62,60 @@ def load_encoder(
     """
     given = {"normalise": normalise, "image_size": image_size, "pooling": pooling, "layout": layout}
     rules: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    kind, _, rest = str(spec).partition(":")
-    if kind == "untrained" and rest.partition(":")[0] in _LIBRARIES:  # the name that such an encoder has in records
+    name = str(spec)
+    behind, _, file = name.rpartition(":")
+    if checkpoint is None and ":" in behind and Path(file).suffix in SUFFIXES:
+        name, checkpoint = behind, file
+    kind, _, rest = name.partition(":")
+    if kind == "untrained" and rest.partition(":")[0] in LIBRARIES:  # the name that such an encoder has in records
         kind, _, rest = rest.partition(":")
-    if kind in _LIBRARIES:
-        return _library_encoder(kind, rest, rules)
-    if is_factory(str(spec)):
-        return _factory_encoder(str(spec), rules)
+    if kind in LIBRARIES:
+        return _library_encoder(kind, rest, checkpoint, rules)
+    if is_factory(name):
+        return _factory_encoder(name, checkpoint, rules)
+    if checkpoint is not None:
+        raise EncoderError(
+            "Only models of a library or of your own code take a checkpoint",
+            got=f"--arch {spec}" if spec else "no network",
+            expected=f"{forms()}, or package.module:factory",
+            remedy="name the checkpoint's network with --arch, such as --arch torchvision:resnet50",
+        )
     if kind == "untrained":
-        return discriminator_encoder(*_untrained(str(spec)), **rules)
-    path = resolve(spec)
+        return discriminator_encoder(*_untrained(name), **rules)
+    path = _weights_file(spec)
     D = load_network(path)
     assert isinstance(D, Discriminator), "load_network checks the header"
-    name = path.name.removesuffix(".safetensors").removesuffix(".discriminator")
-    return discriminator_encoder(D, name, **rules)
+    return discriminator_encoder(D, path.name.removesuffix(".safetensors").removesuffix(".discriminator"), **rules)
+
+
+def _weights_file(spec: str | Path | None) -> Path:
+    """Return the file of a discriminator's weights, or say what else a name or file could have meant."""
+    path = Path(spec) if spec is not None else None
+    if path is not None and path.is_file():
+        ours = path.suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT
+        if not ours and path.suffix in SUFFIXES:
+            raise EncoderError(
+                "The file holds tensors, but not of a network of this toolkit",
+                got=str(spec),
+                remedy=f"name their network too: --arch torchvision:resnet50 --checkpoint {spec}",
+            )
+    elif spec is not None and os.sep not in str(spec) and path is not None and path.suffix not in SUFFIXES:
+        from torchvision import models
+
+        known = read_manifest()["weights"]
+        if spec not in known:
+            raise unknown_name("encoder", str(spec), [*known, *_zoo(models.list_models(), str(spec))], EncoderError)
+    return resolve(spec)
+
+
+def _zoo(names: list[str], wanted: str) -> list[str]:
+    """Return torchvision's names that are close to one that names no library, as they are typed here."""
+    return [f"torchvision:{name}" for name in difflib.get_close_matches(wanted, names, n=3, cutoff=0.7)]
 
 
 def is_factory(spec: str) -> bool:
     """Tell whether a spec names code to be imported, which must come from the user and never out of a file."""
-    return ":" in spec and spec.partition(":")[0] not in ("untrained", *_LIBRARIES) and not Path(spec).exists()
+    return ":" in spec and spec.partition(":")[0] not in ("untrained", *LIBRARIES) and not Path(spec).exists()
 
 
 def discriminator_encoder(D: Discriminator, name: str, **rules: Any) -> Encoder:
@@ -100,54 +146,61 @@ def _untrained(text: str) -> tuple[Discriminator, str]:
     return build(ladder, int(seed or 0))[0].eval(), f"untrained:{ladder.name}:{int(seed or 0)}"
 
 
-def _library_encoder(library: str, rest: str, rules: dict[str, Any]) -> Encoder:
-    """Build a model of torchvision or timm."""
-    name, _, weights = rest.partition(":")
-    module = _seeded(lambda: _LIBRARIES[library](name, weights, rules.get("image_size")), f"{library}:{rest}")
-    module.eval()
-    full_name = f"{library}:{rest}" if weights else f"untrained:{library}:{name}"
-    return Encoder(module, _stages(module), name=full_name, **rules)
+def _library_encoder(kind: str, rest: str, checkpoint: str | Path | None, rules: dict[str, Any]) -> Encoder:
+    """Build a model of a library with its weights' own preprocessing, unless another is asked for."""
+    spec = f"{kind}:{rest}"
+    built = _seeded(lambda: from_library(kind, rest, rules.get("image_size")), spec)
+    module = built.module.eval()
+    if checkpoint is not None:
+        return _filled(module, spec, checkpoint, rules)
+    if built.transform is None:
+        notes = [f"random weights: {spec} names none"]
+        return Encoder(module, _stages(module), name=f"untrained:{spec}", notes=notes, **rules)
+    notes = _doubts(built, rules)
+    own: dict[str, Any] = {"prefix_tokens": built.prefix_tokens}
+    if rules.keys() & {"normalise", "image_size"}:
+        values = (",".join(f"{v:g}" for v in part) for part in (built.mean, built.std))
+        rules = {"normalise": "/".join(values), "image_size": built.size, **rules}
+    else:
+        own |= {"preprocess": ByImage(built.transform), "preprocessing": f"{spec}: {_words(built.transform)}"}
+    return Encoder(module, _stages(module), name=spec, notes=notes, **own, **rules)
 
 
-def _torchvision_model(name: str, weights: str, image_size: int | None) -> nn.Module:
-    """Build a model of torchvision, with ``weights`` by their name there."""
-    from torchvision import models
-
-    if name not in models.list_models():
-        raise unknown_name("torchvision model", name, models.list_models(), EncoderError)
-    return models.get_model(name, weights=weights or None)
+def _words(transform: object) -> str:
+    """Return a transform's own description in one line, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(transform).split()))
 
 
-def _timm_model(name: str, weights: str, image_size: int | None) -> nn.Module:
-    """Build a model of timm; vision transformers are made for ``image_size``."""
-    try:
-        import timm
-    except ImportError as error:
-        raise EncoderError("timm is not installed", remedy="pip install 'dcgan-eval[encoders]'") from error
-    if weights not in ("", "pretrained"):
-        raise EncoderError("Unknown weights of timm", got=weights, expected="timm:NAME or timm:NAME:pretrained")
-    if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models(), EncoderError)
-    options: dict[str, Any] = {"pretrained": bool(weights)}
-    if image_size is None:
-        return timm.create_model(name, **options)
-    try:
-        return timm.create_model(name, img_size=image_size, **options)
-    except TypeError:  # a model without a size of its own
-        return timm.create_model(name, **options)
+def _doubts(built: Built, rules: dict[str, Any]) -> list[str]:
+    """Say what was asked for that the weights were not made for."""
+    notes, size = [], rules.get("image_size")
+    if "normalise" in rules:
+        notes.append(f"--normalise {rules['normalise']} instead of the weights' own channel means and deviations")
+    if size is not None and built.size is not None and size != built.size:
+        far = ", which is probably wrong" if size < built.size / 2 else ""
+        notes.append(f"images of {size} pixels for weights that were made for {built.size}{far}")
+    return notes
 
 
-_LIBRARIES = {"torchvision": _torchvision_model, "timm": _timm_model}
+def _filled(module: nn.Module, spec: str, checkpoint: str | Path, rules: dict[str, Any]) -> Encoder:
+    """Return a network with the tensors of a checkpoint."""
+    notes = load_checkpoint(module, Path(checkpoint))
+    if "normalise" not in rules:
+        notes.append("a checkpoint does not say how its images were scaled: x / 127.5 - 1; --normalise changes it")
+    return Encoder(module, _stages(module), name=f"{spec}:{checkpoint}", notes=notes, **rules)
 
 
-def _factory_encoder(spec: str, rules: dict[str, Any]) -> Encoder:
-    """Call ``package.module:factory`` in the user's own code, found from the current folder too."""
-    made = _seeded(_imported(spec), spec)
+def _factory_encoder(spec: str, checkpoint: str | Path | None, rules: dict[str, Any]) -> Encoder:
+    """Call an entry point, or ``package.module:factory`` in the user's own code, found from the current folder too."""
+    kind, _, rest = spec.partition(":")
+    made = _seeded(lambda: from_entry_point(kind, rest), spec)
+    if made is None:
+        made = _seeded(_imported(spec), spec)
     if isinstance(made, Encoder):
-        if rules:
+        if rules or checkpoint is not None:
             raise EncoderError(
                 f"{spec} returns an Encoder, which has its own rules",
-                got=", ".join(f"{key}={value}" for key, value in rules.items()),
+                got=", ".join(f"{key}={value}" for key, value in {**rules, "checkpoint": checkpoint}.items() if value),
                 remedy="set them in the factory, or return the module alone",
             )
         return made
@@ -155,6 +208,8 @@ def _factory_encoder(spec: str, rules: dict[str, Any]) -> Encoder:
         raise EncoderError(
             f"{spec} returns no module", got=type(made).__name__, expected="a torch.nn.Module or an Encoder"
         )
+    if checkpoint is not None:
+        return _filled(made, spec, checkpoint, rules)
     return Encoder(made, _stages(made), name=spec, **rules)
 
 
@@ -185,7 +240,7 @@ def _seeded(make: Callable[[], Any], spec: str) -> Any:
         torch.manual_seed(derive(0, "encoder"))
         try:
             return make()
-        except EncoderError:
+        except (EncoderError, WeightsError):
             raise
         except Exception as error:  # whatever another library or the user's code raises
             raise EncoderError(

@@ -218,7 +218,7 @@ def _check_images(encoder: Encoder, images: ImageSet) -> None:
             got=f"{images.num_images} images of mixed sizes",
             remedy="give the size to bring them to with --image-size",
         )
-    if encoder.image_shape is not None and images.image_shape != encoder.image_shape:
+    if images.image_shape[0] and not encoder.takes(images.image_shape):
         raise DcganEvalError(
             f"The images of {images.name} do not fit the encoder {encoder.name!r}",
             got=f"{images.num_images} images of shape {images.image_shape}",
@@ -252,7 +252,7 @@ def store_identity(
         encoder=encoder.name,
         weights_sha256=encoder.weights_sha256,
         layers=tuple(widths.items()),
-        preprocessing=encoder.preprocessing,
+        preprocessing=encoder.preprocessing_of(images.image_shape),
         batch_norm=options.batch_norm,
         compute=options.compute_name,
         store_dtype=options.store_dtype,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import EncoderError
@@ -24,6 +26,8 @@ class Preprocess:
         number or one per channel, comma-separated, for values in [0, 1].
     image_size : int or None
         Shorter side after resizing (bicubic, antialiased), of which the centre square is taken; None keeps the size.
+    channels : int or None
+        That the encoder takes; where they are three, grey images are repeated. None leaves images as they are.
 
     Raises
     ------
@@ -33,6 +37,7 @@ class Preprocess:
 
     normalise: str = "paper"
     image_size: int | None = None
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
@@ -55,6 +60,8 @@ class Preprocess:
         """Map uint8 (N, H, W, C) to float32 (N, C, H, W)."""
         if self.image_size is not None:
             images_NHWC = _resize(images_NHWC, self.image_size)
+        if self.channels == 3 and images_NHWC.shape[-1] == 1:
+            images_NHWC = images_NHWC.expand(-1, -1, -1, 3)
         if self.normalise == "paper":
             return to_unit_range(images_NHWC)
         channels = images_NHWC.shape[-1]
@@ -83,6 +90,24 @@ class Preprocess:
                 remedy="give as many deviations, above 0, as means",
             )
         return mean, std
+
+
+@dataclass(frozen=True)
+class ByImage:
+    """A library's own preprocessing, image by image, as its makers ran it.
+
+    Attributes
+    ----------
+    transform : callable
+        Maps a PIL image in RGB to a float tensor (C, H, W).
+    """
+
+    transform: Callable[[Image.Image], Tensor]
+
+    def __call__(self, images_NHWC: Tensor) -> Tensor:
+        """Map uint8 (N, H, W, C) to float32 (N, C, H', W'); grey images are repeated to three channels."""
+        arrays = images_NHWC.expand(-1, -1, -1, 3).cpu().numpy()
+        return torch.stack([self.transform(Image.fromarray(image)) for image in arrays]).to(images_NHWC.device)
 
 
 def _resize(images_NHWC: Tensor, size: int) -> Tensor:

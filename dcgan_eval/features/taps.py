@@ -16,7 +16,7 @@ from ..models.dcgan import Discriminator, LadderDiscriminator
 from .identity import code_hash, is_plain_discriminator, weights_hash
 from .isolated import COMPILED, unwrapped
 from .pooling import Pooling
-from .preprocess import Preprocess
+from .preprocess import ByImage, Preprocess
 
 OUTPUT = "output"  # name under which what the module itself returns is tapped
 
@@ -50,6 +50,8 @@ class Encoder:
         Maps uint8 (N, H, W, C) to the module's float input, instead of ``normalise`` and ``image_size``.
     preprocessing : str or None
         What ``preprocess`` does, in words; part of a feature store's identity.
+    notes : sequence of str
+        What a reader of its numbers should know, a line each: random weights, another size than they were made for.
 
     Raises
     ------
@@ -71,12 +73,15 @@ class Encoder:
         prefix_tokens: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         preprocessing: str | None = None,
+        notes: Sequence[str] = (),
     ):
         if not isinstance(module, nn.Module):
             raise EncoderError("The encoder is no module", got=type(module).__name__, expected="a torch.nn.Module")
         if preprocess is not None and preprocessing is None:
             raise EncoderError("A preprocess of your own must be described", remedy="give preprocessing='in words'")
-        rule = Preprocess(normalise, image_size)
+        self.channels = _input_channels(module, image_shape)
+        rule = Preprocess(normalise, image_size, self.channels)
+        self.notes = list(notes)
         self.module, self.name = module, name or type(module).__name__
         self.image_shape = image_shape if image_size is None else None
         self.preprocess, self.preprocessing = preprocess or rule, preprocessing or rule.words
@@ -88,6 +93,19 @@ class Encoder:
     def is_discriminator(self) -> bool:
         """Whether this is the paper's network, for which its protocol's choices are the defaults."""
         return isinstance(self.module, Discriminator)
+
+    def takes(self, image_shape: tuple[int, int, int]) -> bool:
+        """Tell whether images of a shape fit; grey ones fit where they are repeated."""
+        if self.image_shape is None:
+            return True
+        return image_shape[:2] == self.image_shape[:2] and image_shape[2] in (
+            (1, 3) if self.channels == 3 else (self.image_shape[2],)
+        )
+
+    def preprocessing_of(self, image_shape: tuple[int, int, int]) -> str:
+        """Return what happens to images of a shape, in words."""
+        repeated = image_shape[2] == 1 and self.channels == 3 and isinstance(self.preprocess, Preprocess | ByImage)
+        return self.preprocessing + (", grey repeated to 3 channels" if repeated else "")
 
     @property
     def weights_sha256(self) -> str:
@@ -134,6 +152,14 @@ class Encoder:
                 raise unknown_name("layer", pattern, [*names, "all"], EncoderError)
             chosen[owner].append(pattern)  # whether the output has such a part is seen when it runs
         return tuple(layer for name in names for layer in dict.fromkeys(chosen[name]))
+
+
+def _input_channels(module: nn.Module, image_shape: tuple[int, int, int] | None) -> int | None:
+    """Return how many channels the images must have: as told, or as the first convolution says."""
+    if image_shape is not None:
+        return image_shape[2]
+    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels
 
 
 def layer_names(module: nn.Module) -> list[str]:

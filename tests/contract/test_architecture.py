@@ -76,6 +76,7 @@ def test_nothing_is_unpickled() -> None:
             if isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] not in forbidden, path
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                raise AssertionError(path)
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("weights_only") == "True", path  # tensors alone; anything else in the file is refused
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert ast.unparse(node.value) == "False", path
