@@ -104,7 +104,9 @@ def _weights_file(spec: str | Path | None) -> Path:
 
         known = read_manifest()["weights"]
         if spec not in known:
-            raise unknown_name("encoder", str(spec), [*known, *_zoo(models.list_models(), str(spec))], EncoderError)
+            raise unknown_name(
+                "bundled weights", str(spec), [*known, *_zoo(models.list_models(), str(spec))], EncoderError
+            )
     return resolve(spec)
 
 
