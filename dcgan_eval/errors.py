@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 
+_FEW = 4  # names that fit a sentence
+
+
 class DcganEvalError(Exception):
     """A mistake that the user can mend.
 
@@ -92,5 +95,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], error: type[DcganEv
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    remedy = f"did you mean {' or '.join(close)}" if close else f"choose one of {', '.join(names)}"
+    remedy = f"choose one of {', '.join(names)}"
+    if close:
+        among = f", of {', '.join(names)}" if len(names) <= _FEW else ""
+        remedy = f"did you mean {' or '.join(close)}{among}"
     return error(f"There is no {kind} named {name!r}", remedy=remedy)

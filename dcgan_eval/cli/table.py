@@ -28,8 +28,8 @@ def table(name: str, records: tuple[Path, ...], form: str, path: Path | None, as
         raise RecordError("A file needs a format", remedy=f"give --format {', '.join(_FORMATS[1:])} with --out")
     if path is not None:
         check_target(path, "--out", RecordError)
-    committed = Path("benchmarks") / "results"
-    found = find_records(records or ([committed] if committed.is_dir() else []))
+    usual = [folder for folder in (Path("benchmarks") / "results", Path("records")) if folder.is_dir()][:1]
+    found = find_records(records or usual) if records or usual else []
     from ..report import paper_tables
     from ..report.paper_numbers import TABLES
     from ..report.tables import INTERVALS

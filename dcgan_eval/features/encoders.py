@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import EncoderError, WeightsError, unknown_name
 from ..models.dcgan import Discriminator, build
 from ..models.presets import get_preset
-from ..models.weights import FORMAT, load_network, read_manifest, read_tensors, resolve
+from ..models.weights import FORMAT, UNSEALED, load_network, read_manifest, read_tensors, resolve
 from ..seeding import derive
 from .checkpoints import SUFFIXES, load_checkpoint
 from .libraries import LIBRARIES, Built, forms, from_entry_point, from_library
@@ -92,7 +92,7 @@ def _weights_file(spec: str | Path | None) -> Path:
     """Return the file of a discriminator's weights, or say what else a name or file could have meant."""
     path = Path(spec) if spec is not None else None
     if path is not None and path.is_file():
-        ours = path.suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT
+        ours = path.suffix == ".safetensors" and read_tensors(path)[1].get("format") in (FORMAT, UNSEALED)
         if not ours and path.suffix in SUFFIXES:
             raise EncoderError(
                 "The file holds tensors, but not of a network of this toolkit",

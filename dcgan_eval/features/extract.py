@@ -152,6 +152,7 @@ class EncoderFeatures(Filler):
     def __init__(self, encoder: Encoder, options: ExtractOptions | None = None):
         self.encoder, self.options = encoder, (options or ExtractOptions()).resolved(encoder)
         self.name, self.layers = encoder.name, encoder.choose(self.options.layers)
+        self.notes = list(encoder.notes)
         self._identity: StoreIdentity | None = None
 
     def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,12 @@ class Filler(ABC):
         For tables and records.
     stores : tuple of FeatureStore
         Of the training and the test images, once prepared.
+    notes : list of str
+        What a reader of a score should know of the features.
     """
 
     name: str
+    notes: Sequence[str] = ()
     stores: tuple[FeatureStore, FeatureStore]
 
     @abstractmethod

@@ -131,6 +131,7 @@ def run_protocol(
     del X
     confusions = test.score(predictions or predict(fits))
     cached = {"cached": [store.reused for store in source.stores], "num_features": source.stores[0].shape[1]}
+    run.notes += source.notes
     measured = _Measured(source.describe() | cached, fits, selection, confusions)
     return _record(run, test, measured, time.perf_counter() - started)
 

@@ -170,7 +170,9 @@ def test_table_takes_the_records_of_the_folder(run, tmp_path: Path) -> None:  # 
     Path("records/cifar10.json").write_text((committed / "cifar10.json").read_text())
     Path("records/other.json").write_text("[]")
     found = [row for row in json.loads(run("table", "cifar10", "--format", "json").stdout)["rows"] if row["ours"]]
-    assert [(row["record"], row["published"]) for row in found] == [("records/cifar10.json", 82.8)]
+    assert [(row["record"], row["published"]) for row in found] == [
+        ("records/cifar10.json", None)
+    ]  # not the paper's way
     given = run("table", "cifar10", committed / "cifar10-small.json", "--format", "markdown")
     assert "cifar10_small_l2svm v1" in given.stdout
     says(run("table", "cifar10", "none.json"), "record cannot be read")
@@ -334,7 +336,6 @@ def test_debug_shows_the_traceback(run) -> None:  # type: ignore[no-untyped-def]
     ("images", "word"),
     [
         (np.zeros((4, 28, 28, 3), np.uint8), "do not fit the encoder"),
-        (np.zeros((4, 32, 32, 1), np.uint8), "do not fit the encoder"),
         (np.zeros((4, 32, 32, 3), np.float32), "uint8"),
         (np.zeros((0, 32, 32, 3), np.uint8), ""),
         (np.zeros((32, 32, 3), np.uint8), ""),

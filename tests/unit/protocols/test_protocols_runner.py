@@ -497,6 +497,12 @@ def test_another_encoder_than_the_papers_is_noted(encoder_features: EncoderFeatu
     assert not any("encoder" in note for note in record.notes)
 
 
+def test_what_is_said_of_an_encoder_stands_in_the_record(encoder_features: EncoderFeatures) -> None:
+    encoder_features.notes = ["random weights"]
+    record = run_protocol(replace(FULL, num_validation=None), color(90, 1), SealedTest(color(30, 2)), encoder_features)
+    assert "random weights" in record.notes
+
+
 def test_the_digits_split_is_pinned() -> None:
     train, test = load_protocol_data(get_protocol("digits"))
     assert (train.num_images, test.images.num_images) == (1_297, 500)
