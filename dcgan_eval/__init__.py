@@ -21,6 +21,8 @@ _PUBLIC = {
     "load_encoder": "dcgan_eval.features.encoders",
     "load_record": "dcgan_eval.records",
     "run_protocol": "dcgan_eval.protocols.runner",
+    "Place": "dcgan_eval.protocols.settings",
+    "Settings": "dcgan_eval.protocols.settings",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -165,10 +165,10 @@ def test_samples_are_numbered_and_drawn_from_given_latents(run, pair: Path) -> N
     assert run(*line, "--z", "z.npy", "--out", "given.png").exit_code == 0
     assert run(*line, "--rows", 32, "--out", "seeded.png").exit_code == 0
     given, seeded = (np.asarray(Image.open(name), int) for name in ("given.png", "seeded.png"))
-    assert given.shape == (128, 256, 3)  # six images in two rows of four, the rest white
-    assert (given[64:, 128:] == 255).all()
+    assert given.shape == (130, 262, 3)  # six images in two rows of four, the rest white
+    assert (given[66:, 132:] == 255).all()
     # the same images but for the statistics: of these 128 there, of the prior here
-    assert np.abs(given[:64] - seeded[:64]).mean() < 0.3 * np.abs(given[:64] - seeded[64:128]).mean()
+    assert np.abs(given[:64] - seeded[:64]).mean() < 0.3 * np.abs(given[:64] - seeded[66:130]).mean()
     assert run(*line, "--rows", 32, "--numbered", "--out", "numbered.png").exit_code == 0
     numbered = np.asarray(Image.open("numbered.png"))
     assert (numbered[12:76, :64] == seeded[:64, :64]).all()  # the first image, below its number
