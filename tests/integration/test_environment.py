@@ -67,7 +67,7 @@ def test_an_interrupt_that_falls_into_a_destructor(monkeypatch: pytest.MonkeyPat
 
     def work() -> None:
         Falls()
-        ended.wait(60)
+        ended.wait(3)
 
     ended = threading.Event()
     monkeypatch.setattr("dcgan_eval.cli.weights.read_manifest", work)
