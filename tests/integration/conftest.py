@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,14 +41,4 @@ def npz(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
     path = tmp_path / "noise.npz"
     np.savez(path, images=draw.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8), labels=np.arange(60) % 3)
-    return path
-
-
-@pytest.fixture(scope="session")
-def real_data_dir() -> Path:
-    """Folder of the real data sets; the test is skipped where there is none."""
-    beside = Path(__file__).parents[2].parent / "shared" / "data"
-    path = Path(os.environ.get("DCGAN_EVAL_DATA") or beside)
-    if not path.is_dir():
-        pytest.skip("no real data: set DCGAN_EVAL_DATA to the folder that holds cifar10/, svhn/, ...")
     return path

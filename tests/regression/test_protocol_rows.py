@@ -12,7 +12,6 @@ import pytest
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, rows_digest, stratified_split
-from dcgan_eval.errors import DataError
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 
 _CIFAR10_VALIDATION = "48a617badeb164f73972e742d90623d7f74cc5385caf407373de3a5cd6f8f7a4"
@@ -31,11 +30,11 @@ DRAWS = {
 }
 
 
-def train_images(name: str) -> ImageSet:
-    try:
-        return load_protocol_data(get_protocol(name))[0]
-    except DataError as error:
-        pytest.skip(f"no data for {name}: {error.what}")
+@pytest.fixture
+def train_images(name: str, request: pytest.FixtureRequest) -> ImageSet:
+    """Train split of the protocol ``name``; only the digits come with a library."""
+    data_dir = None if name == "digits" else request.getfixturevalue("real_data_dir")
+    return load_protocol_data(get_protocol(name), data_dir)[0]
 
 
 def digest(images: ImageSet, rows: np.ndarray) -> str:
@@ -50,16 +49,16 @@ def test_every_protocol_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("name", VALIDATION)
-def test_validation_rows_are_pinned(name: str) -> None:
-    images, protocol = train_images(name), get_protocol(name)
+def test_validation_rows_are_pinned(name: str, train_images: ImageSet) -> None:
+    images, protocol = train_images, get_protocol(name)
     _, validation = stratified_split(images, protocol.num_held_out(images.num_images), 0, "validation")
     assert digest(images, validation) == VALIDATION[name]
     assert rows_digest(images, validation) == VALIDATION[name]
 
 
 @pytest.mark.parametrize(("name", "stream", "number"), DRAWS)
-def test_draws_are_pinned(name: str, stream: str, number: int) -> None:
-    images, protocol = train_images(name), get_protocol(name)
+def test_draws_are_pinned(name: str, stream: str, number: int, train_images: ImageSet) -> None:
+    images, protocol = train_images, get_protocol(name)
     kept, _ = stratified_split(images, protocol.num_held_out(images.num_images), 0, "validation")
     assert protocol.per_class is not None
     rows = draw_per_class(images, kept, protocol.per_class, 0, number, stream)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,6 @@ import pytest
 from PIL import Image
 
 from dcgan_eval.data.imageset import ImageSet
-
-
-@pytest.fixture(scope="session")
-def real_data_dir() -> Path:
-    """Folder of the real data sets; the test is skipped where there is none."""
-    beside = Path(__file__).parents[3].parent / "shared" / "data"
-    path = Path(os.environ.get("DCGAN_EVAL_DATA") or beside)
-    if not path.is_dir():
-        pytest.skip("no real data: set DCGAN_EVAL_DATA to the folder that holds cifar10/, svhn/, ...")
-    return path
 
 
 @pytest.fixture(autouse=True)

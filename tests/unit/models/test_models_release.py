@@ -35,12 +35,9 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="module")
-def digits() -> np.ndarray:
+def digits(real_data_dir: Path) -> np.ndarray:
     """256 real SVHN digits."""
-    data_dir = Path(os.environ.get("DCGAN_EVAL_DATA") or SHARED / "data")
-    if not (data_dir / "svhn").is_dir():
-        pytest.skip("no SVHN: set DCGAN_EVAL_DATA to the folder that holds svhn/")
-    return load_data("svhn", "test", data_dir).images[:256]
+    return load_data("svhn", "test", real_data_dir).images[:256]
 
 
 def release(folder: Path, preset: str = "svhn32", network: str = "discriminator") -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -425,21 +424,20 @@ def test_the_svhn_protocol_is_the_releases() -> None:
     assert all(getattr(small, name) == getattr(protocol, name) for name in same)
 
 
-def test_the_small_svhn_suite_is_the_official_files_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    data_dir = Path(os.environ.get("DCGAN_EVAL_DATA") or Path(__file__).parents[4] / "shared" / "data")
-    if not (data_dir / "svhn").is_dir():
-        pytest.skip("no SVHN: set DCGAN_EVAL_DATA to the folder that holds svhn/")
-    train, test = load_protocol_data(PROTOCOLS["svhn-small"], data_dir)
+def test_the_small_svhn_suite_is_the_official_files_first_rows(
+    real_data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
     assert (train.num_images, test.images.num_images) == (4_000, 6_000)
-    official = load_data("svhn", "test", data_dir)
+    official = load_data("svhn", "test", real_data_dir)
     assert sorted(train.pixel_hashes) == sorted(official.pixel_hashes[:4_000])
     shuffled = official.take(np.random.default_rng(0).permutation(10_000))
     monkeypatch.setattr(catalog, "load_data", lambda *_, **__: shuffled)
     with pytest.raises(DataError, match="not those of the official file in its order"):
-        load_protocol_data(PROTOCOLS["svhn-small"], data_dir)
+        load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
     monkeypatch.setattr(catalog, "load_data", lambda *_, **__: official.take(np.arange(9_999)))
     with pytest.raises(DataError, match="too few images"):
-        load_protocol_data(PROTOCOLS["svhn-small"], data_dir)
+        load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
 
 
 def test_draws_given_by_hand_make_another_protocol() -> None:
