@@ -29,7 +29,7 @@ from ..seeding import rng, torch_generator
 
 PUBLISHED_C = 100.0  # the authors minimise 1/2 ||w||^2 + C * mean(...), so our C is this over the number of rows
 
-_FORMAT = "dcgan-eval-kmeans-1"
+_FORMAT = "dcgan-eval-kmeans-2"
 _CONTRAST_OFFSET = 10.0  # added to a patch's variance, on the scale of 0 to 255
 _WHITENING_OFFSET = 0.1  # added to the eigenvalues of the covariance
 _STANDARD_OFFSET = 0.01  # added to a feature's variance
@@ -365,7 +365,7 @@ class KMeansFeatures(Filler):
         key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
         path = cache_dir / f"kmeans-{key}.safetensors"
         if path.exists():
-            tensors, found = read_tensors(path)
+            tensors, found = read_tensors(path, sealed=_FORMAT)
             if header.items() <= found.items():
                 return Codebook(tensors["mean"], tensors["whitening"], tensors["centroids"], int(found["num_empty"]))
         images = train.images[train.canonical_order]

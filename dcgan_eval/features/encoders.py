@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import EncoderError, WeightsError, unknown_name
 from ..models.dcgan import Discriminator, build
 from ..models.presets import get_preset
-from ..models.weights import FORMAT, UNSEALED, load_network, read_manifest, read_tensors, resolve
+from ..models.weights import FORMAT, UNSEALED, load_network, read_card, read_manifest, read_tensors, resolve
 from ..seeding import derive
 from .checkpoints import SUFFIXES, load_checkpoint
 from .libraries import LIBRARIES, Built, forms, from_entry_point, from_library
@@ -85,7 +85,16 @@ def load_encoder(
     path = _weights_file(spec)
     D = load_network(path)
     assert isinstance(D, Discriminator), "load_network checks the header"
-    return discriminator_encoder(D, path.name.removesuffix(".safetensors").removesuffix(".discriminator"), **rules)
+    encoder = discriminator_encoder(D, path.name.removesuffix(".safetensors").removesuffix(".discriminator"), **rules)
+    encoder.objective = _objective(read_card(path)["card"])
+    return encoder
+
+
+def _objective(card: dict[str, Any]) -> str | None:
+    """Return what weights were trained for, as their card says; the first cards, all of GANs, do not name it."""
+    config = card.get("config")
+    named = config.get("objective", "adversarial") if isinstance(config, dict) else card.get("objective")
+    return named if isinstance(named, str) else None
 
 
 def _weights_file(spec: str | Path | None) -> Path:

@@ -201,6 +201,7 @@ class EncoderFeatures(Filler):
             "all_layers": self.layers == self.encoder.layers,
             "preset": getattr(getattr(self.encoder.module, "preset", None), "name", None),
             "weights_sha256": made.weights_sha256,
+            "objective": self.encoder.objective,
             "preprocessing": made.preprocessing,
             "pooling": made.pooling,
             "rules": self.encoder.rules,
@@ -323,7 +324,7 @@ def _statistics(
     """Return the batch-norm statistics of the calibration images, from the cache when they are there."""
     key = f"{encoder.weights_sha256[:16]}-{answers}-{calibration.fingerprint[:16]}-{options.compute_name}"
     header = {
-        "format": "dcgan-eval-batchnorm-1",
+        "format": "dcgan-eval-batchnorm-2",
         "weights_sha256": encoder.weights_sha256,
         "answers": answers,
         "calibration_fingerprint": calibration.fingerprint,
@@ -333,7 +334,7 @@ def _statistics(
     }
     path = cache_dir / f"batchnorm-{key}.safetensors"
     if path.exists():
-        statistics, found = read_tensors(path)
+        statistics, found = read_tensors(path, sealed=header["format"])
         if found == header:
             return statistics
     statistics = compute_statistics(encoder, calibration, options, progress)

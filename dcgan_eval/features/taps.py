@@ -53,11 +53,18 @@ class Encoder:
     notes : sequence of str
         What a reader of its numbers should know, a line each: random weights, another size than they were made for.
 
+    Attributes
+    ----------
+    objective : str or None
+        What the weights were trained for, where their card says it: ``"adversarial"``, ``"contrastive"``, ...
+
     Raises
     ------
     EncoderError
         No module, a layer that it does not have, or a rule that cannot be read.
     """
+
+    objective: str | None = None
 
     def __init__(
         self,

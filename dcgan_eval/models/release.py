@@ -21,6 +21,7 @@ from .weights import blank_network
 FILE_NAMES = {"discriminator": "discrim_params.jl", "generator": "gen_params.jl"}
 RELEASE_CARD = {
     "source": "parameters released in 2016 by the authors of arXiv:1511.06434",
+    "objective": "adversarial",
     "licence": "MIT, copyright (c) 2015 Alec Radford",
     "conversion": "kernels flipped along both spatial axes, matrices transposed, no running batch-norm statistics",
 }

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 
 from dcgan_eval.baselines.kmeans import (
@@ -26,7 +28,7 @@ from dcgan_eval.baselines.kmeans import (
     triangle,
 )
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.errors import DcganEvalError, StoreError
+from dcgan_eval.errors import DcganEvalError, StoreError, WeightsError
 
 OPTIONS = KMeansOptions(num_centroids=7, side=3, num_patches=500, iterations=4)
 
@@ -205,6 +207,17 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file")
     with pytest.raises(StoreError, match="--cache-dir"):
         prepared(tmp_path / "occupied", images(9), images(3))
+
+
+def test_a_cached_codebook_without_its_digest_is_refused(tmp_path: Path) -> None:
+    prepared(tmp_path, images(60), images(5, seed=1))
+    [path] = tmp_path.glob("kmeans-*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    header.pop("sha256")
+    save_file({key: value + 1 for key, value in tensors.items()}, path, header)
+    with pytest.raises(WeightsError, match="no digest"):
+        prepared(tmp_path, images(60), images(5, seed=1))
 
 
 def test_a_codebook_moves_as_a_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from torch.nn.functional import adaptive_avg_pool2d
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, EncoderError
 from dcgan_eval.features.encoders import load_encoder
-from dcgan_eval.features.extract import ExtractOptions, extract
+from dcgan_eval.features.extract import EncoderFeatures, ExtractOptions, extract
 from dcgan_eval.features.layers import layer_widths, list_layers
 from dcgan_eval.features.pooling import Pooling, pool_to_grid, tokens_to_map
 from dcgan_eval.features.preprocess import Preprocess
 from dcgan_eval.features.taps import Encoder
+from dcgan_eval.models.dcgan import build
+from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.weights import save_network
 
 SHAPE = (16, 16, 3)
 
@@ -294,6 +298,27 @@ def test_factories_in_the_users_own_code(tmp_path: Path, monkeypatch: pytest.Mon
         load_encoder("no.such.module:encoder")
     with pytest.raises(EncoderError, match="its own rules"):
         load_encoder(f"{name}:encoder", pooling="avg4")
+
+
+@pytest.mark.parametrize(
+    ("card", "objective"),
+    [
+        ({"config": {"objective": "contrastive"}}, "contrastive"),
+        ({"config": {"flip": True}}, "adversarial"),  # from before there was a second one
+        ({"objective": "adversarial"}, "adversarial"),
+        ({}, None),
+        ({"config": {"objective": 3}}, None),
+    ],
+)
+def test_a_record_says_what_the_weights_were_trained_for(
+    card: dict[str, Any], objective: str | None, tmp_path: Path
+) -> None:
+    images = ImageSet(np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8))
+    path = tmp_path / "mine.safetensors"
+    save_network(build(get_preset("svhn32"), 0)[0], path, card=card)
+    features = EncoderFeatures(load_encoder(path))
+    features.prepare(images, images, cache_dir=tmp_path)
+    assert features.describe()["objective"] == objective
 
 
 def test_a_discriminator_can_be_given_other_rules(tmp_path: Path) -> None:

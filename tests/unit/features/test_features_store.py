@@ -17,9 +17,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.errors import DcganEvalError, StoreError
+from dcgan_eval.errors import DcganEvalError, StoreError, WeightsError
 from dcgan_eval.features import extract as extract_module
 from dcgan_eval.features.batchnorm import frozen
 from dcgan_eval.features.encoders import load_encoder
@@ -310,6 +312,18 @@ def test_every_flipped_bit_outside_the_blocks_is_a_sentence(encoder: Encoder, im
         path.write_bytes(damaged)
         with pytest.raises(StoreError):
             FeatureStore(path).read()
+
+
+def test_cached_statistics_without_their_digest_are_refused(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    """The name of the digest may be what a flipped bit hits: then nothing of what it covers is to be trusted."""
+    extract(encoder, images, options=EXACT, cache_dir=tmp_path).path.unlink()
+    [path] = tmp_path.glob("batchnorm-*")
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    header.pop("sha256")
+    save_file({key: value + 1 for key, value in tensors.items()}, path, header)
+    with pytest.raises(WeightsError, match="no digest"):
+        extract(encoder, images, options=EXACT, cache_dir=tmp_path)
 
 
 def test_a_store_is_a_matrix(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
