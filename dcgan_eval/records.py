@@ -281,17 +281,17 @@ def _from_flat(values: dict[str, Any]) -> dict[str, Any]:
     return values | parts
 
 
-def _expectations(record: Record) -> list[tuple[str, Callable[[], bool]]]:
+_Expectations = list[tuple[str, Callable[[], bool]]]
+
+
+def _expectations(record: Record) -> _Expectations:
     """Return what must hold of a record's types before anything reads it, each with its name."""
-    number, text = _is_number, _is_text
-    spec, features, made = record.spec, record.features, record.made
+    return _of_the_run(record) + _of_the_result(record) + _of_the_making(record.made)
 
-    def interval(value: Any) -> bool:
-        return isinstance(value, list) and len(value) == 2 and all(map(number, value))
 
-    def rows(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(row, dict) and number(row.get("score")) for row in value)
-
+def _of_the_run(record: Record) -> _Expectations:
+    """Return what must hold of what was asked for."""
+    text, spec, features = _is_text, record.spec, record.features
     return [
         ("protocol", lambda: all(map(text, (record.protocol, record.metric, record.status)))),
         ("spec", lambda: isinstance(spec, dict) and text(spec.get("id")) and isinstance(spec.get("version"), int)),
@@ -306,6 +306,20 @@ def _expectations(record: Record) -> list[tuple[str, Callable[[], bool]]]:
         ("classifier", lambda: isinstance(record.classifier, dict) and text(record.classifier.get("name"))),
         ("classifier.value", lambda: text(record.classifier.get("parameter")) and _is_optional(record.chosen[1])),
         ("data", lambda: isinstance(record.data, dict) and all(map(_is_entry, record.data.values()))),
+    ]
+
+
+def _of_the_result(record: Record) -> _Expectations:
+    """Return what must hold of what was found."""
+    number, text = _is_number, _is_text
+
+    def interval(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and all(map(number, value))
+
+    def rows(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(row, dict) and number(row.get("score")) for row in value)
+
+    return [
         ("score", lambda: number(record.score) and _is_optional(record.spread) and _is_optional(record.duality_gap)),
         ("ci95", lambda: interval(record.ci95)),
         ("ci95_with_images", lambda: record.ci95_with_images is None or interval(record.ci95_with_images)),
@@ -317,6 +331,13 @@ def _expectations(record: Record) -> list[tuple[str, Callable[[], bool]]]:
         ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
         ("right", lambda: record.right is None or text(record.right)),
         ("notes", lambda: isinstance(record.notes, list) and all(map(text, record.notes))),
+    ]
+
+
+def _of_the_making(made: dict[str, Any]) -> _Expectations:
+    """Return what must hold of how and where the record was made."""
+    number, text = _is_number, _is_text
+    return [
         ("made", lambda: isinstance(made, dict) and number(made.get("time_s")) and text(made.get("created"))),
         ("made.timings_s", lambda: all(map(number, (made.get("timings_s") or {}).values()))),
         ("made.command", lambda: text(made.get("command")) and isinstance(made.get("environment"), dict)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.catalog import load_data
+from ..data.imageset import ImageSet
 from ..files import check_target
 from ..insight.drawing import Draw, Features, Pair, feature_maker, in_batches
 from ..insight.finding import Finding
+from ..insight.neighbours import check_images
 from ..models.dcgan import sample_prior, to_uint8
+from ..models.presets import Preset
 from ..seeding import torch_generator
 from .console import err, out
 from .options import SEED, Number, device_option, json_option, stack
 
 CALIBRATION_SAMPLES = 1_024
+Pictures = dict[Path, tuple[str, str]]  # file -> what is said instead of it, and below it
 
 weights_option = click.option(
     "--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the last bundled]."
@@ -44,6 +48,11 @@ def out_option(default: str) -> Any:
     return click.option("--out", "path", type=kind, default=Path(default), show_default=True, help=what)
 
 
+def data_option(**settings: Any) -> Any:
+    """Return the option that names the real images."""
+    return click.option("--data", "name", metavar="NAME|PATH", help="Real images.", **settings)
+
+
 def pair_options(out_file: str) -> Any:
     """Return the options of every command that draws from a generator."""
     return stack(weights_option, out_option(out_file), seed_option, device_option, json_option)
@@ -62,9 +71,14 @@ def checked(path: Path) -> Path:
     return finding
 
 
-def report_finding(
-    finding: Finding, path: Path, pictures: Mapping[Path, tuple[str, str]], sentence: str, as_json: bool
-) -> None:
+def loaded(name: str, split: str, data_dir: Path | None, limit: int, preset: Preset) -> ImageSet:
+    """Load images of the networks' shape, the first ``limit`` of them."""
+    images = load_data(name, split, data_dir)
+    check_images(images.images, preset, name)
+    return images if len(images) <= limit else images.take(np.arange(limit))
+
+
+def report_finding(finding: Finding, path: Path, pictures: Pictures, sentence: str, as_json: bool) -> None:
     """Write the finding and say what it found."""
     finding = finding.write(path, pictures)
     for note in finding.notes:

@@ -32,7 +32,7 @@ _COMMANDS = {
         "Run a protocol on each layer alone, on all layers up to each, and on all but each; a record for every one.",
     ),
     "arithmetic": (
-        f"{_CLI}.insight",
+        f"{_CLI}.arithmetic",
         "Add and subtract concepts in z, each the mean of some samples, as the paper's smiling woman - woman + man.",
     ),
     "baseline": (f"{_CLI}.baseline", "Run a baseline through a protocol; each gives a record like any other."),
@@ -51,12 +51,12 @@ _COMMANDS = {
         "Cache the features of a data set in HDF5; interrupted, it continues where it stopped.",
     ),
     "guided": (
-        f"{_CLI}.against_data",
+        f"{_CLI}.guided",
         "Show what in the images excites units of the discriminator's last layer, by guided backpropagation.",
     ),
     "list": (f"{_CLI}.records:list_records", "List records, one line each [default: those in records/]."),
     "neighbours": (
-        f"{_CLI}.against_data",
+        f"{_CLI}.neighbours",
         "Show the training images nearest to samples, and test whether the samples are copies.",
     ),
     "probe": (
@@ -80,7 +80,7 @@ _COMMANDS = {
         "Draw a grid of samples from a generator, with the statistics of their minibatch as the 2016 release does.",
     ),
     "score-digits": (
-        f"{_CLI}.against_data",
+        f"{_CLI}.score_digits",
         "Classify real digits by the nearest generated one, as the paper's supplement does.",
     ),
     "show": (f"{_CLI}.show", "Show a record, or several beside each other."),
@@ -98,7 +98,7 @@ _COMMANDS = {
         "Train the DCGAN on ImageNet images at 32x32; resumable, also under torchrun.",
     ),
     "turn": (
-        f"{_CLI}.insight",
+        f"{_CLI}.arithmetic",
         "Add a turn vector, the mean of left less the mean of right, to random samples in steps from -1 to 1.",
     ),
     "verify": (
@@ -106,7 +106,7 @@ _COMMANDS = {
         "Check a record against itself and the data and weights it names.",
     ),
     "walk": (
-        f"{_CLI}.insight",
+        f"{_CLI}.walk",
         "Walk between random z and measure how evenly the image changes: jumps suggest stored images.",
     ),
     "weights": (

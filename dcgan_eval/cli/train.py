@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,17 +187,9 @@ def _train(
         _check_targets(folder)
     score = _validation_score(probe, data_dir, plan)
     images = _outline(data_name, data_dir, config) if dry_run else _images(data_name, data_dir, config)
+    kind = partial(_TRAINERS[config.objective], sync_batch_norm=sync_batch_norm, compiled=compiled, start=plan.start)
     with joined(plan.device) as team:
-        trainer = _TRAINERS[config.objective](
-            config,
-            images.images,
-            str(plan.device),
-            labels_N=images.labels,
-            team=team,
-            sync_batch_norm=sync_batch_norm,
-            compiled=compiled,
-            start=plan.start,
-        )
+        trainer = kind(config, images.images, str(plan.device), labels_N=images.labels, team=team)
         if dry_run:
             _report_dry_run(trainer, as_json)
             return

@@ -24,6 +24,7 @@ from .nearest import nearest
 
 COPIED = -3.0  # z below which samples are called copies; chance alone gets there once in 700 times
 REGIONS = 10
+Regions = tuple[np.ndarray, np.ndarray]  # the region of each sample, and of each held-out image
 _FEWEST = 20  # samples and held-out images that a region needs to be counted
 
 
@@ -65,7 +66,7 @@ def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
     return float((wins - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))
 
 
-def copying(sampled: np.ndarray, held_out: np.ndarray, regions: tuple[np.ndarray, np.ndarray]) -> Copying:
+def copying(sampled: np.ndarray, held_out: np.ndarray, regions: Regions) -> Copying:
     """Test whether samples are nearer to the training images than held-out images are.
 
     Parameters
@@ -73,7 +74,7 @@ def copying(sampled: np.ndarray, held_out: np.ndarray, regions: tuple[np.ndarray
     sampled, held_out : ndarray
         Distance of each sample and of each held-out image to its nearest training image.
     regions : tuple of ndarray
-        The region of each sample and of each held-out image.
+        As :func:`pixel_regions` gives them.
     """
     found = []
     for region in np.unique(regions[1]):
@@ -86,9 +87,7 @@ def copying(sampled: np.ndarray, held_out: np.ndarray, regions: tuple[np.ndarray
     return Copying(score, overall, found)
 
 
-def pixel_regions(
-    train_ND: Tensor, sampled_MD: Tensor, held_out_PD: Tensor, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def pixel_regions(train_ND: Tensor, sampled_MD: Tensor, held_out_PD: Tensor, seed: int) -> Regions:
     """Cut the space of images by K-means on training pixels; return the regions of samples and of held-out images."""
     state = derive(seed, "regions") % 2**32
     means = KMeans(min(REGIONS, len(train_ND)), n_init=1, max_iter=50, random_state=state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -240,7 +240,8 @@ def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, t
     some, F, U = problem.columns(todo), state.F[:, todo], state.U[todo]
     goal = 2 * _SHARE * tol * state.primal[todo]
     S = some.curvature(F)
-    step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, eta[todo] ** 2, 2 * state.gap[todo], goal)
+    stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
+    step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
     pu, pp = some.join(space.inner(step, U, F)), some.join(space.inner(step, step, step_scores))
     t = line_minimum(space.total, some.along(F, step_scores), pu, pp)
     t = torch.where(torch.isfinite(t), t, 0.0)
@@ -249,19 +250,21 @@ def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, t
     return _look(space, problem, new_U, new_F, precise)
 
 
+class _Stop(NamedTuple):
+    """Where conjugate gradients stop: for each problem, (K,), a share of ``norm`` = ||g||^2, or ||r||^2 itself."""
+
+    share: torch.Tensor
+    norm: torch.Tensor
+    square: torch.Tensor
+
+
 def _conjugate_gradients(
-    space: Space,
-    problem: Problem,
-    G: torch.Tensor,
-    S: Curvature,
-    share: torch.Tensor,
-    norm: torch.Tensor,
-    goal: torch.Tensor,
+    space: Space, problem: Problem, G: torch.Tensor, S: Curvature, stop: _Stop
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Solve ``H p = -g`` by preconditioned conjugate gradients and return p and X p.
 
-    Each problem stops when ||r||^2 has fallen to its ``share`` of ``norm`` = ||g||^2, and likewise in the
-    preconditioner's norm (the plain one alone hardly sees flat directions), or at ``goal``, where the gap is small.
+    Each problem stops when ||r||^2 has fallen to its share of ||g||^2, and likewise in the preconditioner's norm (the
+    plain one alone hardly sees flat directions), or to ``stop.square``, where the gap is small.
     """
 
     def inner(U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None) -> torch.Tensor:
@@ -273,7 +276,7 @@ def _conjugate_gradients(
     z = S.project(precondition(r, live))
     d, image = z.clone(), space.image(z)
     rho = inner(r, z, image)
-    energy = share * rho
+    energy = stop.share * rho
     floor = rho * (1e-24 if space.resolves else 1e-12)  # below it, rho is rounding
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S, image)
@@ -288,7 +291,8 @@ def _conjugate_gradients(
         keep = (alpha > 0) & (new_rho > floor[live])
         if count % space.norm_every == 0:
             square = problem.join(space.remainder(r))
-            keep &= (square > goal[live]) & ((square > (share * norm)[live]) | (new_rho > energy[live]))
+            large = (square > (stop.share * stop.norm)[live]) | (new_rho > energy[live])
+            keep &= (square > stop.square[live]) & large
         if decide.holds(~keep):
             break
         beta = new_rho / rho.clamp_min(1e-300)

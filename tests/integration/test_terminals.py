@@ -37,7 +37,7 @@ for words in {commands!r}:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON", "COLUMNS"))}
     return {**kept, "PYTHONPATH": str(ROOT), **changes}
 
 

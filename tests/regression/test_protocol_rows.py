@@ -6,6 +6,8 @@ The digests were made by the first version; the digests here are formed with has
 from __future__ import annotations
 
 import hashlib
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +35,11 @@ DRAWS = {
 @pytest.fixture
 def train_images(name: str, request: pytest.FixtureRequest) -> ImageSet:
     """Train split of the protocol ``name``; only the digits come with a library."""
-    data_dir = None if name == "digits" else request.getfixturevalue("real_data_dir")
+    return loaded(name, None if name == "digits" else request.getfixturevalue("real_data_dir"))
+
+
+@cache
+def loaded(name: str, data_dir: Path | None) -> ImageSet:
     return load_protocol_data(get_protocol(name), data_dir)[0]
 
 

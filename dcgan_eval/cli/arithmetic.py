@@ -1,4 +1,4 @@
-"""The paper besides its tables, with a generator: ``dcgan-eval walk``, ``arithmetic``, ``turn``, ``forget``."""
+"""``dcgan-eval arithmetic`` and ``turn``: sums and differences of latent vectors, as the paper's figures 7 and 8."""
 
 from __future__ import annotations
 
@@ -12,82 +12,14 @@ from torch import Tensor
 
 from ..devices import resolve_device
 from ..errors import DcganEvalError
-from ..files import check_target
 from ..insight import arithmetic as adding
-from ..insight import walk as walking
 from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
 from ..insight.finding import Finding
 from ..models.dcgan import sample_prior
-from ..report.panels import write_animation, write_rows
+from ..report.panels import write_rows
 from ..seeding import torch_generator
-from .findings import checked, discriminator_option, drawn, features_of, pair_options, report_finding, samples_option
+from .findings import checked, drawn, pair_options, report_finding, samples_option
 from .options import Number, example
-
-
-@click.command(epilog=example("dcgan-eval walk --rows 4 --out walk.png"))
-@click.option(
-    "--points", type=Number(int, 2, 1_000), default=9, show_default=True, help="Random z that a walk goes through."
-)
-@click.option("--rows", type=Number(int, 1, 1_000), default=10, show_default=True, help="Walks, a row each.")
-@click.option(
-    "--steps", type=Number(int, 1, 1_000), default=16, show_default=True, help="Steps from one z to the next."
-)
-@click.option(
-    "--every", type=Number(int, 1, 1_000), default=8, show_default=True, help="Show one image out of so many."
-)
-@click.option("--path", "shape", type=click.Choice(walking.PATHS), default="linear", show_default=True)
-@click.option("--animate", type=click.Path(path_type=Path, dir_okay=False), help="The first walk as .gif or .png too.")
-@discriminator_option
-@pair_options("walk.png")
-def walk(
-    points: int,
-    rows: int,
-    steps: int,
-    every: int,
-    shape: str,
-    animate: Path | None,
-    weights: str | None,
-    discriminator: str | None,
-    path: Path,
-    seed: int,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Walk between random z and measure how evenly the image changes: jumps suggest stored images.
-
-    Sharpness is a walk's largest step over its median step; the jump is its largest step over the step between the same
-    images in shuffled order. A walk is called sharp above 5 and 0.5.
-    """
-    finding_path = checked(path)
-    if animate is not None:
-        check_target(animate, "--animate", suffixes=(".gif", ".png"))
-    place = resolve_device(device)
-    pair = load_pair(weights, discriminator, place).unconditional("walk")
-    draw = settled(pair.G, seed)
-    z_NZ = sample_prior(pair.preset, rows * points, torch_generator(seed, "walk"))
-    found = walking.walk(
-        draw,
-        z_NZ.unflatten(0, (rows, points)),
-        steps=steps,
-        path=shape,
-        features=features_of(pair, draw, seed, place),
-        seed=seed,
-        device=place,
-    )
-    write_rows([("", images[::every]) for images in found.images], path, enlarge=1)
-    caption = f"{rows} walks through {points} random z each, {shape}, one image in {every} of {steps} steps a leg"
-    pictures = {path: ("Rows of generated images that change gradually from left to right", caption)}
-    if animate is not None:
-        write_animation(found.images[0].repeat(4, 1).repeat(4, 2), animate)
-        pictures[animate] = ("Animation of one walk", "The first of these walks")
-    settings = {"points": points, "rows": rows, "steps": steps, "path": shape, "preset": pair.preset.name}
-    measured = found.measured()
-    finding = Finding("walk", "sharpness_pixels", measured, settings, seed, pair.hashes)
-    sentence = (
-        f"sharpness {finding.value:.2f} in pixels (shuffled {measured['sharpness_shuffled_pixels']:.2f}), "
-        f"jump {measured['jump_pixels']:.2f}; {measured['sharp_walks_pixels']} of {rows} walks are sharp"
-    )
-    report_finding(finding, finding_path, pictures, sentence, as_json)
 
 
 class _Signed(click.ParamType):
