@@ -18,7 +18,7 @@ from dcgan_eval.models.weights import NETWORKS, load_network, read_card, save_ne
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig
-from dcgan_eval.training.tables import read_table
+from dcgan_eval.training.log import read_table
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 CARD = """# {name}

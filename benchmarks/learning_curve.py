@@ -22,7 +22,7 @@ from scipy.optimize import minimize_scalar
 from dcgan_eval.errors import TrainingError
 from dcgan_eval.files import write_file
 from dcgan_eval.seeding import rng
-from dcgan_eval.training.tables import read_table
+from dcgan_eval.training.log import read_table
 
 RESULTS = Path(__file__).resolve().parent / "results" / "training"
 RUNS = ("imagenet32-paper", "imagenet32-plus")

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..devices import memory_share
 from ..svm.gram import GramSpace, gram_matrix, solve_gram
-from ..svm.labels import encode
 from ..svm.newton import minimise
 from ..svm.objective import linear_scores
 from ..svm.path import FitOptions, check_positive, choose_solver
 from ..svm.primal import PrimalSpace
 from ..svm.problems import SoftmaxProblem
 from ..svm.rows import Rows
+from ..svm.targets import encode
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ from ..training.config import RECIPES, TrainingConfig
 from ..training.contrad import ContraDTrainer
 from ..training.contrastive import ContrastiveTrainer
 from ..training.estimate import estimate
+from ..training.log import Row, read_table
 from ..training.loop import RunOptions
 from ..training.neighbours import neighbour_score
 from ..training.parallel import Team, joined
 from ..training.schedule import Measurement
 from ..training.start import Start, load_start
-from ..training.tables import Row, read_table
 from ..training.trainer import BaseTrainer, Trainer
 from .console import err, out, progress_view
 from .options import COUNT, FRACTION, MINUTES, SEED, SIDE, Number, data_dir_option, example, json_option, stack

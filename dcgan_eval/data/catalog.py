@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_eval.data import official, sources
+from dcgan_eval.data import official, readers
 from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.sources import DataNotice, Source
+from dcgan_eval.data.readers import DataNotice, Source
 from dcgan_eval.data.tree import WHOLE, rank
 from dcgan_eval.errors import DataError, unknown_name
 
@@ -185,7 +185,7 @@ def load_data(
     Parameters
     ----------
     name_or_path : str or Path
-        Name in the catalogue, or a place as :func:`~dcgan_eval.data.sources.detect` takes it. A catalogue name wins
+        Name in the catalogue, or a place as :func:`~dcgan_eval.data.readers.detect` takes it. A catalogue name wins
         over a folder of the same name; write ``./cifar10`` for that folder.
     split : str
         Which split. Data without splits answer to ``"all"`` and ``"train"``, never to ``"test"``. The names val, valid
@@ -220,7 +220,7 @@ def load_data(
     path = _existing_path(name_or_path)
     source = _detected(path, split, label_column)
     name = path.resolve().name if path.is_dir() else path.stem
-    return sources.read(
+    return readers.read(
         source, _available_split(source, split, str(path)), name, label_column=label_column, mixed=mixed
     )
 
@@ -274,10 +274,10 @@ def _forms(info: DatasetInfo, data_dir: Path) -> Iterator[Source]:
         yield Source("bundled", None, (WHOLE,))
     for place, levels in ((data_dir / info.name, 2), (data_dir, 0)):
         finders: list[Callable[[Path], Source | None]] = [
-            lambda place: sources.find_torchvision(place, info.torchvision_class) if info.torchvision_class else None,
-            lambda place, levels=levels: sources.find_parquet(place, levels, info.parquet_folder),  # type: ignore[misc]
-            lambda place: sources.find_files(place, split_names_only=True),
-            lambda place: sources.find_npz(place / f"{info.name}.npz"),
+            lambda place: readers.find_torchvision(place, info.torchvision_class) if info.torchvision_class else None,
+            lambda place, levels=levels: readers.find_parquet(place, levels, info.parquet_folder),  # type: ignore[misc]
+            lambda place: readers.find_files(place, split_names_only=True),
+            lambda place: readers.find_npz(place / f"{info.name}.npz"),
         ]
         yield from (source for finder in finders if (source := finder(place)))
 
@@ -293,7 +293,7 @@ def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool, l
         raise _missing(info, split, data_dir)
     column = label_column or (_LABEL_COLUMNS.get(info.name) if source.form == "parquet" else None)
     available = _available_split(source, split, info.name)
-    return _checked_classes(sources.read(source, available, info.name, info.class_names, column), info, source)
+    return _checked_classes(readers.read(source, available, info.name, info.class_names, column), info, source)
 
 
 def _answering_split(source: Source, split: str) -> str | None:
@@ -365,7 +365,7 @@ def _existing_path(name_or_path: str | Path) -> Path:
 
 def _detected(path: Path, split: str | None = None, label_column: str | None = None) -> Source:
     """Return what a path holds, or say what it could hold."""
-    source = sources.detect(path, split, label_column)
+    source = readers.detect(path, split, label_column)
     if source is None:
         remedy = "correct --data"
         if path.name.lower().endswith((".zip", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar")):

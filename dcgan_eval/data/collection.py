@@ -19,11 +19,11 @@ import numpy as np
 from dcgan_eval.data import lists
 from dcgan_eval.data.archives import read_archive
 from dcgan_eval.data.decoding import IMAGE_SUFFIXES, Encoded
+from dcgan_eval.data.folders import Found, hidden, walk
 from dcgan_eval.data.items import Item
 from dcgan_eval.data.labels import Labels, number_classes
 from dcgan_eval.data.mixed import Unit
 from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, Branch, Tree, arrange
-from dcgan_eval.data.walk import Found, hidden, walk
 from dcgan_eval.errors import DataError
 
 UNIT_IMAGES = 1024

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_eval.data import sources
+from dcgan_eval.data import readers
 from dcgan_eval.data.collection import Listing
 from dcgan_eval.data.imageset import UNLABELLED
 from dcgan_eval.errors import DataError
@@ -19,7 +19,7 @@ def list_images(place: Path, split: str | None = None, label_column: str | None 
     Parameters
     ----------
     place : Path
-        As for :func:`~dcgan_eval.data.sources.detect`, with encoded images: folders, tar archives, lists, Parquet.
+        As for :func:`~dcgan_eval.data.readers.detect`, with encoded images: folders, tar archives, lists, Parquet.
     split : str, optional
         The split to list; None lists all there are, one behind the other.
     label_column : str, optional
@@ -41,7 +41,7 @@ def list_images(place: Path, split: str | None = None, label_column: str | None 
     """
     if not place.exists():
         raise DataError(f"{place} does not exist", remedy="check the path")
-    source = sources.detect(place, split, label_column)
+    source = readers.detect(place, split, label_column)
     if source is None or not source.encoded:
         raise DataError(
             f"{place} holds no encoded images",
@@ -53,9 +53,9 @@ def list_images(place: Path, split: str | None = None, label_column: str | None 
         raise DataError(
             f"{place} has no {split} split", got=", ".join(source.splits), remedy="choose one of these with --split"
         )
-    sources.say(source)
+    readers.say(source)
     chosen = source.splits if split is None else (split,)
-    return _joined({each: sources.list_split(source, each, None, label_column) for each in chosen})
+    return _joined({each: readers.list_split(source, each, None, label_column) for each in chosen})
 
 
 def _joined(listings: dict[str, Listing]) -> Listing:

@@ -32,8 +32,8 @@ from dcgan_eval.data.imageset import UNLABELLED, fingerprint_of, hash_pixels
 from dcgan_eval.data.listing import list_images
 from dcgan_eval.data.mixed import Unit
 from dcgan_eval.data.packfile import PackHead, read_pack
+from dcgan_eval.data.readers import DataNotice
 from dcgan_eval.data.resize import shrunk
-from dcgan_eval.data.sources import DataNotice
 from dcgan_eval.errors import DataError
 from dcgan_eval.files import check_target, flush, locked, replacing, write_file
 from dcgan_eval.progress import Progress, no_progress
@@ -91,7 +91,7 @@ def pack(
     Parameters
     ----------
     source : Path
-        As for :func:`~dcgan_eval.data.sources.detect`, with encoded images: folders, tar archives, lists, Parquet.
+        As for :func:`~dcgan_eval.data.readers.detect`, with encoded images: folders, tar archives, lists, Parquet.
     out : Path
         HDF5 file to write: ``images`` uint8 (N, size, size, C), contiguous, with a CRC-32 of each block in ``crc32``;
         ``labels`` int64 (N,) if the images have classes; ``names``, ``class_names``, ``skipped``. C is 1 if all images

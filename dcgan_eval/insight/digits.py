@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from ..baselines.nearest import NearestRows
 from ..data.imageset import ImageSet
-from .nearest import nearest
 
 # Reference set -> error in percent, as the supplement prints it; no readable copy confirmed these figures.
 PUBLISHED = {"50,000 DCGAN": 2.98, "10 million DCGAN": 1.48, "10,000 GAN": 6.28, "50,000 GAN": 5.65, "50,000 real": 3.1}
@@ -60,8 +60,8 @@ def nearest_error(reference: ImageSet, test: ImageSet, device: torch.device | st
     """
     assert reference.labels is not None
     assert test.labels is not None
-    queries, rows = (torch.from_numpy(s.images).flatten(1).to(device) for s in (test, reference))
-    predicted = reference.labels[nearest(queries, rows)[1][:, 0]]
+    queries, rows = (torch.from_numpy(s.images).flatten(1) for s in (test, reference))
+    predicted = reference.labels[NearestRows(rows, False, device).search(queries, 1)[0][:, 0].cpu().numpy()]
     return NearestError(len(reference), int((predicted != test.labels).sum()), len(test))
 
 

@@ -17,10 +17,10 @@ from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from ..baselines.nearest import NearestRows
 from ..errors import DataError
 from ..models.presets import Preset
 from ..seeding import derive
-from .nearest import nearest
 
 COPIED = -3.0  # z below which samples are called copies; chance alone gets there once in 700 times
 REGIONS = 10
@@ -96,8 +96,9 @@ def pixel_regions(train_ND: Tensor, sampled_MD: Tensor, held_out_PD: Tensor, see
 
 
 def find(queries_QD: Tensor, train_ND: Tensor, device: torch.device, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances and rows of the nearest training images, (Q, count)."""
-    return nearest(queries_QD.to(device), train_ND.to(device), min(count, len(train_ND)))
+    """Return distances and rows of the nearest training images, (Q, count), exactly."""
+    rows, squares = NearestRows(train_ND, False, device).search(queries_QD, min(count, len(train_ND)))
+    return squares.sqrt().cpu().numpy(), rows.cpu().numpy()
 
 
 def check_images(images_NHWC: np.ndarray, preset: Preset, name: str) -> None:

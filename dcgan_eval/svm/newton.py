@@ -230,7 +230,7 @@ def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exac
         return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
     G = U - space.adjoint(problem.pull(F))
     primal = 0.5 * problem.join(space.inner(U, U, F)) + space.total(problem.losses(F))
-    # the gap is half the squared norm of the gradient: see objective.evaluate
+    # the gap is half the squared norm of the gradient: see objective.evaluate_weights
     return _State(U, F, G, primal, 0.5 * problem.join(space.inner(G, G)).clamp_min(0))
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from dcgan_eval.errors import ArgumentError, ConvergenceError
-from dcgan_eval.svm.labels import encode, hinge_problem
 from dcgan_eval.svm.problems import Problem
 from dcgan_eval.svm.rows import Rows
+from dcgan_eval.svm.targets import encode, hinge_problem
 
 _SCORED_COLUMNS = 320  # scored at once: full speed, and 8 bytes a row and column of memory
 
@@ -54,7 +54,7 @@ def relative(gap: torch.Tensor, primal: torch.Tensor) -> torch.Tensor:
     return gap / primal.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def evaluate(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluation:
+def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluation:
     """Evaluate primal and dual of K problems in float64, in one pass and bounded memory.
 
     Parameters
@@ -127,7 +127,7 @@ def certificate(
     if weights.shape != (problem.num_columns, rows.num_features):
         raise ValueError(f"X {tuple(rows.shape)}, {len(classes)} classes and W {weights.shape} do not fit.")
     last = np.zeros(len(weights)) if intercepts is None else np.asarray(intercepts, np.float64) / intercept_scaling
-    found = evaluate(rows, problem, torch.as_tensor(np.column_stack([weights, last]), device=rows.device))
+    found = evaluate_weights(rows, problem, torch.as_tensor(np.column_stack([weights, last]), device=rows.device))
     return found.primal.cpu().numpy(), found.dual.cpu().numpy(), found.relative_gap.cpu().numpy()
 
 

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from dcgan_eval.devices import memory_share
 from dcgan_eval.errors import ArgumentError
 from dcgan_eval.svm.gram import GramSpace, gram_matrix, solve_gram
-from dcgan_eval.svm.labels import encode, hinge_problem
 from dcgan_eval.svm.newton import NewtonResult, minimise
-from dcgan_eval.svm.objective import Solution, Status, evaluate
+from dcgan_eval.svm.objective import Solution, Status, evaluate_weights
 from dcgan_eval.svm.primal import COARSE_DIM, PrimalSpace
 from dcgan_eval.svm.problems import HingeProblem, Problem
 from dcgan_eval.svm.products import serial
 from dcgan_eval.svm.rows import Rows
+from dcgan_eval.svm.targets import encode, hinge_problem
 
 Solver = Literal["auto", "primal", "gram"]
 
@@ -237,7 +237,7 @@ class Fitter:
         found = self._finish(problem, start)
         if self.choice.solver == "gram" and found.iterations > 0:
             name = "gram+primal"
-        exact = found.exact or evaluate(self.rows, problem, found.U)
+        exact = found.exact or evaluate_weights(self.rows, problem, found.U)
         bounds = (exact.primal, exact.dual, exact.relative_gap)
         return _Part(found.U, bounds, found.status, iterations + found.iterations, name, found.history)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dcgan_eval.svm import decide
-from dcgan_eval.svm.objective import Evaluation, evaluate
+from dcgan_eval.svm.objective import Evaluation, evaluate_weights
 from dcgan_eval.svm.problems import Curvature, Problem, line_minimum
 from dcgan_eval.svm.products import product_nt
 from dcgan_eval.svm.rows import Rows
@@ -111,7 +111,7 @@ class PrimalSpace:
 
     def exact(self, problem: Problem, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64 on X."""
-        return evaluate(self.rows, problem, U)
+        return evaluate_weights(self.rows, problem, U)
 
     def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Minimise the objective itself, over all rows, along the strongest directions: Newton with exact Hessians.

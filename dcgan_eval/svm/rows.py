@@ -98,7 +98,9 @@ class Rows:
 
     def _converted(self, part: Any) -> torch.Tensor:
         """Return rows as they were read, as a tensor on the device; float types are kept, integers become floats."""
-        return to_device(part if isinstance(part, torch.Tensor) else _wrap(_readable(part)), self.device)
+        if isinstance(part, torch.Tensor):
+            return to_device(part if part.is_floating_point() else part.to(self.dtype), self.device)
+        return to_device(_wrap(_readable(part)), self.device)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -237,7 +239,10 @@ def _lies_elsewhere(X: Any) -> bool:
 def _working_dtype(dtype: Any) -> torch.dtype:
     """Return float64 for what float32 cannot hold, else float32."""
     if isinstance(dtype, torch.dtype):
-        return torch.float64 if dtype == torch.float64 else torch.float32
+        if dtype.is_complex:
+            raise TypeError(f"X must hold real numbers of at most 64 bits; got dtype {dtype}.")
+        narrow = dtype.itemsize <= (4 if dtype.is_floating_point else 2)
+        return torch.float32 if narrow else torch.float64
     kind = np.dtype(dtype)
     if kind.kind not in "biuf" or kind.itemsize > 8:
         raise TypeError(f"X must hold real numbers of at most 64 bits; got dtype {kind}.")

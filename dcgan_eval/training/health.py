@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import TrainingError
-from .tables import Row
+from .log import Row
 
 COLLAPSED_LOSS = 1e-3
 """D's loss below which G gets no gradient worth the name."""

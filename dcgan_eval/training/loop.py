@@ -23,8 +23,8 @@ from .board import Board
 from .checkpoint import clear_leftovers, find_checkpoints, newest_checkpoint, read_state
 from .config import TrainingConfig
 from .health import Health
+from .log import Row, Table
 from .schedule import Measurement
-from .tables import Row, Table
 from .trainer import BaseTrainer
 
 LOG_EVERY_ROUNDS = 20

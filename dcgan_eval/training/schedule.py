@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .tables import Row
+from .log import Row
 
 if TYPE_CHECKING:
     from .trainer import BaseTrainer

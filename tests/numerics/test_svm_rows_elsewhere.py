@@ -97,12 +97,25 @@ def test_spread_runs_are_disjoint_even_and_as_many_as_asked():
     assert rows.spread(300)[-1].start > 600
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool])
+def test_whole_numbers_in_a_tensor_are_those_of_the_array(dtype):
+    draw = np.random.default_rng(4)
+    X = draw.integers(0, 2 if dtype is bool else 200, (90, 40)).astype(dtype)
+    if dtype is np.int64:
+        X += 2**24 + 1  # which float32 rounds
+    y = draw.integers(0, 3, 90)
+    array, tensor = (fit_ovr(rows, y, 1e-6, tol=1e-6) for rows in (X, torch.from_numpy(X)))
+    assert array.W.tobytes() == tensor.W.tobytes()
+
+
 def test_sparse_and_foreign_rows_are_refused():
     y = np.arange(10) % 2
     with pytest.raises(TypeError, match="sparse"):
         fit_ovr(scipy.sparse.eye(10, format="csr"), y, 1.0)
     with pytest.raises(TypeError, match="real numbers"):
         fit_ovr(np.array([["a"] * 3] * 10), y, 1.0)
+    with pytest.raises(TypeError, match="real numbers"):
+        fit_ovr(torch.zeros(10, 3, dtype=torch.complex64), y, 1.0)
 
 
 def test_the_choice_says_why():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.pack import pack, read_pack
-from dcgan_eval.data.sources import DataNotice
+from dcgan_eval.data.readers import DataNotice
 from dcgan_eval.errors import DataError
 
 

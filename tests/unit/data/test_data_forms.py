@@ -15,7 +15,7 @@ from PIL import Image
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.labels import number_classes, sort_names
 from dcgan_eval.data.pack import pack, read_pack
-from dcgan_eval.data.sources import DataNotice
+from dcgan_eval.data.readers import DataNotice
 from dcgan_eval.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)

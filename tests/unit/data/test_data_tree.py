@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from dcgan_eval.data.catalog import check_data, load_data
-from dcgan_eval.data.sources import DataNotice
+from dcgan_eval.data.readers import DataNotice
 from dcgan_eval.data.tree import arrange
 from dcgan_eval.errors import DataError
 

@@ -27,6 +27,7 @@ from dcgan_eval.training.checkpoint import find_checkpoints, read_state
 from dcgan_eval.training.config import TrainingConfig, paper_recipe
 from dcgan_eval.training.estimate import flops_per_round
 from dcgan_eval.training.feed import Feed, augmented
+from dcgan_eval.training.log import Table, read_table
 from dcgan_eval.training.loop import RunOptions, train
 from dcgan_eval.training.neighbours import nearest_distances, neighbour_score
 from dcgan_eval.training.phases import (
@@ -38,7 +39,6 @@ from dcgan_eval.training.phases import (
 )
 from dcgan_eval.training.schedule import Measurement
 from dcgan_eval.training.start import load_start
-from dcgan_eval.training.tables import Table, read_table
 from dcgan_eval.training.trainer import Trainer
 
 CONFIG = TrainingConfig(preset="svhn32", total_images=16 * 6, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)

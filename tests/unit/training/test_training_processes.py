@@ -13,8 +13,8 @@ import torch
 
 from dcgan_eval.errors import TrainingError
 from dcgan_eval.training.checkpoint import find_checkpoints, read_state
+from dcgan_eval.training.log import read_table
 from dcgan_eval.training.parallel import Team
-from dcgan_eval.training.tables import read_table
 
 _SCRIPT = """
 import hashlib, os, sys

@@ -20,10 +20,10 @@ from dcgan_eval.training import checkpoint, loop
 from dcgan_eval.training.checkpoint import find_checkpoints, newest_checkpoint, read_state
 from dcgan_eval.training.config import TrainingConfig, contrastive_recipe
 from dcgan_eval.training.contrastive import ContrastiveTrainer
+from dcgan_eval.training.log import Table, read_table
 from dcgan_eval.training.loop import RunOptions, train
 from dcgan_eval.training.parallel import Team
 from dcgan_eval.training.start import load_start
-from dcgan_eval.training.tables import Table, read_table
 from dcgan_eval.training.trainer import Trainer
 
 CONFIG = TrainingConfig(preset="svhn32", width=8, total_images=64, batch_size=8, seed=1)

@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dcgan_eval.data import sources
+from dcgan_eval.data import readers
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
@@ -75,8 +75,8 @@ def test_parquet_keeps_order_names_and_grey(tmp_path, forms):
 def test_parquet_without_metadata_takes_given_names_or_numbers(tmp_path, toy, forms):
     forms.parquet(toy, tmp_path, names=False)
     assert load_data(tmp_path).class_names == ("0", "1", "2")
-    source = sources.detect(tmp_path)
-    assert sources.read(source, "train", "t", ("a", "b", "c")).class_names[0] == "a"
+    source = readers.detect(tmp_path)
+    assert readers.read(source, "train", "t", ("a", "b", "c")).class_names[0] == "a"
 
 
 def test_parquet_without_labels_or_with_minus_one_is_unlabelled(tmp_path, toy, forms):
@@ -175,7 +175,7 @@ def test_two_data_sets_in_one_place_are_not_mixed_up(tmp_path, toy, forms):
     forms.parquet(toy, tmp_path / "two")
     with pytest.raises(DataError, match="more than one data set"):
         load_data(tmp_path)
-    assert sources.find_parquet(tmp_path, prefer="two").path == tmp_path / "two"
+    assert readers.find_parquet(tmp_path, prefer="two").path == tmp_path / "two"
 
 
 # folders

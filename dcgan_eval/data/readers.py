@@ -16,11 +16,11 @@ from PIL import Image
 from dcgan_eval.data import lists, npz, official, packfile, parquet
 from dcgan_eval.data.collection import Collection, Listing, Notes, collect, describe_notes, printable
 from dcgan_eval.data.decoding import IMAGE_SUFFIXES
+from dcgan_eval.data.folders import walk
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.labels import number_classes
 from dcgan_eval.data.mixed import MixedImages, gather
 from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, rank
-from dcgan_eval.data.walk import walk
 from dcgan_eval.errors import DataError
 
 DIGITS_SIZE = 32
