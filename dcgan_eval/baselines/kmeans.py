@@ -168,7 +168,7 @@ def fit_whitening(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean (D,) and ZCA matrix (D, D) of normalised patches: V diag(1 / sqrt(eig(cov) + 0.1)) V^T, float32."""
     x_ND = x_ND.double()
     mean = x_ND.mean(0)
-    values, V = torch.linalg.eigh(torch.cov(x_ND.T))
+    values, V = torch.linalg.eigh(torch.cov(x_ND.T))  # cov = V diag(values) V^T
     return mean.float(), ((V * (values + _WHITENING_OFFSET).rsqrt()) @ V.T).float()
 
 
@@ -199,7 +199,7 @@ def run_kmeans(
     num_empty : int
         Centroids that the last assignment left without a patch.
     """
-    centroids = 0.1 * torch.randn(num_centroids, x_ND.shape[1], generator=generator)
+    centroids = 0.1 * torch.randn(num_centroids, x_ND.shape[1], generator=generator)  # as in the published code
     centroids, num_empty = centroids.to(x_ND.device), 0
     for iteration in range(iterations):
         sums, counts = _assign(x_ND, centroids)
@@ -214,7 +214,7 @@ def _assign(x_ND: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     sums, counts = torch.zeros_like(centroids), torch.zeros(len(centroids), device=x_ND.device)
     half_norms = centroids.square().sum(1) / 2
     for x in x_ND.split(_BLOCK_PATCHES):
-        labels = (x @ centroids.T).sub_(half_norms).argmax(1)
+        labels = (x @ centroids.T).sub_(half_norms).argmax(1)  # argmin |x - c|^2 = argmax x.c - |c|^2 / 2
         sums.index_add_(0, labels, x)
         counts += torch.bincount(labels, minlength=len(centroids))
     return sums, counts

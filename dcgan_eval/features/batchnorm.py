@@ -53,7 +53,7 @@ def _collecting(module: nn.Module, sums: Statistics) -> Iterator[None]:
     before = {name: (norm.momentum, norm.training) for name, norm in norms.items()}
     hooks = [norm.register_forward_pre_hook(_adder(name, sums)) for name, norm in norms.items()]
     for norm in norms.values():
-        norm.momentum, norm.training = 0.0, True
+        norm.momentum, norm.training = 0.0, True  # momentum 0 keeps the running averages
     try:
         yield
     finally:
@@ -69,7 +69,7 @@ def _adder(name: str, sums: Statistics) -> Callable[[nn.Module, tuple[Tensor, ..
     def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         h = inputs[0].detach().float()
         dims = [d for d in range(h.dim()) if d != 1]
-        var, mean = torch.var_mean(h, dims, correction=0)
+        var, mean = torch.var_mean(h, dims, correction=0)  # biased, as batch norm itself divides by
         for key, value in ((f"{name}.mean", mean), (f"{name}.var", var)):
             sums[key] = sums.get(key, 0) + value.double()
 
@@ -114,6 +114,8 @@ def frozen(module: nn.Module, statistics: Statistics | None, keep: Iterable[str]
     for name, block in module.named_modules():
         tapped_inside = any(layer.startswith(f"{name}.") for layer in inside)
         if isinstance(block, ConvRung) and block.norm is not None and not tapped_inside:
-            block.conv = fuse_conv_bn_eval(block.conv, block.norm)
+            block.conv = fuse_conv_bn_eval(
+                block.conv, block.norm
+            )  # w' = w gamma / sqrt(var + eps), b' = beta - mean gamma / sqrt(var + eps)
             block.norm = None
     return module

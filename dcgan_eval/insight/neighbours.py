@@ -63,7 +63,7 @@ def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
     """
     n, m = len(a), len(b)
     wins = rankdata(np.concatenate([a, b]))[:n].sum() - n * (n + 1) / 2  # pairs in which a is larger
-    return float((wins - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))
+    return float((wins - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))  # mean and deviation of U under chance
 
 
 def copying(sampled: np.ndarray, held_out: np.ndarray, regions: Regions) -> Copying:

@@ -89,7 +89,7 @@ def _turned(a_Z: Tensor, b_Z: Tensor, t_S1: Tensor) -> Tensor:
     """Turn a towards b: slerp of the directions, lengths interpolated; opposite or equal directions go straight."""
     size_a, size_b = a_Z.norm(), b_Z.norm()
     angle = torch.arccos(torch.clamp(a_Z @ b_Z / (size_a * size_b), -1, 1))
-    if torch.sin(angle) < 1e-4:
+    if torch.sin(angle) < 1e-4:  # slerp divides by it
         return a_Z + t_S1 * (b_Z - a_Z)
     towards = (torch.sin((1 - t_S1) * angle) * a_Z / size_a + torch.sin(t_S1 * angle) * b_Z / size_b) / angle.sin()
     return towards * (size_a + t_S1 * (size_b - size_a))

@@ -70,9 +70,9 @@ class LadderGenerator(Generator):
     def forward(self, z_NZ: Tensor) -> Tensor:
         """Return images (N, C, H, W) in (-1, 1) for latent vectors (N, z_dim)."""
         h_NU = torch.relu(self.project_norm(self.project(z_NZ)))  # (N, channels * 16)
-        h_NCHW = h_NU.unflatten(1, (-1, GRID, GRID))
+        h_NCHW = h_NU.unflatten(1, (-1, GRID, GRID))  # (N, channels, 4, 4)
         for i in range(1, self.num_deconvs + 1):
-            h_NCHW = self.get_submodule(f"deconv{i}")(h_NCHW)
+            h_NCHW = self.get_submodule(f"deconv{i}")(h_NCHW)  # (N, out_channels, H * stride, W * stride)
         return h_NCHW
 
 
@@ -130,7 +130,7 @@ def sample_prior(preset: Preset, count: int, generator: torch.Generator, labels_
     if preset.prior == "gaussian":
         z_NZ = torch.randn(shape, generator=generator, device=device)
     else:
-        z_NZ = torch.rand(shape, generator=generator, device=device) * 2 - 1
+        z_NZ = torch.rand(shape, generator=generator, device=device) * 2 - 1  # U(-1, 1), section 4
     if not preset.num_classes:
         return z_NZ
     if labels_N is None:

@@ -59,13 +59,13 @@ class ConditionalDiscriminator(Discriminator):
         """Return maps (N, 128, 7, 7) for images in [-1, 1] followed by the planes of their labels."""
         image_NCHW, y_NK = self._parted(x_NCHW)
         h_NCHW = self.conv1(with_planes((image_NCHW + 1) / 2, y_NK))  # (N, 64, 14, 14)
-        return self.conv2(with_planes(h_NCHW, y_NK))
+        return self.conv2(with_planes(h_NCHW, y_NK))  # (N, 128, 7, 7)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the logit of "real", (N,), for images in [-1, 1] followed by the planes of their labels."""
         y_NK = self._parted(x_NCHW)[1]
         h_NU = torch.cat([self.trunk(x_NCHW).flatten(1), y_NK], 1)  # (N, 6272 + 10)
-        h_NU = leaky_relu(self.fc_norm(self.fc(h_NU)), LEAKY_SLOPE)
+        h_NU = leaky_relu(self.fc_norm(self.fc(h_NU)), LEAKY_SLOPE)  # (N, 1024)
         return self.linear(torch.cat([h_NU, y_NK], 1)).squeeze(1)
 
     def _parted(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,11 +100,11 @@ class ConditionalGenerator(Generator):
     def forward(self, z_NZ: Tensor) -> Tensor:
         """Return images in (-1, 1) followed by the planes of their labels, (N, 1 + 10, 28, 28), for z (N, 100 + 10)."""
         y_NK = z_NZ[:, self.preset.z_dim :]
-        h_NU = torch.relu(self.fc1_norm(self.fc1(z_NZ)))
-        h_NU = torch.relu(self.fc2_norm(self.fc2(torch.cat([h_NU, y_NK], 1))))
+        h_NU = torch.relu(self.fc1_norm(self.fc1(z_NZ)))  # (N, 1024)
+        h_NU = torch.relu(self.fc2_norm(self.fc2(torch.cat([h_NU, y_NK], 1))))  # (N, 6272)
         h_NCHW = h_NU.unflatten(1, (-1, _SEED_SIDE, _SEED_SIDE))
         h_NCHW = self.deconv1(with_planes(h_NCHW, y_NK))  # (N, 64, 14, 14)
-        s_NCHW = torch.sigmoid(self.deconv2(with_planes(h_NCHW, y_NK)))
+        s_NCHW = torch.sigmoid(self.deconv2(with_planes(h_NCHW, y_NK)))  # (N, 1, 28, 28)
         return with_planes(2 * s_NCHW - 1, y_NK)
 
 
@@ -187,10 +187,10 @@ class KerasGenerator(Generator):
 
     def forward(self, z_NZ: Tensor) -> Tensor:
         """Return images (N, 1, 28, 28) in (-1, 1) for latent vectors (N, 100)."""
-        h_NCHW = torch.relu(self.project(z_NZ)).unflatten(1, (-1, _SEED_SIDE, _SEED_SIDE))
+        h_NCHW = torch.relu(self.project(z_NZ)).unflatten(1, (-1, _SEED_SIDE, _SEED_SIDE))  # (N, 128, 7, 7)
         h_NCHW = torch.relu(self.norm1(self.conv1(self.upsample(h_NCHW))))  # (N, 128, 14, 14)
         h_NCHW = torch.relu(self.norm2(self.conv2(self.upsample(h_NCHW))))  # (N, 64, 28, 28)
-        return torch.tanh(self.conv3(h_NCHW))
+        return torch.tanh(self.conv3(h_NCHW))  # (N, 1, 28, 28)
 
 
 class TanhDiscriminator(Discriminator):
@@ -213,12 +213,12 @@ class TanhDiscriminator(Discriminator):
 
     def trunk(self, x_NCHW: Tensor) -> Tensor:
         """Return maps (N, 128, 10, 10) for images (N, 1, 28, 28) in [-1, 1]."""
-        return self.conv2(max_pool2d(self.conv1(x_NCHW), 2))
+        return self.conv2(max_pool2d(self.conv1(x_NCHW), 2))  # (N, 64, 14, 14) -> (N, 128, 10, 10)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the logit of "real", (N,), for images (N, 1, 28, 28) in [-1, 1]."""
         h_NU = max_pool2d(self.trunk(x_NCHW), 2).flatten(1)  # (N, 3200)
-        return self.linear(torch.tanh(self.fc(h_NU))).squeeze(1)
+        return self.linear(torch.tanh(self.fc(h_NU))).squeeze(1)  # (N, 1024) -> (N,)
 
 
 class TanhGenerator(Generator):

@@ -26,12 +26,12 @@ class ConvRung(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, kernel: int, *, normalise: bool):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS) if normalise else None
+        self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS) if normalise else None  # not on the first layer
         self.act = nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 
     def forward(self, h_NCHW: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        h_NCHW = self.conv(h_NCHW)
+        h_NCHW = self.conv(h_NCHW)  # (N, out_channels, H / stride, W / stride), as kernels are odd
         return self.act(h_NCHW if self.norm is None else self.norm(h_NCHW))
 
 
@@ -51,7 +51,7 @@ class DeconvRung(nn.Module):
 
     def forward(self, h_NCHW: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H * stride, W * stride)."""
-        h_NCHW = self.conv(h_NCHW)
+        h_NCHW = self.conv(h_NCHW)  # (N, out_channels, H * stride, W * stride)
         return self.act(h_NCHW if self.norm is None else self.norm(h_NCHW))
 
 
@@ -89,7 +89,7 @@ class Discriminator(nn.Module):
         """Return the maps of the last convolutional layer for images (N, C, H, W) scaled to [-1, 1]."""
         h_NCHW = x_NCHW
         for block in self.blocks():
-            h_NCHW = block(h_NCHW)
+            h_NCHW = block(h_NCHW)  # (N, channels, H / stride, W / stride)
         return h_NCHW
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Generator(nn.Module):
 
 def with_planes(h_NCHW: Tensor, y_NK: Tensor) -> Tensor:
     """Return maps (N, C, H, W) followed by a constant plane for each of K label entries, (N, C + K, H, W)."""
-    planes_NKHW = y_NK[:, :, None, None].expand(-1, -1, *h_NCHW.shape[2:])
+    planes_NKHW = y_NK[:, :, None, None].expand(-1, -1, *h_NCHW.shape[2:])  # a view: nothing is copied
     return torch.cat([h_NCHW, planes_NKHW.to(h_NCHW.dtype)], 1)
 
 

@@ -36,7 +36,7 @@ def interval_of_mean(scores: Sequence[float], num_test: int) -> list[float]:
         interval = stats.binomtest(hits, num_test).proportion_ci(method="wilson")
         return [float(interval.low), float(interval.high)]
     mean, error = float(np.mean(scores)), float(stats.sem(scores))
-    half = float(stats.t.ppf(0.975, len(scores) - 1)) * error
+    half = float(stats.t.ppf(0.975, len(scores) - 1)) * error  # two-sided 95 %
     return [mean - half, mean + half]
 
 
@@ -72,7 +72,7 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     if num_draws == 1:
         return interval_of_mean(scores, num_test)
     mean = float(np.mean(scores))
-    of_draws = float(np.var(scores, ddof=1)) / num_draws
+    of_draws = float(np.var(scores, ddof=1)) / num_draws  # s2_draw / D + s2_rest / (D N)
     of_images = float(np.var(right_N / num_draws, ddof=1)) / num_test
     # The sum of squares of all D x N zeros and ones, less what draws and images explain, is the rest's.
     squares = num_draws * num_test * mean * (1 - mean)
@@ -82,6 +82,6 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     variance = of_draws + of_images
     if variance == 0:
         return [mean, mean]
-    freedom = variance**2 / (of_draws**2 / (num_draws - 1) + of_images**2 / (num_test - 1))
+    freedom = variance**2 / (of_draws**2 / (num_draws - 1) + of_images**2 / (num_test - 1))  # Satterthwaite
     half = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     return [max(0.0, mean - half), min(1.0, mean + half)]

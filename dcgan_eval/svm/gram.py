@@ -129,6 +129,7 @@ def gram_matrix(rows: Rows) -> torch.Tensor:
     for start in range(0, rows.num_rows, _GRAM_ROWS):
         part = slice(start, min(start + _GRAM_ROWS, rows.num_rows))
         block = rows.read(part).to(rows.dtype)
+        # The lower triangle of blocks only; the upper one is its transpose.
         for left in range(0, part.stop, _GRAM_ROWS):
             other = slice(left, min(left + _GRAM_ROWS, part.stop))
             product = product_nt(block, block if other == part else rows.read(other).to(rows.dtype))

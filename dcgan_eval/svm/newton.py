@@ -201,7 +201,7 @@ def _begin(space: Space, problem: Problem, start: torch.Tensor | None, exact: bo
     state = _look(space, problem, U, F, exact)
     if start is None:
         return state
-    worse = ~(state.primal <= space.total(problem.losses(torch.zeros_like(F))))
+    worse = ~(state.primal <= space.total(problem.losses(torch.zeros_like(F))))  # NaN is worse too
     if decide.holds(~worse):
         return state
     return _look(space, problem, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
@@ -236,13 +236,15 @@ def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exac
 
 def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, tol: float, precise: bool) -> _State:
     """Take one Newton step on the problems that are not solved yet."""
+    # A problem a good deal inside the tolerance rests, so that the last ones do not move it.
     todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
     some, F, U = problem.columns(todo), state.F[:, todo], state.U[todo]
-    goal = 2 * _SHARE * tol * state.primal[todo]
+    goal = 2 * _SHARE * tol * state.primal[todo]  # ||g||^2 = 2 gap, see objective.evaluate_weights
     S = some.curvature(F)
     stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
     step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
     pu, pp = some.join(space.inner(step, U, F)), some.join(space.inner(step, step, step_scores))
+    # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.
     t = line_minimum(space.total, some.along(F, step_scores), pu, pp)
     t = torch.where(torch.isfinite(t), t, 0.0)
     new_U, new_F = state.U.clone(), state.F.clone()
@@ -272,6 +274,8 @@ def _conjugate_gradients(
 
     precondition = space.preconditioner(S.diagonal)
     live = torch.arange(len(G), device=G.device)
+    # Preconditioned CG (Hestenes & Stiefel 1952) on all problems at once; X p is carried along as Fp, so that the line
+    # search needs no further pass over X.
     p, Fp, r = torch.zeros_like(G), space.no_scores(len(G)), -G
     z = S.project(precondition(r, live))
     d, image = z.clone(), space.image(z)
@@ -281,6 +285,7 @@ def _conjugate_gradients(
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S, image)
         curvature = inner(Hd, d, Fd)
+        # alpha = r.z / d.H d: the step that minimises the quadratic along d.
         alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)
         p[live] += alpha[:, None] * d
         Fp[:, live] += alpha * Fd
@@ -295,9 +300,11 @@ def _conjugate_gradients(
             keep &= (square > stop.square[live]) & large
         if decide.holds(~keep):
             break
+        # beta = r.z (new) / r.z (old): the next direction is conjugate to all before it.
         beta = new_rho / rho.clamp_min(1e-300)
         d, rho = z + beta[:, None] * d, new_rho
         image = None if image is None else image + beta * Fd
+        # Problems that are done leave the batch, so that the others do not pay for them.
         if not decide.holds(keep):
             left = decide.where(keep)
             live, r, d, rho, S = live[left], r[left], d[left], rho[left], S.columns(left)

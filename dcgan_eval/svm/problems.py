@@ -225,8 +225,8 @@ class SoftmaxProblem:
 
         def at(t: torch.Tensor) -> torch.Tensor:
             p = (F + t * step).softmax(1)
-            mean = (p * step).sum(1, keepdim=True)
-            spread = (p * (step - mean).square_()).sum(1, keepdim=True)
+            mean = (p * step).sum(1, keepdim=True)  # of the step under the softmax
+            spread = (p * (step - mean).square_()).sum(1, keepdim=True)  # p.s^2 - (p.s)^2 without cancellation
             return self.C * torch.stack([mean - own, spread], dim=1).expand(-1, -1, self.num_columns)
 
         return at
@@ -294,8 +294,9 @@ def line_minimum(
         first, second = total(along(t))
         slope, curvature = pu + t * pp + first, pp + second
         low, high = torch.where(slope < 0, t, low), torch.where(slope >= 0, t, high)
+        # The slope ascends in t, as the objective is convex: Newton, kept between the last point below and above zero.
         new = t - slope / curvature.clamp_min(1e-300)
-        middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))
+        middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))  # no point above yet: double
         new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
         done = (new - t).abs() <= 1e-10 * t.abs()
         t = new

@@ -53,7 +53,7 @@ def apart_loss(fake_ME: Tensor, real_NE: Tensor, temperature: float) -> Tensor:
     count = len(fake_ME)
     itself = torch.eye(count, len(z), dtype=torch.bool, device=z.device)
     cosines = (z[:count] @ z.T / temperature).masked_fill(itself, -torch.inf)  # (M, M + N)
-    log_share = cosines - cosines.logsumexp(1, keepdim=True)
+    log_share = cosines - cosines.logsumexp(1, keepdim=True)  # log softmax over all others
     others = log_share[:, :count].masked_fill(itself[:, :count], 0.0)  # every other generated image is a partner
     return -(others.sum(1) / (count - 1)).mean()
 

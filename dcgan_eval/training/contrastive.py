@@ -53,10 +53,11 @@ def _cut(x_NCHW: Tensor, size: int, areas: tuple[float, float], coins: torch.Gen
     count, device = len(x_NCHW), x_NCHW.device
     area, stretch, left, top, coin = torch.rand(5, count, generator=coins, device=device)
     smallest, largest = areas
-    side = (smallest + (largest - smallest) * area).sqrt()
-    stretch = torch.exp((stretch - 0.5) * math.log(MAX_STRETCH))
+    side = (smallest + (largest - smallest) * area).sqrt()  # area is uniform, not the side
+    stretch = torch.exp((stretch - 0.5) * math.log(MAX_STRETCH))  # log-uniform: as often wide as tall
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
     zero = torch.zeros_like(width)
+    # Rows of the affine map from view to image coordinates, both in [-1, 1]; a negative width mirrors.
     across = torch.stack([torch.where(coin < 0.5, -width, width), zero, (2 * left - 1) * (1 - width)], 1)
     down = torch.stack([zero, height, (2 * top - 1) * (1 - height)], 1)
     grid = affine_grid(torch.stack([across, down], 1), [count, 3, size, size], align_corners=False)
@@ -70,10 +71,10 @@ def _recoloured(x_NCHW: Tensor, coins: torch.Generator) -> Tensor:
     tints = _HUE * (2 * torch.rand(count, 3, 1, 1, generator=coins, device=device) - 1)
     changed, greyed = torch.rand(2, count, 1, 1, 1, generator=coins, device=device)
     mean = x_NCHW.mean((1, 2, 3), keepdim=True)
-    y_NCHW = (x_NCHW - mean) * factors[0] + mean
-    y_NCHW = (y_NCHW + 1) * factors[1] - 1
+    y_NCHW = (x_NCHW - mean) * factors[0] + mean  # contrast
+    y_NCHW = (y_NCHW + 1) * factors[1] - 1  # brightness, about black
     grey = y_NCHW.mean(1, keepdim=True)
-    y_NCHW = (y_NCHW - grey) * factors[2] + grey + tints
+    y_NCHW = (y_NCHW - grey) * factors[2] + grey + tints  # saturation, and hue
     y_NCHW = torch.where(changed < _COLOUR_SHARE, y_NCHW, x_NCHW)
     return torch.where(greyed < _GREY_SHARE, y_NCHW.mean(1, keepdim=True), y_NCHW).clamp(-1, 1)
 
@@ -95,7 +96,7 @@ def contrastive_loss(a_NE: Tensor, b_NE: Tensor, temperature: float, *, decouple
     count = len(a_NE)
     z = normalize(torch.cat([a_NE, b_NE]).float(), dim=1)
     cosines = (z @ z.T).fill_diagonal_(-math.inf) / temperature  # (2N, 2N), no view with itself
-    partner = torch.arange(2 * count, device=z.device).roll(count)
+    partner = torch.arange(2 * count, device=z.device).roll(count)  # row i's is i + N, and back
     found = (cosines.detach().argmax(1) == partner).float().mean()
     if decoupled:
         others = cosines.scatter(1, partner[:, None], -math.inf)

@@ -97,7 +97,7 @@ def _learn(block: ConvRung, patches_PD: Tensor, draw: torch.Generator) -> None:
     whitening_DQ = _whitening(centred_PD, draw)
     whitened_PQ = centred_PD @ whitening_DQ
     centroids_KQ = spherical_kmeans(whitened_PQ, block.conv.out_channels, ITERATIONS, draw)
-    kernels_KD = centroids_KQ @ whitening_DQ.T
+    kernels_KD = centroids_KQ @ whitening_DQ.T  # c . (W x) = (W^T c) . x: whitening becomes part of the kernel
     answers_PK = patches_PD[: len(patches_PD) // 3] @ kernels_KD.T
     spread = answers_PK.std() if block.norm is None else answers_PK.std(0)[:, None]
     block.conv.weight.copy_((kernels_KD / spread).view_as(block.conv.weight))
@@ -107,10 +107,10 @@ def _whitening(x_PD: Tensor, draw: torch.Generator) -> Tensor:
     """Return the matrix (D, Q) that whitens centred points along their strongest directions, by subspace iteration."""
     basis_DQ = torch.randn(x_PD.shape[1], min(NUM_DIRECTIONS, *x_PD.shape), generator=draw).to(x_PD.device)
     for _ in range(2):
-        basis_DQ = torch.linalg.qr(x_PD.T @ (x_PD @ basis_DQ)).Q
+        basis_DQ = torch.linalg.qr(x_PD.T @ (x_PD @ basis_DQ)).Q  # power iteration on the covariance
     projected_PQ = x_PD @ basis_DQ
     variances, V = torch.linalg.eigh(projected_PQ.T @ projected_PQ / len(x_PD))
-    return basis_DQ @ V / (variances + _FLOOR * variances.mean()).sqrt()
+    return basis_DQ @ V / (variances + _FLOOR * variances.mean()).sqrt()  # PCA whitening, weak directions damped
 
 
 def spherical_kmeans(x_PQ: Tensor, num_centroids: int, iterations: int, draw: torch.Generator) -> Tensor:
@@ -139,7 +139,7 @@ def spherical_kmeans(x_PQ: Tensor, num_centroids: int, iterations: int, draw: to
     for _ in range(iterations):
         sums_KQ, is_lost = _shared_out(x_PQ, centroids_KQ)
         sums_KQ[is_lost] = some(int(is_lost.sum()))
-        centroids_KQ = normalize(sums_KQ, dim=1)
+        centroids_KQ = normalize(sums_KQ, dim=1)  # the mean direction of its points
     return centroids_KQ
 
 
