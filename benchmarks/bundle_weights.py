@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dcgan_eval.files import sha256_of
 from dcgan_eval.models.dcgan import Generator, draw_samples
-from dcgan_eval.models.weights import NETWORKS, load_network, read_card, save_network
+from dcgan_eval.models.weights import NETWORKS, load_network, manifest_digest, read_card, save_network
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig
@@ -119,7 +119,8 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     """Write the model card."""
     records = [(path, load_record(path)) for path in arguments.record]
     rows = [f"| `{r.protocol}` | {100 * r.score:.2f} | {_spread(r)} | {path.name} |" for path, r in records]
-    header = ["| protocol | accuracy % | 95 % interval | record (benchmarks/results) |", "|---|---:|---:|---|"]
+    columns = ("protocol", "accuracy %", "95 % interval, draws and test images", "record (benchmarks/results)")
+    header = [f"| {' | '.join(columns)} |", "|---|---:|---:|---|"]
     config = TrainingConfig(**facts["config"])
     values = config.as_dict() | {"seen_images": facts["seen_images"]}
     departures = [f"{key} {value}" for key, value in config.departures().items()]
@@ -152,7 +153,7 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
 
 def _spread(record: Record) -> str:
     """Return a record's interval."""
-    return " to ".join(f"{100 * value:.2f}" for value in record.ci95)
+    return " to ".join(f"{100 * value:.2f}" for value in record.ci95_with_images or record.ci95)
 
 
 def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
@@ -169,6 +170,7 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     manifest["weights"][arguments.name] = entry
     if arguments.default:
         manifest["default"] = arguments.name
+    manifest["sha256"] = manifest_digest(manifest)
     path.write_text(json.dumps(manifest, indent=1) + "\n")
 
 

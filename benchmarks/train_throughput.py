@@ -4,7 +4,7 @@ The other loop is the usual DCGAN example: float32, a DataLoader that converts a
 and zeros with ``BCELoss``, real and generated images through D one after the other, ``item()`` for the log in every
 iteration. Both train the same two networks on the same images, in turns, and an iteration of either is one update of D
 and one of G. Speed is counted in real images that D sees, so that it does not matter that the paper (and our log) also
-counts G's minibatches. The peak is a bfloat16 matrix product of 4,096 x 4,096 x 4,096 on the same device.
+counts G's minibatches. The peak is a matrix product of 4,096 x 4,096 x 4,096 on the same device.
 
     DCGAN_EVAL_DATA=~/data python benchmarks/train_throughput.py --out benchmarks/results/throughput/train.json
 """
@@ -27,6 +27,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from dcgan_eval import provenance
 from dcgan_eval.data.catalog import load_data
+from dcgan_eval.devices import arithmetic, fast_type
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.training.config import paper_recipe
@@ -101,8 +102,8 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_flops_per_s(device: torch.device) -> float:
-    """Return the best rate of a bfloat16 matrix product."""
-    A, B = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    """Return the best rate of a matrix product in the type that training takes there."""
+    A, B = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=fast_type(device)) for _ in range(2))
     seconds(lambda: A @ B, 1, device)
     return 2 * PEAK_SIZE**3 / min(seconds(lambda: A @ B, 3, device) for _ in range(3))
 
@@ -118,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = load_data("tiny-imagenet", "train").images
-    config = paper_recipe(arguments.preset, compute="bfloat16")
+    config = paper_recipe(arguments.preset, compute=arithmetic("auto", device)[0])
     trainer = Trainer(config, images, str(device), compiled=arguments.compile)
     loops = {"ours": our_loop(trainer), "common": common_loop(arguments.preset, images, device, config.batch_size)}
     times: dict[str, list[float]] = {name: [] for name in loops}

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from ..data.imageset import ImageSet
 from ..data.splits import by_label
+from ..devices import COMPUTE_TYPES, arithmetic, computing
 from ..errors import DcganEvalError, TrainingError
-from ..features.extract import Progress, has_fast_bfloat16
 from ..models.dcgan import Discriminator, LadderDiscriminator, initialise, to_unit_range
 from ..models.presets import GRID, get_ladder
+from ..progress import Progress
 from ..seeding import derive, rng
 
 _FORMAT = "dcgan-eval-search-1"
@@ -116,7 +117,7 @@ class SupervisedSearch:
     ):
         self.options, self.cache_dir, self.device = options, cache_dir, torch.device(device)
         self.max_minutes = max_minutes
-        self.compute = "bfloat16" if has_fast_bfloat16(self.device) else "float32"
+        self.compute = arithmetic("auto", self.device)[0]
         self.name = f"supervised:{options.preset}"
         self.num_features = get_ladder(options.preset).rungs[-1].channels * GRID * GRID
 
@@ -227,7 +228,7 @@ class SupervisedSearch:
 
     def _logits(self, network: nn.Module, images_NHWC: Tensor) -> Tensor:
         """Return float32 logits (N, classes) of uint8 images."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.compute == "bfloat16"):
+        with computing(COMPUTE_TYPES[self.compute], self.device):
             logits: Tensor = network(to_unit_range(images_NHWC.to(self.device)))
         return logits.float()
 

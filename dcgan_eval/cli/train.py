@@ -194,7 +194,7 @@ def _train(
             _report_dry_run(trainer, as_json)
             return
         measurements = _measurements(trainer, folder, score, plan.every)
-        device_name = torch.cuda.get_device_name() if plan.device.type == "cuda" else "cpu"
+        device_name = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else "cpu"
         about = {"data": _describe(images), "device": device_name} | (plan.start.about if plan.start else {})
         if team.leads:
             err.print(plan.arithmetic, highlight=False)
@@ -226,7 +226,7 @@ def _validation_score(probe: str | None, data_dir: Path | None, plan: _Plan) -> 
     """Return what measures the discriminator on the way, having seen that it can."""
     if probe is None:
         return None
-    score = ValidationScore(probe, data_dir, compute=plan.config.compute, device=plan.device.type)
+    score = ValidationScore(probe, data_dir, compute=plan.config.compute, device=str(plan.device))
     score.check(plan.config.architecture)
     return score
 

@@ -88,7 +88,7 @@ def write_pack(path: Path, head: PackHead, shape: tuple[int, ...], parts: Iterab
             file.attrs["seal"] = np.bytes_(_seal(0, 0))
             file.attrs.update({"format": FORMAT, **head.attributes, "splits": json.dumps(head.splits)})
             images = file.create_dataset("images", shape, np.uint8)
-            file["crc32"] = _fill(images, parts)
+            file["crc32"] = _fill(images, sink.watching(parts))
             if head.labels is not None:
                 file["labels"] = head.labels.astype("<i8")
             for key in ("names", "class_names", "skipped"):
@@ -158,11 +158,14 @@ def read_head(path: Path) -> PackHead:
 
 
 class _Sink(io.RawIOBase):
-    """A file for HDF5 to write to that remembers the first error and reports none."""
+    """A file for HDF5 to write to that remembers the first error and reports none.
+
+    Ctrl-C counts: raised below HDF5 it is lost there, and what comes up in its place is an AttributeError.
+    """
 
     def __init__(self, raw: IO[bytes]):
         self._raw = raw
-        self._error: OSError | None = None
+        self._error: OSError | KeyboardInterrupt | None = None
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
@@ -174,6 +177,13 @@ class _Sink(io.RawIOBase):
                 raise
         if self._error is not None:
             raise self._error
+
+    def watching(self, parts: Iterable[Pixels]) -> Iterator[Pixels]:
+        """Yield the parts until a write has failed."""
+        for part in parts:
+            if self._error is not None:
+                raise self._error
+            yield part
 
     def readable(self) -> bool:
         return True
@@ -210,7 +220,7 @@ class _Sink(io.RawIOBase):
     def _quietly(self, call: Callable[[], int], otherwise: int) -> int:
         try:
             return call()
-        except OSError as error:
+        except (OSError, KeyboardInterrupt) as error:
             self._error = self._error or error
             return otherwise
 

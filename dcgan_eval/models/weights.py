@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ..devices import seeded
 from ..errors import WeightsError, unknown_name
 from ..files import sha256_of
+from ..provenance import digest
 from .dcgan import (
     Discriminator,
     Generator,
@@ -47,8 +49,9 @@ def read_manifest() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``default`` (name of the default weights) and ``weights``: name -> ``discriminator`` and, unless trained without
-        one, ``generator`` (each with ``file``, ``sha256``, ``size_bytes``), ``card`` and ``summary``.
+        ``sha256`` (of all else), ``default`` (name of the default weights) and ``weights``: name -> ``discriminator``
+        and, unless trained without one, ``generator`` (each with ``file``, ``sha256``, ``size_bytes``), ``card`` and
+        ``summary``.
 
     Raises
     ------
@@ -65,6 +68,8 @@ def read_manifest() -> dict[str, Any]:
                 _require(isinstance(size, int) and all(isinstance(entry[kind][key], str) for key in ("file", "sha256")))
             _require("discriminator" in entry and all(isinstance(entry[key], str) for key in ("preset", "summary")))
         _require(manifest["default"] in names)
+        if manifest["sha256"] != manifest_digest(manifest):
+            raise ValueError("it has changed since it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             "The manifest of the bundled weights cannot be read",
@@ -72,6 +77,11 @@ def read_manifest() -> dict[str, Any]:
             remedy="reinstall dcgan-eval",
         ) from error
     return manifest
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's values in one spelling, its own digest left out."""
+    return digest(json.dumps({key: value for key, value in manifest.items() if key != "sha256"}, sort_keys=True))
 
 
 def _require(holds: bool) -> None:
