@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import __version__
+
 _PACKAGES = ("dcgan-eval", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "h5py")
 
 
@@ -23,6 +25,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in _PACKAGES},
         "cpu": _cpu_model(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "num_threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -64,7 +67,9 @@ def peak_memory_bytes() -> int:
 
 
 def _version(name: str) -> str | None:
-    """Return an installed package's version."""
+    """Return a package's version: of this one as its source says, which metadata of an older installation may not."""
+    if name == "dcgan-eval":
+        return __version__
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dcgan_eval
 from dcgan_eval import provenance
 from dcgan_eval.errors import DataError, DcganEvalError, RecordError, unknown_name
 from dcgan_eval.records import Record, load_record, pack_counts, unpack_counts
@@ -166,8 +167,12 @@ def test_the_command_hides_folders(words: list[str], shown: str, monkeypatch: py
     assert provenance.command_line() == f"dcgan-eval svm {shown}"
 
 
-def test_provenance_names_versions() -> None:
+def test_provenance_names_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = provenance.metadata.version
+    monkeypatch.setattr(provenance.metadata, "version", lambda name: "0.0.1" if name == "dcgan-eval" else real(name))
     found = provenance.environment()
+    assert found["packages"]["dcgan-eval"] == dcgan_eval.__version__  # whatever was installed before
+    assert found["instructions"] in ("DEFAULT", "AVX2", "AVX512", "NO AVX") or found["platform"] != "Linux x86_64"
     assert found["packages"]["torch"]
     assert found["num_threads"] >= 1
     assert provenance.peak_memory_bytes() > 1_000_000
