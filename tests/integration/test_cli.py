@@ -381,12 +381,3 @@ def test_a_read_only_cache_folder(run, npz: Path, small_weights: Path) -> None: 
 def test_a_record_that_cannot_be_written(run, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
     Path("occupied").write_text("a file")
     says(run("svm", "digits", "--weights", small_weights, "--record", "occupied/r.json"), "--record")
-
-
-def test_cifar10_small_from_real_images(run, small_weights: Path, real_data_dir: Path) -> None:  # type: ignore[no-untyped-def]
-    result = run("svm", "cifar10-small", "--weights", small_weights, "--data-dir", real_data_dir, "--json")
-    assert result.exit_code == 0, result.output
-    values = json.loads(result.stdout)
-    assert [values["data"][part]["num_images"] for part in ("train", "test")] == [4_000, 2_000]
-    assert values["score"] > 0.3
-    assert values["spec"]["paper"] is None

@@ -59,4 +59,5 @@ def test_what_fits_is_one_line_a_row() -> None:
 
 
 def test_without_headings_there_is_no_rule() -> None:
-    assert render(40, Sheet("", ("", ""), [("a", "1"), ("b", "2")])) == ["a 1", "b 2"]
+    lines = render(40, Sheet("", ("", ""), [("a", "1"), ("b", "2")]))
+    assert [line.rstrip() for line in lines] == ["a 1", "b 2"]  # rich pads before release 14
