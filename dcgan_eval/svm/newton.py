@@ -229,9 +229,9 @@ def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exac
         found = space.exact(problem, U)
         return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
     G = U - space.adjoint(problem.pull(F))
-    primal = 0.5 * problem.join(space.inner(U, U, F)) + space.total(problem.losses(F))
+    primal = 0.5 * _inner(space, problem, U, U, F) + space.total(problem.losses(F))
     # the gap is half the squared norm of the gradient: see objective.evaluate_weights
-    return _State(U, F, G, primal, 0.5 * problem.join(space.inner(G, G)).clamp_min(0))
+    return _State(U, F, G, primal, 0.5 * _inner(space, problem, G, G).clamp_min(0))
 
 
 def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, tol: float, precise: bool) -> _State:
@@ -243,13 +243,20 @@ def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, t
     S = some.curvature(F)
     stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
     step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
-    pu, pp = some.join(space.inner(step, U, F)), some.join(space.inner(step, step, step_scores))
+    pu, pp = _inner(space, some, step, U, F), _inner(space, some, step, step, step_scores)
     # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.
     t = line_minimum(space.total, some.along(F, step_scores), pu, pp)
     t = torch.where(torch.isfinite(t), t, 0.0)
     new_U, new_F = state.U.clone(), state.F.clone()
     new_U[todo], new_F[:, todo] = space.correct(some, U + t[:, None] * step, F + t * step_scores)
     return _look(space, problem, new_U, new_F, precise)
+
+
+def _inner(
+    space: Space, problem: Problem, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the inner products of the weights that U and V stand for, joined as the problems are, (K,)."""
+    return problem.join(space.inner(U, V, scores_v))
 
 
 class _Stop(NamedTuple):
@@ -268,10 +275,6 @@ def _conjugate_gradients(
     Each problem stops when ||r||^2 has fallen to its share of ||g||^2, and likewise in the preconditioner's norm (the
     plain one alone hardly sees flat directions), or to ``stop.square``, where the gap is small.
     """
-
-    def inner(U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None) -> torch.Tensor:
-        return problem.join(space.inner(U, V, scores_v))
-
     precondition = space.preconditioner(S.diagonal)
     live = torch.arange(len(G), device=G.device)
     # Preconditioned CG (Hestenes & Stiefel 1952) on all problems at once; X p is carried along as Fp, so that the line
@@ -279,20 +282,19 @@ def _conjugate_gradients(
     p, Fp, r = torch.zeros_like(G), space.no_scores(len(G)), -G
     z = S.project(precondition(r, live))
     d, image = z.clone(), space.image(z)
-    rho = inner(r, z, image)
+    rho = _inner(space, problem, r, z, image)
     energy = stop.share * rho
     floor = rho * (1e-24 if space.resolves else 1e-12)  # below it, rho is rounding
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S, image)
-        curvature = inner(Hd, d, Fd)
-        # alpha = r.z / d.H d: the step that minimises the quadratic along d.
-        alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)
+        curvature = _inner(space, problem, Hd, d, Fd)
+        alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)  # the quadratic's minimum along d
         p[live] += alpha[:, None] * d
         Fp[:, live] += alpha * Fd
         r = r - alpha[:, None] * Hd
         z = S.project(precondition(r, live))
         image = space.image(z)
-        new_rho = inner(r, z, image)
+        new_rho = _inner(space, problem, r, z, image)
         keep = (alpha > 0) & (new_rho > floor[live])
         if count % space.norm_every == 0:
             square = problem.join(space.remainder(r))
@@ -300,8 +302,7 @@ def _conjugate_gradients(
             keep &= (square > stop.square[live]) & large
         if decide.holds(~keep):
             break
-        # beta = r.z (new) / r.z (old): the next direction is conjugate to all before it.
-        beta = new_rho / rho.clamp_min(1e-300)
+        beta = new_rho / rho.clamp_min(1e-300)  # makes the next direction conjugate to all before it
         d, rho = z + beta[:, None] * d, new_rho
         image = None if image is None else image + beta * Fd
         # Problems that are done leave the batch, so that the others do not pay for them.

@@ -80,3 +80,18 @@ def test_nothing_is_unpickled() -> None:
                 assert given.get("weights_only") == "True", path  # tensors alone; anything else in the file is refused
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert ast.unparse(node.value) == "False", path
+
+
+LONGEST = 40  # lines of a function without its docstring: what one can see at once
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                said = node.body[0] if ast.get_docstring(node) is not None else None
+                words = said.end_lineno - said.lineno + 1 if said is not None else 0
+                if node.end_lineno - node.lineno + 1 - words > LONGEST:
+                    long.append(f"{path.relative_to(PACKAGE)}: {node.name}")
+    assert not long
