@@ -16,7 +16,7 @@ from ..svm.gram import GramSpace, gram_matrix, solve_gram
 from ..svm.newton import minimise
 from ..svm.objective import linear_scores
 from ..svm.path import FitOptions, check_positive, choose_solver
-from ..svm.primal import PrimalSpace
+from ..svm.primal import PrimalSpace, solve_primal
 from ..svm.problems import SoftmaxProblem
 from ..svm.rows import Rows
 from ..svm.targets import encode
@@ -158,7 +158,7 @@ class _Fitter:
         elif self._start is None:
             self._start = self._from_sample(problem)
         tol, most = self.options.tol, self.options.max_iter
-        found = minimise(self._primal, problem, self._start, tol=tol, max_iter=most, certify_start=on_gram)
+        found = solve_primal(self._primal, problem, self._start, tol=tol, max_iter=most, certify_start=on_gram)
         self._start = found.U
         exact = found.exact or self._primal.exact(problem, found.U)
         return LogisticFit(

@@ -17,7 +17,7 @@ from dcgan_eval.errors import ArgumentError
 from dcgan_eval.svm.gram import GramSpace, gram_matrix, solve_gram
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Solution, Status, evaluate_weights
-from dcgan_eval.svm.primal import COARSE_DIM, PrimalSpace
+from dcgan_eval.svm.primal import COARSE_DIM, PrimalSpace, solve_primal
 from dcgan_eval.svm.problems import HingeProblem, Problem
 from dcgan_eval.svm.products import serial
 from dcgan_eval.svm.rows import Rows
@@ -265,7 +265,7 @@ class Fitter:
         """Run the primal Newton loop; from a Gram solution that holds, it certifies and returns at once."""
         rows, tol = self.rows, self.options.tol
         small = rows.dtype == torch.float64 and rows.total_rows * rows.num_features <= POLISH_ENTRIES
-        return minimise(
+        return solve_primal(
             self._primal,
             problem,
             start,

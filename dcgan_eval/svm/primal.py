@@ -9,13 +9,15 @@ sample, and conjugate gradients see to the tail. Measured on CIFAR-10's 50,000 x
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from dcgan_eval.svm import decide
-from dcgan_eval.svm.objective import Evaluation, evaluate_weights
+from dcgan_eval.svm.newton import NewtonResult, minimise
+from dcgan_eval.svm.objective import Evaluation, Status, evaluate_weights
 from dcgan_eval.svm.problems import Curvature, Problem, line_minimum
 from dcgan_eval.svm.products import product_nt
 from dcgan_eval.svm.rows import Rows
@@ -232,6 +234,31 @@ class PrimalSpace:
         combination = combination.to(rows.dtype)
         spanned = torch.cat([product_nt(combination, first.T).double(), last], dim=1)
         return _orthonormal(spanned).to(rows.dtype), size == rows.total_rows
+
+
+def solve_primal(
+    space: PrimalSpace,
+    problem: Problem,
+    start: torch.Tensor | None,
+    *,
+    tol: float,
+    max_iter: int,
+    accept: float | None = None,
+    certify_start: bool = False,
+) -> NewtonResult:
+    """Run the Newton loop on the weights, in float64 from where the rounding of float32 products has stopped it.
+
+    Parameters and result as for :func:`~dcgan_eval.svm.newton.minimise`.
+    """
+    newton = partial(minimise, problem=problem, tol=tol, max_iter=max_iter, accept=accept)
+    found = newton(space, start=start, certify_start=certify_start)
+    if found.status is not Status.STALLED or space.resolves:
+        return found
+    rows = space.rows.in_double()
+    again = newton(replace(space, rows=rows, _coarse=None), start=found.U)
+    space.rows.rows_read = rows.rows_read  # it went on counting
+    history, iterations = found.history + again.history, found.iterations + again.iterations
+    return replace(again, history=history, iterations=iterations)
 
 
 def _principal_combinations(gram: torch.Tensor, rank: int) -> torch.Tensor:

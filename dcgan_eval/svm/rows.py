@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -78,6 +79,12 @@ class Rows:
         self.block_bytes = block_bytes
         self.rows_read = 0
         self.X = self._brought(X, memory_share(self.device) if memory_bytes is None else memory_bytes)
+
+    def in_double(self) -> Rows:
+        """Return the same rows, converted to float64 block by block for every product."""
+        rows = copy.copy(self)
+        rows.dtype = torch.float64
+        return rows
 
     def _count_all(self) -> int:
         """Count the rows of all processes."""

@@ -359,3 +359,16 @@ def test_any_shape_and_scale_is_certified(rows, features, classes, scale, log_C,
     assert solution.status is Status.CONVERGED
     # the definition cancels to about 1e-9 of P at the largest scales
     assert (gaps_of(solution, X, y) <= 1e-6 + 1e-9).all()
+
+
+@pytest.mark.parametrize("solver", ["auto", "primal"])
+@pytest.mark.parametrize(("rows", "features"), [(100, 200), (300, 100)])
+def test_what_float32_products_cannot_settle_float64_ones_do(solver, rows, features):
+    """Features far smaller than the constant one: their scores nearly cancel it, and float32 stops at its rounding."""
+    draw, y = np.random.default_rng(0), np.arange(rows) % 2
+    shifted = draw.normal(size=(rows, features)) + 1 + 0.8 * y[:, None] * (np.arange(features) < features // 2)
+    X = (1e-9 * shifted).astype(np.float32)
+    C = 1 / np.square(X.astype(np.float64)).sum(1).mean()
+    solution = fit_ovr(X, y, C, solver=solver, tol=1e-4)
+    assert solution.status is Status.CONVERGED
+    assert (gaps_of(solution, X.astype(np.float64), y) <= 1e-4).all()
