@@ -23,7 +23,7 @@ from dcgan_eval.models.release import released_parts
 
 # Two runs of the same command differ in these, and in the digests of files that hold them.
 VOLATILE = {"created", "command", "environment", "git", "time_s", "timings_s", "peak_memory_bytes", "unix_time_s"}
-VOLATILE |= {"images_per_s", "cached", "digest", "sha256_of_record", "iterations_per_s", "memory_bytes"}
+VOLATILE |= {"crc32", "images_per_s", "cached", "digest", "sha256_of_record", "iterations_per_s", "memory_bytes"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def _safetensors(path: Path) -> Iterator[bytes]:
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     notes = {k: json.loads(v) if v[:1] == "{" else v for k, v in header.pop("__metadata__", {}).items()}
+    notes.pop("sha256", None)  # of all the others, times included
     yield _stable(header) + _stable(notes) + data[8 + length :]
 
 
@@ -124,7 +125,9 @@ def _csv(path: Path) -> Iterator[bytes]:
     """Yield the rows."""
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
-            yield _stable({key: float(value) for key, value in row.items()} if "round" in row else row)
+            yield _stable(
+                {key: float(value) for key, value in row.items() if key not in VOLATILE} if "round" in row else row
+            )
 
 
 def make_inputs(inputs: Path) -> None:
