@@ -42,6 +42,10 @@ _COMMANDS = {
     ),
     "completion": (f"{_CLI}.completion", "Print the completion script of a shell."),
     "data": (f"{_CLI}.data", "Find data sets and check what is in them."),
+    "describe": (
+        f"{_CLI}.describe",
+        "Describe features without labels: effective rank, decay of the spectrum, intrinsic dimension, uniformity.",
+    ),
     "export": (
         f"{_CLI}.records",
         "Write records as one table: CSV and Parquet with every value, or LaTeX to print.",

@@ -187,6 +187,61 @@ def training_figure(log: Sequence[dict[str, float]], probe: Sequence[dict[str, f
     return path
 
 
+def spectrum_figure(spectra: Mapping[str, np.ndarray], path: Path) -> Path:
+    """Draw eigenvalues of covariances over their rank, each as a share of its largest.
+
+    Parameters
+    ----------
+    spectra : mapping of str to ndarray
+        Eigenvalues, largest first, by name.
+    path : Path
+        PNG to write.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for name, values in spectra.items():
+        axes.loglog(np.arange(1, len(values) + 1), values / values[0], label=name)
+    axes.set(xlabel="rank", ylabel="eigenvalue / largest", ylim=(1e-8, 2))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(lambda partial: figure.savefig(partial, dpi=120), path)
+    return path
+
+
+def map_figure(points_N2: np.ndarray, labels_N: np.ndarray | None, path: Path) -> Path:
+    """Draw points of the plane, coloured by label.
+
+    Parameters
+    ----------
+    points_N2 : ndarray
+        (N, 2).
+    labels_N : ndarray of int or None
+        (N,).
+    path : Path
+        PNG to write.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(points_N2[:, 0], points_N2[:, 1], s=6, c=labels_N, cmap="tab20" if labels_N is not None else None)
+    axes.axis("off")
+    _save(lambda partial: figure.savefig(partial, dpi=120), path)
+    return path
+
+
 def _draw_images(axes, images_NHWC: np.ndarray) -> None:
     """Show a grid of images."""
     axes.imshow(image_grid(images_NHWC, columns=8, gap=2))

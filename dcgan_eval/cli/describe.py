@@ -1,0 +1,142 @@
+"""``dcgan-eval describe``: label-free figures of a store, alone or beside another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..errors import DcganEvalError
+from ..features.store import FeatureStore
+from ..files import check_target, sha256_of
+from ..insight import geometry
+from ..insight.finding import Finding
+from ..report.figures import map_figure, spectrum_figure
+from ..seeding import derive, rng
+from .console import progress_view
+from .findings import Pictures, checked, out_option, report_finding, seed_option
+from .options import Number, example, json_option, layer_option
+
+_ALONE = {
+    "rank_me": geometry.rank_me,
+    "alpha_req": geometry.alpha_req,
+    "two_nn": geometry.two_nn,
+    "uniformity": geometry.uniformity,
+}
+_BOTH = {"linear_cka": geometry.linear_cka, "rsa": geometry.rsa}
+_NO_LABELS = "the store has no labels, so the points of the map have one colour"
+
+
+@click.command(epilog=example("dcgan-eval describe train.h5 other.h5 --out describe.png"))
+@click.argument("store", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("other", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@layer_option
+@click.option(
+    "--rows",
+    "num_rows",
+    type=Number(int, geometry.LEAST_ROWS, 20_000),
+    default=2_000,
+    show_default=True,
+    help="Sample.",
+)
+@click.option(
+    "--map", "map_path", type=click.Path(path_type=Path, dir_okay=False), help="Draw a t-SNE of the rows too."
+)
+@out_option("describe.png")
+@seed_option
+@json_option
+def describe(
+    store: Path,
+    other: Path | None,
+    layers: tuple[str, ...],
+    num_rows: int,
+    map_path: Path | None,
+    path: Path,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Describe features without labels: effective rank, decay of the spectrum, intrinsic dimension, uniformity.
+
+    STORE is a file that `features --out` wrote. Beside OTHER, features of the same images by another encoder, linear
+    CKA and RSA say how alike the two are, and features of two views of the images also have an alignment.
+    """
+    finding_path = checked(path)
+    if map_path is not None:
+        check_target(map_path, "--map", suffixes=(".png",))
+    stores = [FeatureStore(file) for file in (store, other) if file is not None]
+    if layers:
+        stores[0] = stores[0].only([name for layer in layers for name in layer.split(",")])
+    matrices, labels = _sampled(stores, num_rows, seed)
+    measured = _measured(matrices, [store.name, *([other.name] if other else [])])
+    pictures = _spectra(matrices, path) | _map(matrices[0], labels, map_path, seed)
+    settings = {"rows": len(matrices[0]), "layers": list(stores[0].layers), "width": matrices[0].shape[1]}
+    settings["encoders"] = [s.identity.encoder for s in stores]
+    hashes = {name: sha256_of(file) for name, file in (("store", store), ("other", other)) if file is not None}
+    notes = [_NO_LABELS] if map_path is not None and labels is None else []
+    finding = Finding("describe", "rank_me", measured, settings, seed, hashes, notes=notes)
+    report_finding(finding, finding_path, pictures, _sentence(measured), as_json)
+
+
+def _sampled(stores: list[FeatureStore], num_rows: int, seed: int) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return the same random rows of every store, found by the hashes of their images, and their labels if known."""
+    keys = [store.keys for store in stores]  # hashes ascend
+    shared = np.unique(keys[0].sha256) if len(keys) == 1 else np.intersect1d(keys[0].sha256, keys[1].sha256)
+    if len(shared) < geometry.LEAST_ROWS and len(keys) == 2:
+        raise DcganEvalError(
+            "The two stores are not of the same images",
+            got=f"{len(shared)} images in common, of {len(keys[0].sha256):,} and {len(keys[1].sha256):,}",
+            expected=f"at least {geometry.LEAST_ROWS}",
+            remedy="make both with `dcgan-eval features` from the same data",
+        )
+    chosen = rng(seed, "described rows").permutation(shared)[:num_rows]
+    rows = [np.searchsorted(k.sha256, chosen) for k in keys]
+    labels = None if keys[0].labels is None else keys[0].labels[rows[0]]
+    return [store[r] for store, r in zip(stores, rows, strict=True)], labels
+
+
+def _measured(matrices: list[np.ndarray], names: list[str]) -> dict[str, Any]:
+    """Return every figure with its interval."""
+    for X, name in zip(matrices, names, strict=True):
+        geometry.check_rows(X, name)
+    wanted: dict[str, tuple[geometry.Measure, list[np.ndarray]]] = {n: (m, matrices[:1]) for n, m in _ALONE.items()}
+    if len(matrices) == 2:
+        wanted |= {f"{n}_other": (m, matrices[1:]) for n, m in _ALONE.items()}
+        wanted |= {n: (m, matrices) for n, m in _BOTH.items()}
+        if matrices[0].shape == matrices[1].shape:
+            wanted["alignment"] = (geometry.alignment, matrices)
+    found = dict[str, Any]()
+    with progress_view() as progress:
+        for i, (name, (measure, parts)) in enumerate(wanted.items()):
+            progress(name.replace("_", " "), i, len(wanted))
+            figure = geometry.with_interval(measure, *parts)
+            found |= {name: figure.value, f"{name}_ci95": list(figure.ci95)}
+        progress("figures", len(wanted), len(wanted))
+    return found
+
+
+def _spectra(matrices: list[np.ndarray], path: Path) -> Pictures:
+    """Draw the spectra."""
+    names = ["store", "other"][: len(matrices)]
+    spectrum_figure({name: geometry.spectrum(X) for name, X in zip(names, matrices, strict=True)}, path)
+    return {path: ("Eigenvalues of the covariance over their rank, both axes logarithmic", "Spectra")}
+
+
+def _map(X: np.ndarray, labels: np.ndarray | None, path: Path | None, seed: int) -> Pictures:
+    """Draw a map of the rows, if it is asked for."""
+    if path is None:
+        return {}
+    from sklearn.manifold import TSNE
+
+    map_figure(TSNE(random_state=derive(seed, "map") % 2**32).fit_transform(X), labels, path)
+    return {path: ("A map of the rows in which near ones are near", "t-SNE of the sampled rows")}
+
+
+def _sentence(measured: dict[str, Any]) -> str:
+    """Say what was found, a figure a line."""
+    lines = []
+    for name in [name for name in measured if not name.endswith("_ci95")]:
+        low, high = measured[f"{name}_ci95"]
+        lines.append(f"{name.replace('_', ' '):>18}  {measured[name]:9.3f}   {low:.3f} to {high:.3f}")
+    return "\n".join(lines)
