@@ -30,8 +30,8 @@ _NO_LABELS = "the store has no labels, so the points of the map have one colour"
 
 
 @click.command(epilog=example("dcgan-eval describe train.h5 other.h5 --out describe.png"))
-@click.argument("store", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("other", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("other", required=False, type=click.Path(path_type=Path))
 @layer_option
 @click.option(
     "--rows",
