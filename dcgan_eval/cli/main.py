@@ -41,6 +41,10 @@ _COMMANDS = {
         "Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class.",
     ),
     "completion": (f"{_CLI}.completion", "Print the completion script of a shell."),
+    "curve": (
+        f"{_CLI}.curve",
+        "Run a protocol with more and more labels of each class; a record for each number, and a figure with bands.",
+    ),
     "data": (f"{_CLI}.data", "Find data sets and check what is in them."),
     "describe": (
         f"{_CLI}.describe",

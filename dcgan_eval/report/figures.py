@@ -85,6 +85,47 @@ def ablation_figure(records: Mapping[str, Record], layers: Sequence[str], path: 
     return path
 
 
+def learning_curve_figure(curves: Mapping[str, Mapping[int, Record]], path: Path, title: str) -> Path:
+    """Draw scores over the labels of each class: every draw a point, the means joined, and a band around them.
+
+    Parameters
+    ----------
+    curves : mapping of str to mapping of int to Record
+        By name; labels of each class -> record of one protocol.
+    path : Path
+        PNG to write.
+    title : str
+        Heading.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, records in curves.items():
+        scores = [100 * shown(r, r.score) for r in records.values()]
+        ends = [sorted(100 * shown(r, v) for v in images_interval(r) or r.ci95) for r in records.values()]
+        (line,) = axes.semilogx(records.keys(), scores, "o-", label=name)
+        low, high = zip(*ends, strict=True)
+        axes.fill_between(list(records), low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+        for labels, record in records.items():
+            draws = [100 * shown(record, draw["score"]) for draw in record.draws]
+            axes.plot([labels] * len(draws), draws, ".", color=line.get_color(), alpha=0.4, markersize=4)
+        metric = next(iter(records.values())).shown_as
+    counts = sorted({labels for records in curves.values() for labels in records})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set(title=title, xlabel="labels of each class", ylabel=f"test {metric} %; band: 95 %, draws and test images")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(lambda partial: figure.savefig(partial, dpi=120), path)
+    return path
+
+
 def _draw_series(axes, records: Sequence[Record | None], label: str, shift: float, marker: str) -> None:
     """Draw one score for each layer where there is one, a little to the side so that intervals stay apart.
 

@@ -147,7 +147,7 @@ def _make_parts(inputs: Path, folder: Path) -> None:
     pack = SCENARIOS["pack"].arguments(inputs, folder)
     trace = folder.parent / "trace.txt"
     run(pack, folder.parent / "log.txt", Fault(Action.COUNT, 0, folder, trace=trace))
-    calls = [line.split() for line in trace.read_text().splitlines()]
+    calls = [(*line.split(" ", 2), "")[:3] for line in trace.read_text().splitlines()]
     (folder / "p.h5").unlink()
     naming = next(int(number) for number, call, name in calls if call.startswith("rename") and name == "/p.h5")
     _do(*pack, folder=folder, fault=Fault(Action.KILL_BEFORE, naming, folder))

@@ -32,7 +32,7 @@ class Tally:
     def add(self, verdict: str, note: str = "") -> None:
         """Count a try."""
         self.verdicts[verdict] += 1
-        if verdict in FAULTS and sum(n.startswith(verdict) for n in self.notes) < _NOTES:
+        if (verdict in FAULTS or verdict == "left over") and sum(n.startswith(verdict) for n in self.notes) < _NOTES:
             self.notes.append(f"{verdict}: {note}")
 
 
@@ -275,7 +275,7 @@ class Bench:
         assert clean[0].kind == "ok", clean
         for _ in range(tries):
             copy_of(template, self.folder)
-            path = draw.choice(sorted(self.folder.glob(flip.pattern)))
+            path = draw.choice(sorted(p for p in self.folder.glob(flip.pattern) if p.stat().st_size))
             data = bytearray(path.read_bytes())
             at, bit = _place(len(data), draw), draw.randrange(8)
             data[at] ^= 1 << bit

@@ -1,0 +1,64 @@
+"""``dcgan-eval curve``: the score with few labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..files import check_target
+from ..protocols.catalog import get_protocol
+from ..protocols.few_shot import learning_curve
+from ..protocols.sources import EncoderFeatures
+from ..report.figures import learning_curve_figure
+from ..report.tables import comparison_table
+from .console import err, out, progress_view
+from .encoder import EncoderChoice, encoder_options
+from .options import Number, example, layer_option, making_options, place_options, seed_option, tol_option
+from .running import protocol_argument, take_making, take_place, take_settings
+
+
+class _Counts(click.ParamType):
+    """Numbers of labels, ``1,2,5``."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the numbers."""
+        one = Number(int, 1, 10**6)
+        return value if isinstance(value, tuple) else tuple(one.convert(part, param, ctx) for part in value.split(","))
+
+
+@click.command(epilog=example("dcgan-eval curve cifar10-small --per-class 1,2,5,10,20,50 --data-dir ~/data"))
+@protocol_argument
+@encoder_options
+@layer_option
+@making_options
+@place_options
+@seed_option
+@tol_option
+@click.option("--per-class", type=_Counts(), default="1,2,5,10,20,50", show_default=True, help="Labels of each class.")
+@click.option("--draws", "num_draws", type=Number(int, 2, 10_000), help="Fresh draws for each [default: 10].")
+@click.option("--out", "folder", type=click.Path(path_type=Path), help="[default: records/curve-PROTOCOL-ENCODER].")
+def curve(
+    protocol: str,
+    encoder: EncoderChoice,
+    layers: tuple[str, ...],
+    per_class: tuple[int, ...],
+    num_draws: int | None,
+    folder: Path | None,
+    **options: Any,
+) -> None:
+    """Run a protocol with more and more labels of each class; a record for each number, and a figure with bands."""
+    spec, place, settings = get_protocol(protocol), take_place(options), take_settings(options)
+    source = EncoderFeatures(encoder.load(), take_making(options, layers))
+    folder = folder or Path("records") / f"curve-{spec.command}-{source.name}".replace(":", "-").replace("/", "-")
+    check_target(folder / "curve.png", "--out")
+    with progress_view() as progress:
+        records = learning_curve(spec, source, per_class, num_draws, settings, place, progress)
+    for labels, record in records.items():
+        record.write(folder / f"{labels}.json")
+    figure = learning_curve_figure({source.name: records}, folder / "curve.png", spec.title)
+    out.print(comparison_table(list(records.values()), spec.title))
+    err.print(f"Records: {folder}/*.json\nFigure:  {figure}", highlight=False)
