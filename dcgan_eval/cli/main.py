@@ -36,6 +36,10 @@ _COMMANDS = {
         "Add and subtract concepts in z, each the mean of some samples, as the paper's smiling woman - woman + man.",
     ),
     "baseline": (f"{_CLI}.baseline", "Run a baseline through a protocol; each gives a record like any other."),
+    "bench": (
+        f"{_CLI}.bench",
+        "Run every encoder on every data set: a record for each, one table with intervals and mean ranks.",
+    ),
     "compare": (
         f"{_CLI}.compare",
         "Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class.",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..protocols.catalog import PROTOCOLS
 from ..records import Record
 from .escaping import markdown_cell
@@ -22,7 +24,7 @@ class Summary:
     Attributes
     ----------
     protocols : list of str
-        Ids of the columns.
+        Ids of the columns; of one's own data, which share an id, with the name of the set.
     titles : list of str
         What they are, in words, with what is shown: accuracy or error.
     paper : list of str
@@ -61,7 +63,7 @@ def summarise(records: Sequence[tuple[Path, Record]]) -> Summary:
     """
     last: dict[tuple[str, str], tuple[Path, Record]] = {}
     for path, record in sorted(records, key=lambda item: item[1].created):
-        last[features_label(record), record.protocol] = (path, record)
+        last[features_label(record), _column(record)] = (path, record)
     order = {protocol.id: i for i, protocol in enumerate(PROTOCOLS.values())}
     protocols = sorted({protocol for _, protocol in last}, key=lambda id_: (order.get(id_, len(order)), id_))
     examples = [next(record for (_, id_), (_, record) in last.items() if id_ == protocol) for protocol in protocols]
@@ -75,6 +77,26 @@ def summarise(records: Sequence[tuple[Path, Record]]) -> Summary:
         ["" if r.paper is None else _published(r) for r in examples],
         rows,
     )
+
+
+def mean_ranks(summary: Summary) -> dict[str, float]:
+    """Return each encoder's rank by accuracy, 1 for the best, averaged over the columns that all encoders have.
+
+    Equal scores share the mean of their ranks; without a column that is complete there are no ranks.
+    """
+    from scipy.stats import rankdata  # here, because scipy takes long to import
+
+    columns = [cells for cells in zip(*(cells for _, cells in summary.rows), strict=True) if all(cells)]
+    if not columns:
+        return {}
+    ranks = [rankdata([-cell[1].score for cell in cells if cell]) for cells in columns]
+    return dict(zip((encoder for encoder, _ in summary.rows), np.mean(ranks, axis=0).tolist(), strict=True))
+
+
+def _column(record: Record) -> str:
+    """Return the id of a record's column."""
+    own = f" {record.data['train']['name']}" if record.protocol.startswith("own_") else ""
+    return record.protocol + own
 
 
 def _published(record: Record) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcgan_eval.records import Record, load_record
-from dcgan_eval.report.summary import markdown_summary, protocol_title, summarise
+from dcgan_eval.report.summary import markdown_summary, mean_ranks, protocol_title, summarise
 
 ROOT = Path(__file__).parents[3]
 DIGITS = load_record(ROOT / "benchmarks" / "results" / "digits.json")
@@ -60,3 +60,26 @@ def test_errors_are_named() -> None:
     svhn = load_record(ROOT / "benchmarks" / "results" / "svhn-small-dcgan2015.json")
     assert summarise([(Path("r.json"), svhn)]).titles[0].endswith("error %")
     assert "[19.04](r.json)" in markdown_summary(summarise([(Path("r.json"), svhn)]))
+
+
+def own(name: str, data: str, score: float) -> Record:
+    return record("own_l2svm", name, score, data={part: {**DIGITS.data[part], "name": data} for part in DIGITS.data})
+
+
+def test_data_sets_of_ones_own_keep_a_column_each() -> None:
+    records = [own("a", "cats", 0.9), own("a", "dogs", 0.4), own("b", "cats", 0.8), own("b", "dogs", 0.7)]
+    found = summarise([(Path(f"{i}.json"), r) for i, r in enumerate(records)])
+    assert found.titles == ["own data, cats: accuracy %", "own data, dogs: accuracy %"]
+    scores = {name: [cell[1].score for cell in cells if cell] for name, cells in found.rows}
+    assert scores == {"a": [0.9, 0.4], "b": [0.8, 0.7]}
+
+
+def test_mean_ranks_over_complete_columns() -> None:
+    scores = {"a": [0.9, 0.4, 0.5], "b": [0.8, 0.7, 0.5], "c": [0.7, 0.6, None]}
+    records = [own(n, d, s) for n, row in scores.items() for d, s in zip(("x", "y", "z"), row, strict=True) if s]
+    found = summarise([(Path(f"{i}.json"), r) for i, r in enumerate(records)])
+    assert mean_ranks(found) == {"a": 2.0, "b": 1.5, "c": 2.5}  # z has no c
+    tied = summarise([(Path("1.json"), own("a", "x", 0.5)), (Path("2.json"), own("b", "x", 0.5))])
+    assert mean_ranks(tied) == {"a": 1.5, "b": 1.5}
+    lonely = summarise([(Path("1.json"), own("a", "x", 0.5)), (Path("2.json"), own("b", "y", 0.5))])
+    assert mean_ranks(lonely) == {}

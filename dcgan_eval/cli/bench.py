@@ -1,0 +1,93 @@
+"""``dcgan-eval bench``: many data sets by many encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import DcganEvalError
+from ..files import check_target
+from ..protocols.bench import Pair, run_pairs
+from ..protocols.sources import EncoderFeatures
+from ..records import Record
+from ..report.sheet import Sheet
+from ..report.summary import mean_ranks, summarise
+from ..report.tables import interval_over_images, score_cell
+from .console import err, out, progress_view
+from .options import example, json_option, making_options, place_options, seed_option, tol_option
+from .running import take_making, take_place, take_settings
+
+
+@click.command(epilog=example("dcgan-eval bench --data digits --data ./own --encoder untrained --encoder mine:net"))
+@click.option("--data", multiple=True, required=True, metavar="PROTOCOL|PATH", help="What to run on; repeated.")
+@click.option("--encoder", "encoders", multiple=True, required=True, metavar="SPEC", help="As for `svm`; repeated.")
+@making_options
+@place_options
+@seed_option
+@tol_option
+@click.option("--out", "folder", type=click.Path(path_type=Path), default=Path("records/bench"), show_default=True)
+@json_option
+def bench(data: tuple[str, ...], encoders: tuple[str, ...], folder: Path, as_json: bool, **options: Any) -> None:
+    """Run every encoder on every data set: a record for each, one table with intervals and mean ranks.
+
+    What has its record already is not run again; what fails is said at the end, with exit code 1, and keeps nothing
+    else from being run.
+    """
+    from ..features.encoders import load_encoder
+
+    place, making, settings = take_place(options), take_making(options), take_settings(options)
+    check_target(folder / "all.json", "--out")
+    sources, pairs = {}, list[Pair]()
+    for name in dict.fromkeys(encoders):
+        try:
+            sources[name] = EncoderFeatures(load_encoder(name), making)
+        except DcganEvalError as error:
+            pairs += [Pair(part, name, folder, error=str(error)) for part in data]
+    with progress_view() as progress:
+        for pair in run_pairs(list(dict.fromkeys(data)), sources, folder, settings, place, progress):
+            pairs.append(pair)
+            err.print(_line(pair), highlight=False, markup=False)
+    _show(pairs, as_json)
+    failed = [pair for pair in pairs if pair.record is None]
+    for pair in failed:
+        err.print(f"Failed: {pair.encoder} on {pair.data}: {pair.error}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _line(pair: Pair) -> str:
+    """Say how a pair went."""
+    if pair.record is None:
+        return f"{pair.data}, {pair.encoder}: failed"
+    return f"{pair.data}, {pair.encoder}: {score_cell(pair.record)} %" + (", from its record" if pair.reused else "")
+
+
+def _show(pairs: list[Pair], as_json: bool) -> None:
+    """Show all scores in one table, best mean rank first."""
+    found = [(pair.path, pair.record) for pair in pairs if pair.record is not None]
+    summary = summarise(found)
+    ranks = mean_ranks(summary)
+    if as_json:
+        rows = [
+            {"data": p.data, "encoder": p.encoder, "file": str(p.path), "score": p.record.score if p.record else None}
+            | ({"error": p.error} if p.error else {})
+            for p in pairs
+        ]
+        click.echo(json.dumps({"pairs": rows, "mean_ranks": ranks}, indent=1))
+        return
+    table = sorted(summary.rows, key=lambda row: ranks.get(row[0], 0.0))
+    cells = [(name, *map(_cell, places), _rank(ranks, name)) for name, places in table]
+    out.print(Sheet("", ("encoder", *summary.titles, "mean rank"), cells, (*summary.titles, "mean rank")))
+
+
+def _cell(found: tuple[Path, Record] | None) -> str:
+    """Return a score with its interval."""
+    return f"{score_cell(found[1])} ({interval_over_images(found[1])})" if found else ""
+
+
+def _rank(ranks: dict[str, float], name: str) -> str:
+    """Return a mean rank as text."""
+    return f"{ranks[name]:.2f}" if name in ranks else ""
