@@ -118,7 +118,7 @@ def pack(
 
     Source
     ------
-    PROTOCOLS section 2: min-resize and centre crop, no augmentation.
+    arXiv:1511.06434, section 4.3: min-resized centre crops, no augmentation.
 
     Deviations
     ----------

@@ -7,7 +7,7 @@ Labels ride along: the conditional discriminator takes :func:`~dcgan_eval.models
 one-hot labels, the conditional generator takes latent vectors with the one-hot label appended and passes the label's
 planes on beside the image. So whoever trains a pair sees only x and z.
 
-Source: PROTOCOLS section 1. Deviations: every D ends in a linear unit without bias, as the family does; the two
+Source: as each class says. Deviations: every D ends in a linear unit without bias, as the family does; the two
 re-implementations give theirs one.
 """
 

@@ -1,6 +1,7 @@
 """The parameters that the paper's authors released in 2016: plain arrays beside a pickle that is never opened.
 
-Source: PROTOCOLS section 1: order of the parameters, flipped kernels, batch norm without running statistics.
+Source: the scripts and parameters of that release: the order of the parameters, flipped kernels, batch norm without
+running statistics.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def import_release(
     WeightsError
         No such arrays, unreadable or not finite ones, shapes of no preset or another, an incomplete model.
 
-    Source: PROTOCOLS section 1. Deviations: none.
+    Source: the scripts and parameters of the 2016 release. Deviations: none.
     """
     container = _container(path, network)
     arrays = _read_arrays(container)

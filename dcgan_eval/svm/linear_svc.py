@@ -76,7 +76,7 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Source: PROTOCOLS section 4. Deviations: none. ``tol`` is a duality gap, unlike that of ``LinearSVC``.
+    Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: ``tol`` is a duality gap.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluatio
 
     Notes
     -----
-    Source: PROTOCOLS section 4. Deviations: none.
+    Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
     V, pulled = rows.split(W, torch.float64), rows.zeros(len(W))
     scores, losses = rows.no_scores(len(W)), torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
@@ -119,7 +119,7 @@ def certificate(
 
     Notes
     -----
-    Source: PROTOCOLS section 4. Deviations: none.
+    Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
     rows = Rows(X, 0.0 if intercepts is None else intercept_scaling)
     classes, index = encode(y, rows.num_rows, rows.device)

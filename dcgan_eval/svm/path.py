@@ -378,7 +378,7 @@ def fit_ovr(
 
     Notes
     -----
-    Source: PROTOCOLS section 4. Deviations: none.
+    Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
     options = FitOptions(tol, max_iter, solver, intercept_scaling)
     fitter = Fitter(X, y, options, class_weight, sample_weight, group=group, device=device, memory_bytes=memory_bytes)

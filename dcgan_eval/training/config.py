@@ -203,12 +203,12 @@ def paper_recipe(preset: str, **departures: Any) -> TrainingConfig:
     WeightsError
         No such preset.
 
-    Source: PROTOCOLS section 2. Deviations: epochs are counted in images of the set that the authors used; for SVHN
-    that is taken to be its train split, for faces the paper's 350,000 boxes. ``mnist28_cond``: the release's
-    100 epochs of linear decay are left out, and it gives generated digits the labels of the real ones; here they are
-    drawn. ``mnist28_keras`` is the recipe of a popular re-implementation, not the paper's: Adam, minibatch 32, 4,000
-    iterations; there D takes one step on real and another on generated images, here one on both. ``mnist28_tanh``: the
-    tutorial's SGD is replaced by the paper's Adam.
+    Source: arXiv:1511.06434, section 4, and the scripts of 2016. Deviations: epochs are counted in images of the set
+    that the authors used; for SVHN that is taken to be its train split, for faces the paper's 350,000 boxes.
+    ``mnist28_cond``: the release's 100 epochs of linear decay are left out, and it gives generated digits the labels of
+    the real ones; here they are drawn. ``mnist28_keras`` is the recipe of a popular re-implementation, not the paper's:
+    Adam, minibatch 32, 4,000 iterations; there D takes one step on real and another on generated images, here one on
+    both. ``mnist28_tanh``: the tutorial's SGD is replaced by the paper's Adam.
     """
     get_preset(preset)
     changed = {name: value for name, value in departures.items() if value is not None}
