@@ -22,7 +22,7 @@ from .running import protocol_argument, run_and_show, take_making
 def svm(protocol: str, encoder: EncoderChoice, layers: tuple[str, ...], **options: Any) -> None:
     """Run a protocol end to end: features, choice of C, certified L2-SVM, record.
 
-    Instead of a protocol, the path of own data that have a training and a test split.
+    Instead of a protocol, the path of own data that have a training and a test split, or a set of `data list`.
     """
     get_protocol(protocol)
     making = take_making(options, layers)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.catalog import load_data
+from ..data.catalog import DATASETS, DatasetInfo, load_data
 from ..data.imageset import ImageSet
 from ..data.splits import first_per_class, stratified_split
 from ..errors import DataError, ProtocolError, unknown_name
@@ -54,6 +54,30 @@ _TABLE = (
 PROTOCOLS = {protocol.command: protocol for protocol in _TABLE}
 
 
+def _of_data_set(info: DatasetInfo) -> Protocol:
+    """Return the protocol of a labelled set of the data catalogue: official splits, else a fifth to test."""
+    test = next((split for split in ("test", "val") if split in info.splits), None)
+    whole = None if test else sum(info.counts.values()) // 5
+    return Protocol(
+        f"{info.name.replace('-', '_')}_l2svm",
+        1,
+        info.name,
+        f"{info.title}, " + ("official splits" if test else f"{whole:,} images to test"),
+        info.name,
+        num_validation=None,
+        Cs=_RELATIVE_GRID,
+        relative=True,
+        num_test=whole,
+        splits=("train", test or "test"),
+    )
+
+
+MORE_PROTOCOLS = {
+    name: _of_data_set(info) for name, info in DATASETS.items() if name not in (*PROTOCOLS, "tiny-imagenet")
+}
+"""Of every other labelled set that the data catalogue knows; Tiny ImageNet's training images come without labels."""
+
+
 def get_protocol(name: str) -> Protocol:
     """Return the protocol called ``name`` on the command line, or one of our own for the user's data at a path.
 
@@ -64,12 +88,13 @@ def get_protocol(name: str) -> Protocol:
     ProtocolError
         No such protocol, nor a path; the closest names are given.
     """
-    if name not in PROTOCOLS and Path(name).exists():
+    known = PROTOCOLS | MORE_PROTOCOLS
+    if name not in known and Path(name).exists():
         title = f"own data, {Path(name).name}"
         return Protocol("own_l2svm", 2, name, title, name, num_validation=None, Cs=_RELATIVE_GRID, relative=True)
-    if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS, ProtocolError)
-    return PROTOCOLS[name]
+    if name not in known:
+        raise unknown_name("protocol", name, known, ProtocolError)
+    return known[name]
 
 
 def load_protocol_data(
@@ -102,7 +127,8 @@ def load_protocol_images(
     if protocol.test_rows is not None:
         train, test = _cut(load_data(protocol.dataset, "test", data_dir, download=download), protocol)
     elif protocol.num_test is not None:
-        train, test = _split_off_test(load_data(protocol.dataset, "all", data_dir), protocol.num_test)
+        images = load_data(protocol.dataset, "all", data_dir, download=download, mixed=True)
+        train, test = _split_off_test(images, protocol.num_test)
     else:
         train, test = (_load_split(protocol, split, data_dir, download) for split in protocol.splits)
     if protocol.subset is not None:

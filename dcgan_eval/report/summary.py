@@ -50,7 +50,8 @@ def protocol_title(record: Record) -> str:
             return protocol.title + other + (f"; {draws[2]} labels per class, {draws[3]} draws" if draws else "")
     if base.startswith("own_"):
         return f"own data, {record.data['train']['name']}"
-    return record.protocol
+    spec = record.spec
+    return str(spec["title"]) if spec.get("id") == record.protocol and "title" in spec else record.protocol
 
 
 def summarise(records: Sequence[tuple[Path, Record]]) -> Summary:

@@ -1,0 +1,58 @@
+"""Protocols of the sets that the data catalogue knows: their official splits, or one of our own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dcgan_eval.data.catalog import DATASETS
+from dcgan_eval.protocols.catalog import MORE_PROTOCOLS, PROTOCOLS, get_protocol, load_protocol_data
+from dcgan_eval.protocols.rebuild import record_protocol
+from dcgan_eval.protocols.runner import run_protocol
+from dcgan_eval.protocols.settings import Place
+from dcgan_eval.protocols.sources import PixelFeatures
+from dcgan_eval.report.summary import protocol_title
+
+
+def write(folder: Path, count: int, side: int, seed: int) -> None:
+    """Ten classes of noise around a grey of their own, in folders."""
+    draw = np.random.default_rng(seed)
+    for label in range(10):
+        for number in range(count):
+            pixels = draw.integers(0, 12, (side, side, 3)) + 25 * label
+            path = folder / f"class{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def test_every_labelled_set_has_a_protocol_of_its_own() -> None:
+    assert not set(PROTOCOLS) & set(MORE_PROTOCOLS)
+    assert set(DATASETS) == set(MORE_PROTOCOLS) | {"cifar10", "svhn", "digits", "tiny-imagenet"}
+    everything = [*PROTOCOLS.values(), *MORE_PROTOCOLS.values()]
+    assert len({protocol.id for protocol in everything}) == len(everything)
+    for name, protocol in MORE_PROTOCOLS.items():
+        assert set(protocol.splits) <= set(DATASETS[name].splits) or protocol.num_test
+
+
+def test_the_validation_split_tests_where_there_is_no_other(tmp_path: Path) -> None:
+    for split, count, seed in (("train", 20, 0), ("val", 10, 1)):
+        write(tmp_path / "imagenette" / split, count, 8, seed)
+    protocol = get_protocol("imagenette")
+    train, test = load_protocol_data(protocol, tmp_path)
+    assert (train.num_images, test.images.num_images) == (200, 100)
+    record = run_protocol(protocol, train, test, PixelFeatures(), place=Place(cache_dir=tmp_path / "cache"))
+    assert (record.protocol, record.score) == ("imagenette_l2svm", 1.0)
+    assert protocol_title(record) == "Imagenette, official splits"
+    assert record_protocol(record) == protocol
+
+
+def test_a_set_without_splits_gets_one(tmp_path: Path) -> None:
+    write(tmp_path / "eurosat", 30, 8, 2)
+    protocol = get_protocol("eurosat")
+    assert protocol.num_test == 5_400  # a fifth of 27,000
+    train, test = load_protocol_data(replace(protocol, num_test=60), tmp_path)
+    assert np.bincount(train.labels).tolist() == [24] * 10
+    assert len(set(train.pixel_hashes) | set(test.images.pixel_hashes)) == 300
