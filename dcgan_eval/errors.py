@@ -69,6 +69,10 @@ class RecordError(DcganEvalError):
     """A record cannot be read, or lacks what is asked of it."""
 
 
+class SuiteError(DcganEvalError):
+    """A suite of runs for the gate cannot be read, or asks for what does not exist."""
+
+
 class TrainingError(DcganEvalError):
     """Training cannot start, resume or go on."""
 

@@ -20,8 +20,20 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=example("dcgan-eval regress --suite smoke --junit regress.xml"))
-@click.option("--suite", type=click.Choice(("smoke", "small", "paper")), default="smoke", show_default=True)
-@click.option("--baseline", "path", type=_FILE, help="Baseline to compare with [default: the one that comes with it].")
+@click.option(
+    "--suite",
+    "name",
+    default="smoke",
+    show_default=True,
+    metavar="smoke|small|paper|FILE.toml",
+    help="A suite of this toolkit, or runs of your own: a [[run]] table for each, whose keys are options of svm.",
+)
+@click.option(
+    "--baseline",
+    "path",
+    type=_FILE,
+    help="Baseline to compare with [default: the one that comes with the suite, FILE.baseline.json beside yours].",
+)
 @click.option("--update", is_flag=True, help="Write what was found as the new baseline.")
 @click.option("--junit", "junit_path", type=_FILE, help="Write JUnit XML.")
 @click.option("--json", "json_path", type=_FILE, help="Write everything that was found as JSON.")
@@ -33,7 +45,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.pass_context
 def regress(
     ctx: click.Context,
-    suite: str,
+    name: str,
     path: Path | None,
     update: bool,
     junit_path: Path | None,
@@ -43,13 +55,15 @@ def regress(
     data_dir: Path | None,
 ) -> None:
     """Run a suite and compare each number with its baseline; exit code 1 when one has moved."""
-    from ..protocols.regress import baseline_path, judge, load_baseline, run_suite
+    from ..protocols.regress import judge, load_baseline, run_suite
     from ..report.gate import junit, lines, markdown
+    from .suite import load_suite
 
+    suite = load_suite(name)
     for option, target in (("--junit", junit_path), ("--json", json_path), ("--markdown", markdown_path)):
         if target is not None:
             check_target(target, option, RecordError)
-    path = path or baseline_path(suite)
+    path = path or suite.path
     if update:
         check_target(path, "--baseline", RecordError, suffixes=(".json",))
     baseline = None if update else load_baseline(path, suite)
@@ -57,12 +71,12 @@ def regress(
         found = run_suite(suite, data_dir=data_dir, cache_dir=cache_dir or fresh, progress=progress)
     if baseline is None:
         ctx.exit(_update(found, path))
-    measures = judge(found, baseline)
-    out.print("\n".join(lines(measures, suite)))
+    measures = judge(found, baseline, suite)
+    out.print("\n".join(lines(measures, suite.name)))
     values = {**found, "measures": [asdict(m) for m in measures], "passed": all(m.passed for m in measures)}
-    _write(junit_path, "--junit", junit(measures, suite))
+    _write(junit_path, "--junit", junit(measures, suite.name))
     _write(json_path, "--json", json.dumps(values, indent=1) + "\n")
-    _write(markdown_path, "--markdown", markdown(measures, suite), append=True)
+    _write(markdown_path, "--markdown", markdown(measures, suite.name), append=True)
     ctx.exit(0 if values["passed"] else 1)
 
 

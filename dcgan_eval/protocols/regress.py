@@ -1,9 +1,10 @@
 """The gate: a suite of runs compared with a baseline, each number within a stated band.
 
 Scores: a single fit may move by :func:`~dcgan_eval.protocols.verify.score_band`, which is what rounding on another
-processor can do; a mean over draws by the half-width of its 95 % interval. Hashes and widths must be equal, and C may
-move by one step of the grid. Processor time is a ratio to that of fixed work in the same run (matrix products, and
-LIBLINEAR on a fixed problem), memory one to the size of the feature matrices; both may grow by the factors below.
+processor can do; a mean over draws by the half-width of its 95 % interval. Hashes, widths and rules must be equal, and
+C may move among ties. Processor time is a ratio to that of fixed work in the same run (matrix products, and LIBLINEAR
+on a fixed problem), memory one to the size of the feature matrices; both may grow by some factor. A suite of the user's
+own may state other :class:`Bands`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,23 +30,93 @@ from ..features.extract import COMPUTE_TYPES, ExtractOptions, Progress
 from ..records import Record
 from ..seeding import rng
 from ..svm.path import fit_ovr
-from .catalog import PROTOCOLS, get_protocol
+from .catalog import get_protocol
 from .evaluate import evaluate
-from .settings import Place
+from .settings import DEFAULTS, Place, Settings
 from .sources import EncoderFeatures, Filler, PixelFeatures
+from .spec import Protocol
 from .verify import score_band
 
-FORMAT = "dcgan-eval-baseline-2"  # 2 adds the digest
-TIME_FACTOR, MEMORY_FACTOR = 3.0, 1.5
+FORMAT = "dcgan-eval-baseline-3"  # 2 adds the digest, 3 how images become features
+SOLVER = "solver"  # the case that every suite has
 _SPARE_BYTES = 1 << 28  # so that allocations which have nothing to do with small matrices do not count
 OBJECTIVE_BAND = 1e-4  # the certificate that fits are made to
+_ROUNDING = 1e-12  # of a difference of scores that is as large as the band
 
-# Suite -> (protocol, features); None is the bundled default encoder.
+# Suite of this toolkit -> (protocol, features); None is the bundled default encoder.
 SUITES: dict[str, tuple[tuple[str, str | None], ...]] = {
     "smoke": (("digits", None), ("digits", "pixels")),
     "small": (("cifar10-small", None), ("cifar10-small", "untrained"), ("cifar10-small", "pixels")),
     "paper": (("cifar10", None), ("cifar10-400", None), ("cifar10", "pixels")),
 }
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How far the numbers of a run may be from its baseline.
+
+    Attributes
+    ----------
+    score, validation : float or None
+        Of the score, and of each score on validation rows, as fractions; None is what rounding can do.
+    time, memory : float
+        Times the baseline's.
+    weights : str
+        ``"equal"``: their hash must be the baseline's; ``"any"``: it need not.
+    gap : float
+        Largest relative duality gap.
+    """
+
+    score: float | None = None
+    validation: float | None = None
+    time: float = 3.0
+    memory: float = 1.5
+    weights: str = "equal"
+    gap: float = OBJECTIVE_BAND
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a suite.
+
+    Attributes
+    ----------
+    protocol : Protocol
+        What to run.
+    source : callable
+        Makes the source of features when the run begins.
+    settings : Settings
+        What else decides its numbers.
+    bands : Bands
+        How far they may move.
+    """
+
+    protocol: Protocol
+    source: Callable[[], Filler]
+    settings: Settings = DEFAULTS
+    bands: Bands = Bands()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs whose numbers are compared with a baseline.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    cases : dict
+        Name -> run.
+    path : Path
+        Where its baseline lies, if nothing else is said.
+    runs : dict
+        Name -> what the user asked for, as plain values; a baseline holds for the very same. Empty for our own suites.
+    """
+
+    name: str
+    cases: dict[str, Case]
+    path: Path
+    runs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,8 +150,24 @@ def baseline_path(suite: str) -> Path:
     return (inside if inside.is_dir() else package.parent / "benchmarks" / "baselines") / f"{suite}.json"
 
 
+def our_suite(name: str) -> Suite:
+    """Return a suite of this toolkit: ``"smoke"`` (needs the package alone), ``"small"`` or ``"paper"``."""
+    cases = {}
+    for command, features in SUITES[name]:
+        protocol = get_protocol(command)
+        cases[f"{protocol.id}, {features or 'bundled'}"] = Case(protocol, partial(_source, features))
+    return Suite(name, cases, baseline_path(name))
+
+
+def _source(features: str | None) -> Filler:
+    """Return pixels, or the features of bundled or untrained weights."""
+    if features == "pixels":
+        return PixelFeatures()
+    return EncoderFeatures(load_encoder(features), ExtractOptions(device="cpu"))
+
+
 def run_suite(
-    suite: str,
+    suite: Suite,
     *,
     data_dir: Path | None = None,
     cache_dir: Path | str = "cache",
@@ -90,8 +177,8 @@ def run_suite(
 
     Parameters
     ----------
-    suite : str
-        ``"smoke"`` (needs the package alone), ``"small"`` or ``"paper"``.
+    suite : Suite
+        What to run.
     data_dir : Path or None
         Where data sets lie; None uses ``DCGAN_EVAL_DATA``.
     cache_dir : Path or str
@@ -100,13 +187,12 @@ def run_suite(
         Shows long work.
     """
     reference_s = _reference_time()
-    cases: dict[str, Any] = {"solver": _attempt(_solver_case)}
-    for command, features in SUITES[suite]:
-        name = f"{get_protocol(command).id}, {features or 'bundled'}"
-        cases[name] = _attempt(
-            partial(_protocol_case, command, features, reference_s, data_dir, Path(cache_dir), progress)
-        )
-    return {"format": FORMAT, "suite": suite, "environment": provenance.environment(), "cases": cases}
+    place = Place(data_dir=data_dir, cache_dir=Path(cache_dir))
+    cases = {SOLVER: _attempt(_solver_case)}
+    for name, case in suite.cases.items():
+        cases[name] = _attempt(partial(_protocol_case, case, reference_s, place, progress))
+    environment = provenance.environment()
+    return {"format": FORMAT, "suite": suite.name, "runs": suite.runs, "environment": environment, "cases": cases}
 
 
 def _attempt(case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -155,43 +241,34 @@ def _reference_time() -> float:
     return float(np.median(times))
 
 
-def _protocol_case(
-    command: str,
-    features: str | None,
-    reference_s: float,
-    data_dir: Path | None,
-    cache_dir: Path,
-    progress: Progress,
-) -> dict[str, Any]:
+def _protocol_case(case: Case, reference_s: float, place: Place, progress: Progress) -> dict[str, Any]:
     """Run a protocol and return its numbers."""
-    source: Filler = PixelFeatures()
-    if features != "pixels":
-        source = EncoderFeatures(load_encoder(features), ExtractOptions(device="cpu"))
+    source = case.source()
     _reset_peak_memory()
     before, started = provenance.peak_memory_bytes(), time.process_time()
-    record = evaluate(command, source, place=Place(data_dir=data_dir, cache_dir=cache_dir), progress=progress)
+    record = evaluate(case.protocol, source, case.settings, place, progress)
     used_s, grown_bytes = time.process_time() - started, provenance.peak_memory_bytes() - before
     # With features out of a cache, time and memory are other numbers.
     suffix = "_cached" if any(record.features.get("cached", [])) else ""
     matrix_bytes = 4 * record.num_features * sum(part["num_images"] for part in record.data.values())
     memory = (grown_bytes + _SPARE_BYTES) / (matrix_bytes + _SPARE_BYTES)
     ratios = {f"time{suffix}": used_s / reference_s, f"memory{suffix}": memory}
-    return {**_numbers(record), **ratios}
+    return {**_numbers(record, case.protocol), **ratios}
 
 
-def _numbers(record: Record) -> dict[str, Any]:
+def _numbers(record: Record, protocol: Protocol) -> dict[str, Any]:
     """Return what a baseline keeps of a record."""
     names = "protocol protocol_version score num_draws C duality_gap num_features dataset_fingerprint weights_sha256"
     half = (record.ci95[1] - record.ci95[0]) / 2
     num_train, num_test = (record.data[part]["num_images"] for part in ("train", "test"))
-    protocol = next(p for p in PROTOCOLS.values() if p.id == record.protocol)
     bands = {
         "score_band": half if record.num_draws > 1 else score_band(num_test),
         "score_band_at_another_C": half,
         "curve_band": score_band(protocol.num_held_out(num_train)),
     }
+    rules = {name: record.features.get(name) for name in ("preprocessing", "pooling")}
     curve = {f"{row['C']:g}": row["score"] for row in record.selection}
-    return {**{name: getattr(record, name) for name in names.split()}, "curve": curve, **bands}
+    return {**{name: getattr(record, name) for name in names.split()}, **rules, "curve": curve, **bands}
 
 
 def _reset_peak_memory() -> None:
@@ -211,22 +288,22 @@ def _digest(values: dict[str, Any]) -> str:
     return provenance.digest(json.dumps(content, sort_keys=True))
 
 
-def load_baseline(path: Path, suite: str) -> dict[str, Any]:
+def load_baseline(path: Path, suite: Suite) -> dict[str, Any]:
     """Read a baseline.
 
     Raises
     ------
     RecordError
-        Missing, damaged or foreign file, another suite, or another version of a protocol.
+        Missing, damaged or foreign file, another suite or other runs in it, or another version of a protocol.
     """
     try:
         found = json.loads(path.read_bytes())
-        known = found["format"] == FORMAT and found["suite"] == suite
+        known = found["format"] == FORMAT and found["suite"] == suite.name
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise RecordError(
-            f"There is no baseline of the suite {suite!r} here", got=str(path), remedy="make one with --update"
+            f"There is no baseline of the suite {suite.name!r} here", got=str(path), remedy="make one with --update"
         )
     if found.get("digest") != _digest(found) or not _is_baseline(found):
         raise RecordError(
@@ -234,7 +311,8 @@ def load_baseline(path: Path, suite: str) -> dict[str, Any]:
             got=str(path),
             remedy="restore the file, or make a new one with --update",
         )
-    versions = {get_protocol(command).id: get_protocol(command).version for command, _ in SUITES[suite]}
+    _check_runs(found["runs"], suite, path)
+    versions = {case.protocol.id: case.protocol.version for case in suite.cases.values()}
     for name, case in found["cases"].items():
         version = versions.get(case.get("protocol"), case.get("protocol_version"))
         if case.get("protocol_version") != version:
@@ -247,17 +325,30 @@ def load_baseline(path: Path, suite: str) -> dict[str, Any]:
     return dict(found)
 
 
+def _check_runs(then: dict[str, Any], suite: Suite, path: Path) -> None:
+    """Refuse the baseline of a suite that has changed since in more than its bands."""
+    changed = [name for name in {**then, **suite.runs} if then.get(name) != suite.runs.get(name)]
+    if changed:
+        raise RecordError(
+            f"The suite {suite.name!r} has changed since its baseline was made",
+            got=f"another run {', '.join(map(repr, changed))} than in {path}",
+            remedy="undo the change, or make a new baseline with --update",
+        )
+
+
 def _is_baseline(found: dict[str, Any]) -> bool:
     """Tell whether everything that is compared has the type that it is compared as."""
     cases = found.get("cases")
-    return isinstance(cases, dict) and all(
-        isinstance(case, dict) and _is_case(case, name == "solver") for name, case in cases.items()
+    return (
+        isinstance(found.get("runs"), dict)
+        and isinstance(cases, dict)
+        and all(isinstance(case, dict) and _is_case(case, name == SOLVER) for name, case in cases.items())
     )
 
 
 def _is_case(case: dict[str, Any], is_solver: bool) -> bool:
     """Tell whether the numbers of a run are numbers, and its curve a table of them."""
-    texts = {"protocol", "dataset_fingerprint", "weights_sha256"}
+    texts = {"protocol", "dataset_fingerprint", "weights_sha256", "preprocessing", "pooling"}
     curve = case.get("curve", {"": 0.0})
     numbers = [value for key, value in case.items() if key not in {*texts, "curve"}]
     run = {"score", "score_band", "score_band_at_another_C", "C", "curve", "curve_band"}
@@ -270,18 +361,26 @@ def _is_case(case: dict[str, Any], is_solver: bool) -> bool:
     )
 
 
-def judge(found: dict[str, Any], baseline: dict[str, Any]) -> list[Measure]:
+def judge(found: dict[str, Any], baseline: dict[str, Any], suite: Suite | None = None) -> list[Measure]:
     """Compare a run of a suite with its baseline, number by number.
 
     Parameters
     ----------
     found, baseline : dict
         From :func:`run_suite` and :func:`load_baseline`.
+    suite : Suite or None
+        Whose bands are meant; None is the usual ones.
     """
-    return [measure for name, case in found["cases"].items() for measure in _judge_case(name, case, baseline["cases"])]
+    cases = {} if suite is None else suite.cases
+    bands = {name: cases[name].bands if name in cases else Bands() for name in found["cases"]}
+    return [
+        measure
+        for name, case in found["cases"].items()
+        for measure in _judge_case(name, case, baseline["cases"], bands[name])
+    ]
 
 
-def _judge_case(name: str, case: dict[str, Any], expected: dict[str, Any]) -> Iterator[Measure]:
+def _judge_case(name: str, case: dict[str, Any], expected: dict[str, Any], bands: Bands) -> Iterator[Measure]:
     """Compare one run."""
     if "error" in case:
         yield Measure(name, "run", case["error"], "no error", "", False)
@@ -289,32 +388,40 @@ def _judge_case(name: str, case: dict[str, Any], expected: dict[str, Any]) -> It
     if name not in expected:
         yield Measure(name, "run", "not in the baseline", "a baseline", "", False)
         return
+    kept = {"protocol", "protocol_version", "num_draws"} | ({"weights_sha256"} if bands.weights == "any" else set())
     for key, value in case.items():
-        if key not in ("protocol", "protocol_version", "num_draws") and "_band" not in key:
-            yield _measure(name, key, value, case, expected[name])
+        if key not in kept and "_band" not in key:
+            yield _measure(name, key, value, case, expected[name], bands)
 
 
-def _measure(name: str, key: str, value: Any, case: dict[str, Any], baseline: dict[str, Any]) -> Measure:
+def _measure(name: str, key: str, value: Any, case: dict[str, Any], baseline: dict[str, Any], bands: Bands) -> Measure:
     """Compare one number by the rule for its kind."""
     known = baseline.get(key)
     if key == "objective_to_liblinear":
         return Measure(name, key, value, 1.0, f"±{OBJECTIVE_BAND:g}", abs(value - 1) <= OBJECTIVE_BAND)
     if key == "duality_gap":
-        return Measure(name, key, value, known, "at most 1e-4", value <= OBJECTIVE_BAND)
+        return Measure(name, key, value, known, f"at most {bands.gap:g}", value <= bands.gap)
     if key == "score":
-        band = baseline["score_band" if case["C"] == baseline["C"] else "score_band_at_another_C"]
-        return Measure(name, key, value, known, f"±{100 * band:.2f} points", abs(value - known) <= band)
-    if key == "curve":
-        curve, band = baseline["curve"], baseline["curve_band"]
-        largest = max((abs(value[C] - curve[C]) for C in value.keys() & curve.keys()), default=math.inf)
-        name_, allowed = "largest change on validation rows", f"{100 * band:.2f} points"
-        return Measure(name, name_, largest, 0.0, allowed, largest <= band)
-    if key == "C":
-        curve, band = baseline["curve"], baseline["curve_band"]
-        tied = curve.get(f"{value:g}", 0.0) >= max(curve.values()) - band
-        return Measure(name, key, value, known, f"within {100 * band:.2f} points of the best on validation rows", tied)
+        usual = baseline["score_band" if case["C"] == baseline["C"] else "score_band_at_another_C"]
+        band = usual if bands.score is None else bands.score
+        return Measure(name, key, value, known, f"±{100 * band:.2f} points", abs(value - known) <= band + _ROUNDING)
+    if key in ("curve", "C"):
+        band = baseline["curve_band"] if bands.validation is None else bands.validation
+        return _choice_measure(name, key, value, baseline, band + _ROUNDING)
     if key.startswith(("time", "memory")):
-        factor = MEMORY_FACTOR if key.startswith("memory") else TIME_FACTOR
+        factor = bands.memory if key.startswith("memory") else bands.time
         # The baseline is made without a cache, so that features out of one have nothing to be compared with.
         return Measure(name, key, value, known, f"at most {factor:g} times", known is None or value <= factor * known)
     return Measure(name, key, value, known, "equal", value == known)
+
+
+def _choice_measure(name: str, key: str, value: Any, baseline: dict[str, Any], band: float) -> Measure:
+    """Compare the scores on validation rows, or the C that they chose."""
+    curve = baseline["curve"]
+    if key == "curve":
+        largest = max((abs(value[C] - curve[C]) for C in value.keys() & curve.keys()), default=math.inf)
+        name_, allowed = "largest change on validation rows", f"{100 * band:.2f} points"
+        return Measure(name, name_, largest, 0.0, allowed, largest <= band)
+    tied = curve.get(f"{value:g}", 0.0) >= max(curve.values()) - band
+    allowed = f"within {100 * band:.2f} points of the best on validation rows"
+    return Measure(name, key, value, baseline.get(key), allowed, tied)

@@ -179,9 +179,9 @@ def _make_baseline(inputs: Path, folder: Path) -> None:
 
 def _use_baseline(inputs: Path, folder: Path) -> Work:
     """Load a baseline."""
-    from dcgan_eval.protocols.regress import load_baseline
+    from dcgan_eval.protocols.regress import load_baseline, our_suite
 
-    return lambda: print(json.dumps(load_baseline(folder / "b.json", "smoke"), sort_keys=True))
+    return lambda: print(json.dumps(load_baseline(folder / "b.json", our_suite("smoke")), sort_keys=True))
 
 
 def _make_bundled(inputs: Path, folder: Path) -> None:

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from dcgan_eval.errors import RecordError
 from dcgan_eval.models import weights
 from dcgan_eval.protocols import classifiers, regress
-from dcgan_eval.protocols.regress import SUITES, Measure, baseline_path, baseline_text, judge, load_baseline, run_suite
+from dcgan_eval.protocols.regress import (
+    SUITES,
+    Measure,
+    baseline_path,
+    baseline_text,
+    judge,
+    load_baseline,
+    our_suite,
+    run_suite,
+)
 from dcgan_eval.report import gate
 from dcgan_eval.svm.objective import Solution
 
@@ -36,7 +45,7 @@ def quick_baseline(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, 
     folder = tmp_path_factory.mktemp("regress")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"), ("digits", "pixels")))
-        return run_suite("smoke", cache_dir=folder), folder
+        return run_suite(our_suite("smoke"), cache_dir=folder), folder
 
 
 def failures(measures: list[Measure]) -> set[tuple[str, str]]:
@@ -45,7 +54,7 @@ def failures(measures: list[Measure]) -> set[tuple[str, str]]:
 
 def test_the_same_again_is_no_regression(quick: None, quick_baseline: tuple[dict[str, Any], Path]) -> None:
     baseline, cache = quick_baseline
-    measures = judge(run_suite("smoke", cache_dir=cache), baseline)
+    measures = judge(run_suite(our_suite("smoke"), cache_dir=cache), baseline)
     assert failures(measures) == set()
     assert {m.name for m in measures} >= {"score", "C", "objective_to_liblinear", "weights_sha256"}
     assert {"time", "memory"} <= baseline["cases"]["digits_l2svm, untrained:svhn32"].keys()  # with an empty cache alone
@@ -61,7 +70,7 @@ def test_a_damaged_solver(quick_baseline, monkeypatch: pytest.MonkeyPatch, facto
 
     monkeypatch.setitem(SUITES, "smoke", ())
     monkeypatch.setattr(regress, "fit_ovr", damaged)
-    assert failures(judge(run_suite("smoke"), quick_baseline[0])) == {("solver", "objective_to_liblinear")}
+    assert failures(judge(run_suite(our_suite("smoke")), quick_baseline[0])) == {("solver", "objective_to_liblinear")}
 
 
 def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -73,7 +82,7 @@ def test_a_solver_that_learns_nothing(quick_baseline, monkeypatch: pytest.Monkey
         return replace(solution, W=np.roll(np.asarray(solution.W), 1, 0))
 
     monkeypatch.setattr(classifiers, "fit_ovr", rolled)
-    assert ("pixels", "score") in failures(judge(run_suite("smoke", cache_dir=tmp_path), quick_baseline[0]))
+    assert ("pixels", "score") in failures(judge(run_suite(our_suite("smoke"), cache_dir=tmp_path), quick_baseline[0]))
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["checksum kept", "checksum made anew"])
@@ -98,7 +107,7 @@ def test_a_damaged_cache(
                     checks = [zlib.crc32(rolled[i : i + 256].tobytes()) for i in range(0, len(rolled), 256)]
                     file.seek(places[name][1])
                     file.write(np.array(checks, "<u4").tobytes())
-    measures = judge(run_suite("smoke", cache_dir=damaged), baseline)
+    measures = judge(run_suite(our_suite("smoke"), cache_dir=damaged), baseline)
     assert failures(measures) == {("untrained:svhn32", "score" if hidden else "run")}
 
 
@@ -112,7 +121,7 @@ def test_a_damaged_weight_file(
         path.write_bytes(data)
     monkeypatch.setattr(weights, "bundled_dir", lambda: copy)
     monkeypatch.setitem(SUITES, "smoke", (("digits", None),))
-    measures = judge(run_suite("smoke", cache_dir=tmp_path), quick_baseline[0])
+    measures = judge(run_suite(our_suite("smoke"), cache_dir=tmp_path), quick_baseline[0])
     assert failures(measures) == {("bundled", "run")}
     assert "does not match its hash" in str(next(m.value for m in measures if not m.passed))
 
@@ -124,7 +133,7 @@ def test_other_weights_fail_by_their_hash(
     changed = json.loads(json.dumps(baseline))
     changed["cases"]["digits_l2svm, untrained:svhn32"]["weights_sha256"] = "0" * 64
     monkeypatch.setitem(SUITES, "smoke", (("digits", "untrained:svhn32"),))
-    found = run_suite("smoke", cache_dir=cache)
+    found = run_suite(our_suite("smoke"), cache_dir=cache)
     assert failures(judge(found, changed)) == {("untrained:svhn32", "weights_sha256")}
 
 
@@ -205,18 +214,18 @@ def test_baselines_that_cannot_be_used(run) -> None:  # type: ignore[no-untyped-
     assert old.exit_code == 2
     assert "another version of the protocol" in old.stderr
     with pytest.raises(RecordError, match="no baseline"):
-        load_baseline(Path("old.json"), "small")
+        load_baseline(Path("old.json"), our_suite("small"))
 
 
 def test_a_flipped_bit_in_a_baseline_is_found(tmp_path: Path) -> None:
     data, draw = baseline_path("smoke").read_bytes(), np.random.default_rng(0)
-    honest = load_baseline(baseline_path("smoke"), "smoke")
+    honest = load_baseline(baseline_path("smoke"), our_suite("smoke"))
     for position in draw.choice(8 * len(data), 300, replace=False):
         damaged = bytearray(data)
         damaged[position // 8] ^= 1 << position % 8
         (tmp_path / "b.json").write_bytes(damaged)
         try:
-            assert load_baseline(tmp_path / "b.json", "smoke") == honest  # 1e-05 and 1E-05 are one number
+            assert load_baseline(tmp_path / "b.json", our_suite("smoke")) == honest  # 1e-05 and 1E-05 are one number
         except RecordError:
             continue
 
@@ -251,7 +260,7 @@ def test_any_value_in_a_baseline_is_a_sentence_or_a_comparison(
     inner[place[-1]] = value
     try:
         (tmp_path / "b.json").write_text(baseline_text(changed))  # with a digest that fits
-        baseline = load_baseline(tmp_path / "b.json", "smoke")
+        baseline = load_baseline(tmp_path / "b.json", our_suite("smoke"))
     except RecordError:
         return
     measures = judge(HONEST, baseline)
@@ -262,11 +271,11 @@ def test_any_value_in_a_baseline_is_a_sentence_or_a_comparison(
 def test_deep_json_is_no_baseline(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("[" * 100_000)
     with pytest.raises(RecordError, match="no baseline"):
-        load_baseline(tmp_path / "b.json", "smoke")
+        load_baseline(tmp_path / "b.json", our_suite("smoke"))
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_has_a_baseline_of_its_cases(suite: str) -> None:
-    cases = load_baseline(baseline_path(suite), suite)["cases"]
+    cases = load_baseline(baseline_path(suite), our_suite(suite))["cases"]
     expected = {f"{regress.get_protocol(command).id}, {features or 'bundled'}" for command, features in SUITES[suite]}
     assert cases.keys() == expected | {"solver"}

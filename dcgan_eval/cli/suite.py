@@ -1,0 +1,165 @@
+"""A suite of the user's own runs for the gate: a TOML file whose keys are the options of ``svm``."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import DcganEvalError, SuiteError, unknown_name
+from ..protocols.regress import SOLVER, SUITES, Bands, Case, Suite, our_suite
+from ..protocols.sources import EncoderFeatures
+from .encoder import EncoderChoice
+from .options import Number
+from .running import take_making, take_protocol, take_settings
+from .svm import svm
+
+# Options of ``svm`` that are no keys: they decide no number, and the gate has its own or none.
+_NOT_KEYS = {"data_dir", "download", "cache_dir", "no_wait", "memory_gb", "list_layers", "explain", "record", "as_json"}
+_OPTIONS = [option for option in svm.params if isinstance(option, click.Option) and option.name not in _NOT_KEYS]
+# Every spelling of an option -> the option: as typed behind the dashes, or with underscores.
+_KEYS = {
+    spelling: option
+    for option in _OPTIONS
+    for name in (*option.opts, option.name or "")
+    for spelling in (name.lstrip("-"), name.lstrip("-").replace("-", "_"))
+}
+_WEIGHTS = ("any", "equal")
+_EXAMPLE = '[[run]] with name = "...", protocol = "..." and options of svm'
+
+
+def load_suite(name: str) -> Suite:
+    """Return one of our own suites by its name, or the user's from a TOML file.
+
+    Parameters
+    ----------
+    name : str
+        ``"smoke"``, ``"small"``, ``"paper"`` or the path of a file that ends in ``.toml``.
+
+    Raises
+    ------
+    SuiteError
+        No such suite or file, or something in it that no run can be made of.
+    """
+    if name in SUITES:
+        return our_suite(name)
+    path = Path(name)
+    if path.suffix.lower() != ".toml":
+        raise unknown_name("suite", name, [*SUITES, "FILE.toml"], SuiteError)
+    tables, cases, runs = _tables(path), dict[str, Case](), dict[str, Any]()
+    for number, table in enumerate(tables, 1):
+        title = table.get("name")
+        if not isinstance(title, str) or not title.strip():
+            raise _wrong(f"Run {number} of {path} has no name", title, 'name = "..."')
+        if title in (*cases, SOLVER):
+            whose = "the gate's own" if title == SOLVER else "an earlier run's"
+            raise SuiteError(f"The name of run {number} of {path} is {whose}", got=repr(title), remedy="change it")
+        with _in_run(title, path):
+            cases[title], runs[title] = _case(table)
+    return Suite(path.stem, cases, path.with_suffix(".baseline.json"), runs)
+
+
+def _tables(path: Path) -> list[dict[str, Any]]:
+    """Return the tables of the runs in a file."""
+    try:
+        content = tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SuiteError("The suite cannot be read", got=f"{path}: {error}", expected=f"TOML: {_EXAMPLE}") from error
+    _check_keys(content, ["run"], f"table of {path}")
+    tables = content.get("run")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise _wrong(f"{path} has no runs", tables, f"a table for each: {_EXAMPLE}")
+    return tables
+
+
+@contextmanager
+def _in_run(title: str, path: Path) -> Iterator[None]:
+    """Say in which run of which file something is wrong, and name keys instead of options."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise SuiteError(f"Run {title!r} of {path}: {_as_keys(error.format_message())}") from error
+    except DcganEvalError as error:
+        remedy = error.remedy and _as_keys(error.remedy)
+        what = f"Run {title!r} of {path}: {error.what}"
+        raise SuiteError(what, got=error.got, expected=error.expected, remedy=remedy) from error
+
+
+def _as_keys(text: str) -> str:
+    """Return a text that names keys of a suite where it named options."""
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*)", r"\1", text)
+
+
+def _case(table: dict[str, Any]) -> tuple[Case, dict[str, Any]]:
+    """Return a run, and what was asked for as plain values."""
+    _check_keys(table, ["name", "protocol", "bands", *_KEYS], "key of a run")
+    protocol = table.get("protocol")
+    if not isinstance(protocol, str) or not protocol:
+        raise _wrong("It has no protocol", protocol, "a protocol's name, or the path of own data")
+    words, asked = list[str](), {"protocol": protocol}
+    for key, value in table.items():
+        if key in _KEYS:
+            option = _KEYS[key]
+            if option.name in asked:
+                raise SuiteError("An option is given twice", got=key, remedy="leave one of the two out")
+            words += _words(key, option, value)
+            asked[str(option.name)] = value
+    options = svm.make_context("svm", [*words, "--", protocol]).params
+    encoder = EncoderChoice(**{field.name: options.pop(field.name) for field in fields(EncoderChoice)})
+    making = take_making(options, options.pop("layers"))
+    pinned, settings = take_protocol(options.pop("protocol"), options), take_settings(options)
+    assert options.keys() <= _NOT_KEYS, "every key is used"
+    gap = math.inf if settings.allow_unconverged else settings.tol
+    bands = _bands(table.get("bands", {}), gap)
+    return Case(pinned, lambda: EncoderFeatures(encoder.load(), making), settings, bands), asked
+
+
+def _words(key: str, option: click.Option, value: Any) -> list[str]:
+    """Return the words of the command line that say the same as a key and its value."""
+    flag = option.opts[0]
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise _wrong(f"{key} has a value of another type", value, "true or false")
+        return [flag] if value else []
+    values = value if option.multiple and isinstance(value, list) else [value]
+    kind, words = ((int, float), "a number") if isinstance(option.type, Number) else (str, "a text in quotes")
+    for one in values:
+        if not isinstance(one, kind) or isinstance(one, bool) or one == "":
+            raise _wrong(f"{key} has a value of another type", one, f"{words}, or a list" if option.multiple else words)
+    return [f"{flag}={one}" for one in values]
+
+
+def _bands(table: Any, gap: float) -> Bands:
+    """Return the bands of a run."""
+    if not isinstance(table, dict):
+        raise _wrong("bands is no table", table, "[run.bands] with score = 0.5, in percentage points")
+    known = [field.name for field in fields(Bands) if field.name != "gap"]
+    _check_keys(table, known, "band")
+    for key, value in table.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key == "weights" and value not in _WEIGHTS:
+            raise _wrong("The band of weights is unknown", value, " or ".join(map(repr, _WEIGHTS)))
+        if key != "weights" and not (is_number and value >= 0):  # not NaN either
+            unit = "percentage points" if key in ("score", "validation") else "times the baseline"
+            raise _wrong(f"The band of {key} is no number from 0 on", value, f"{unit}, inf for any")
+    points = {key: table[key] / 100 for key in ("score", "validation") if key in table}
+    return Bands(**{"weights": _WEIGHTS[0], "gap": gap, **table, **points})
+
+
+def _check_keys(table: Iterable[str], known: list[str], kind: str) -> None:
+    """Refuse a key that means nothing, with the closest that do."""
+    for key in table:
+        if key not in known:
+            raise unknown_name(kind, key, known, SuiteError)
+
+
+def _wrong(what: str, got: Any, expected: str) -> SuiteError:
+    """Build the error for a value that cannot be used."""
+    return SuiteError(what, got="nothing" if got is None else repr(got), expected=expected)
