@@ -276,7 +276,8 @@ def _forms(info: DatasetInfo, data_dir: Path) -> Iterator[Source]:
         finders: list[Callable[[Path], Source | None]] = [
             lambda place: readers.find_torchvision(place, info.torchvision_class) if info.torchvision_class else None,
             lambda place, levels=levels: readers.find_parquet(place, levels, info.parquet_folder),  # type: ignore[misc]
-            lambda place: readers.find_files(place, split_names_only=True),
+            # A set without official splits is all that its own folder holds.
+            lambda place: readers.find_files(place, split_names_only=place == data_dir or info.splits != (WHOLE,)),
             lambda place: readers.find_npz(place / f"{info.name}.npz"),
         ]
         yield from (source for finder in finders if (source := finder(place)))

@@ -18,11 +18,13 @@ from dcgan_eval.report.summary import protocol_title
 
 
 def write(folder: Path, count: int, side: int, seed: int) -> None:
-    """Ten classes of noise around a grey of their own, in folders."""
+    """Ten classes of noise, each with a bright row or column of its own, in folders."""
     draw = np.random.default_rng(seed)
     for label in range(10):
         for number in range(count):
-            pixels = draw.integers(0, 12, (side, side, 3)) + 25 * label
+            pixels = draw.integers(0, 100, (side, side, 3))
+            pixels[label % 5] += 150 * (label < 5)
+            pixels[:, label % 5] += 150 * (label >= 5)
             path = folder / f"class{label}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
@@ -50,7 +52,7 @@ def test_the_validation_split_tests_where_there_is_no_other(tmp_path: Path) -> N
 
 
 def test_a_set_without_splits_gets_one(tmp_path: Path) -> None:
-    write(tmp_path / "eurosat", 30, 8, 2)
+    write(tmp_path / "eurosat" / "all", 30, 8, 2)
     protocol = get_protocol("eurosat")
     assert protocol.num_test == 5_400  # a fifth of 27,000
     train, test = load_protocol_data(replace(protocol, num_test=60), tmp_path)
