@@ -152,6 +152,14 @@ draws_options = stack(
         help="Fresh draws on the test set, instead of the protocol's.",
     ),
 )
+given_option = click.option(
+    "--features",
+    "given",
+    nargs=2,
+    type=click.Path(path_type=Path),
+    metavar="TRAIN TEST",
+    help="Features made elsewhere: .npz, .parquet, .h5 or our own stores.",
+)
 own_data_options = stack(
     click.option("--train-split", metavar="NAME", help="Split of own data to train on [default: train]."),
     click.option("--test-split", metavar="NAME", help="Split of own data to test on [default: test, else val]."),

@@ -15,7 +15,7 @@ from ..files import check_target
 from ..records import Record, load_record
 from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options
-from .options import cache_dir_option, data_dir_option, default_cache_dir, example, json_option
+from .options import cache_dir_option, data_dir_option, default_cache_dir, example, given_option, json_option
 
 _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
 
@@ -114,6 +114,7 @@ def written(option: str) -> Iterator[None]:
 @click.command(epilog=example("dcgan-eval verify records/digits.json --rerun"))
 @click.argument("path", type=click.Path(path_type=Path), metavar="RECORD")
 @encoder_options
+@given_option
 @click.option("--rerun", is_flag=True, help="Run the protocol again and compare the number.")
 @data_dir_option
 @cache_dir_option
@@ -123,6 +124,7 @@ def verify(
     ctx: click.Context,
     path: Path,
     encoder: EncoderChoice,
+    given: tuple[Path, Path] | None,
     rerun: bool,
     data_dir: Path | None,
     cache_dir: Path | None,
@@ -140,6 +142,7 @@ def verify(
         checks = check_record(
             record,
             encoder=model,
+            features=given or (),
             data_dir=data_dir,
             cache_dir=cache_dir or default_cache_dir(),
             rerun=rerun,

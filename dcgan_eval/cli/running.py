@@ -13,8 +13,9 @@ from ..files import check_target
 from ..protocols.catalog import PROTOCOLS, get_protocol
 from ..protocols.classifiers import Classifier
 from ..protocols.evaluate import evaluate
+from ..protocols.given import given_protocol
 from ..protocols.settings import Place, Settings
-from ..protocols.sources import Filler
+from ..protocols.sources import Filler, GivenFeatures
 from ..protocols.spec import Protocol
 from ..records import Record
 from ..report.tables import result_panel
@@ -48,15 +49,18 @@ def take_settings(options: dict[str, Any], classifier: Classifier | None = None)
     return Settings(classifier=classifier, **{name: options.pop(name) for name in names})
 
 
-def take_protocol(name: str, options: dict[str, Any]) -> Protocol:
+def take_protocol(name: str, options: dict[str, Any], source: Filler | None = None) -> Protocol:
     """Return the protocol of a name, with the splits, labels and draws that were asked for."""
     columns = [options.pop(name) for name in ("train_split", "test_split", "label_column")]
-    return get_protocol(name).with_columns(*columns).with_draws(options.pop("per_class"), options.pop("num_draws"))
+    protocol = given_protocol(name) if isinstance(source, GivenFeatures) else get_protocol(name)
+    if isinstance(source, GivenFeatures) and not protocol.id.startswith("own_"):
+        columns[2] = None  # it is of the files of features; the protocol's own labels are pinned
+    return protocol.with_columns(*columns).with_draws(options.pop("per_class"), options.pop("num_draws"))
 
 
 def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier: Classifier | None = None) -> None:
     """Run a protocol on a source of features, write the record and show it."""
-    protocol, place = take_protocol(name, options), take_place(options)
+    protocol, place = take_protocol(name, options, source), take_place(options)
     settings, explain = take_settings(options, classifier), options.pop("explain", False)
     check_record_target(options["record"])
     with progress_view() as progress:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcgan_eval.data.feature_rows import FeatureRows
 from dcgan_eval.data.mixed import MixedImages
 from dcgan_eval.errors import DataError
 
@@ -24,9 +25,9 @@ class ImageSet:
 
     Parameters
     ----------
-    images : ndarray of uint8, (N, H, W, C), or MixedImages
+    images : ndarray of uint8, (N, H, W, C), MixedImages or FeatureRows
         Pixels, 0 to 255; C is 1 (grey) or 3 (RGB); N at least 1. Images that differ in size, or are too many for memory
-        at once, are decoded when they are asked for.
+        at once, are decoded when they are asked for. Features made elsewhere stand for images that are not here.
     labels : ndarray of int64, (N,), or None
         Class of each image, 0 to ``len(class_names) - 1``; other integer types and sequences are converted. None
         means that the images have no labels.
@@ -48,7 +49,7 @@ class ImageSet:
     ('0', '1')
     """
 
-    images: Any  # ndarray or MixedImages
+    images: Any  # ndarray, MixedImages or FeatureRows
     labels: npt.NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     name: str = "images"
@@ -84,16 +85,13 @@ class ImageSet:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image; height and width are 0 for images of different sizes."""
-        if isinstance(self.images, MixedImages):
-            height, width = self.images.sizes[0] if self.images.uniform else (0, 0)
-            return int(height), int(width), self.images.num_channels
-        height, width, channels = self.images.shape[1:]
+        height, width, channels = _shape_of(self.images)
         return height, width, channels
 
     @cached_property
     def pixel_hashes(self) -> npt.NDArray[np.bytes_]:
         """SHA-256 of each image's pixel bytes in (H, W, C) order, as 64 hexadecimal digits: (N,), dtype ``S64``."""
-        return self.images.pixel_hashes if isinstance(self.images, MixedImages) else hash_pixels(self.images)
+        return hash_pixels(self.images) if isinstance(self.images, np.ndarray) else self.images.pixel_hashes
 
     @cached_property
     def canonical_order(self) -> npt.NDArray[np.int64]:
@@ -142,7 +140,7 @@ class ImageSet:
         index = _checked_rows(rows, self.num_images, self._title)
         labels = None if self.labels is None else self.labels[index]
         names = None if self.names is None else self.names[index]
-        images = self.images.take(index) if isinstance(self.images, MixedImages) else self.images[index]
+        images = self.images[index] if isinstance(self.images, np.ndarray) else self.images.take(index)
         taken = dataclasses.replace(self, images=images, labels=labels, names=names, split=split or self.split)
         return self._with_known_hashes(taken, index)
 
@@ -212,9 +210,14 @@ def fingerprint_of(
     return hashlib.sha256(header.encode() + b"\n" + pairs.tobytes()).hexdigest()
 
 
+def _shape_of(images: Any) -> tuple[int, ...]:
+    """Return the shape of every image."""
+    return tuple(images.shape[1:]) if isinstance(images, np.ndarray) else images.image_shape
+
+
 def _check_images(images: Any, title: str) -> None:
     """Refuse anything that is not a uint8 array (N, H, W, C) with pixels in it, or a sequence of such images."""
-    if isinstance(images, MixedImages) and len(images):
+    if isinstance(images, MixedImages | FeatureRows) and len(images):
         return
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         raise DataError(

@@ -124,6 +124,12 @@ class MixedImages:
         return bool((self.sizes == self.sizes[:1]).all())
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image; height and width are 0 where images differ in size."""
+        height, width = self.sizes[0] if self.uniform else (0, 0)
+        return int(height), int(width), self.num_channels
+
+    @property
     def pixel_hashes(self) -> npt.NDArray[np.bytes_]:
         """Identity of each image: (N,), dtype ``S64``; the first call decodes all images.
 

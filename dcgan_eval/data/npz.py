@@ -6,7 +6,7 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, rank
 from dcgan_eval.errors import DataError
 
 _IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")
-_LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "cls", "finelabels", "finelabel")
-_OTHER_LABELS = ("coarselabels", "coarselabel", "arr1")
-_CLASS_NAMES = ("classnames", "labelnames")
-_NAMES = ("names", "filenames", "paths", "keys")
+LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "cls", "finelabels", "finelabel")
+OTHER_LABELS = ("coarselabels", "coarselabel", "arr1")
+CLASS_NAMES = ("classnames", "labelnames")
+NAMES = ("names", "filenames", "paths", "keys")
 _ROLES = {
-    role: kind for kind, roles in enumerate((_IMAGES, _LABELS + _OTHER_LABELS, _CLASS_NAMES, _NAMES)) for role in roles
+    role: kind for kind, roles in enumerate((_IMAGES, LABELS + OTHER_LABELS, CLASS_NAMES, NAMES)) for role in roles
 }
 # what NumPy and zipfile raise on damaged archives, besides ValueError: an encrypted member is a RuntimeError, a header
 # that claims a huge array a MemoryError
@@ -40,7 +40,7 @@ _ERRORS = (
     zlib.error,
 )
 
-Roles = tuple[list[str], list[str], list[str], list[str]]
+Roles = tuple[list[str], ...]  # of images, labels, class names, names
 Keys = dict[str, Roles]
 
 
@@ -109,8 +109,8 @@ def unused_arrays(path: Path) -> list[str]:
     """Return the names of the arrays that nothing is read from."""
     unused = []
     for file in {file for file, _ in _files(path).values()}:
-        with _open(file) as archive:
-            known = {key for keys in _keys(archive.files).values() for kind in keys for key in kind}
+        with open_npz(file) as archive:
+            known = {key for keys in sort_by_role(archive.files).values() for kind in keys for key in kind}
             unused += [key for key in archive.files if key not in known]
     return sorted(unused)
 
@@ -132,8 +132,8 @@ def _files(path: Path) -> dict[str, tuple[Path, Roles]]:
 
 def _splits_of(path: Path) -> Keys:
     """Return the keys of each split of a file, by role."""
-    with _open(path) as file:
-        keys = _keys(file.files)
+    with open_npz(path) as file:
+        keys = sort_by_role(file.files)
     found = {split: roles for split, roles in keys.items() if roles[0]}
     shared = keys.get(WHOLE, ([], [], [], []))[2]
     if not found:
@@ -146,16 +146,30 @@ def _splits_of(path: Path) -> Keys:
     return {split: (roles[0], roles[1], roles[2] or shared, roles[3]) for split, roles in found.items()}
 
 
-def _keys(names: list[str]) -> Keys:
-    """Sort the names of arrays by split and role; case, underscores and dots do not matter."""
+def sort_by_role(names: Iterable[str], kinds: Mapping[str, int] = _ROLES) -> Keys:
+    """Sort the names of arrays by split and role; case, underscores and dots do not matter.
+
+    Parameters
+    ----------
+    names : iterable of str
+        As they stand in a file: ``X_train``, ``test.labels``.
+    kinds : mapping
+        Plain name without its split -> place of its role in the result.
+
+    Returns
+    -------
+    dict of str to tuple of list of str
+        Split (``"all"`` where the name states none) -> names of each role.
+    """
     found: Keys = {}
     for name in names:
         plain = re.sub(r"[^a-z0-9]", "", name.lower())
         for split in ("", *sorted(SPLIT_NAMES, key=len, reverse=True)):
             role = plain.removeprefix(split) if plain.startswith(split) else plain
             role = role.removesuffix(split) if role == plain else role
-            if role in _ROLES and (split == "" or role != plain):
-                found.setdefault(split or WHOLE, ([], [], [], []))[_ROLES[role]].append(name)
+            if role in kinds and (split == "" or role != plain):
+                roles = found.setdefault(split or WHOLE, tuple([] for _ in range(1 + max(kinds.values()))))
+                roles[kinds[role]].append(name)
                 break
     return found
 
@@ -199,7 +213,7 @@ def _only(keys: list[str], path: Path) -> str | None:
 
 def _arrays(path: Path, *keys: str | None) -> list[np.ndarray]:
     """Read arrays; an empty one for None."""
-    with _open(path) as file:
+    with open_npz(path) as file:
         return [file[key] if key is not None else np.empty(0) for key in keys]
 
 
@@ -209,7 +223,7 @@ def _texts(array: np.ndarray) -> tuple[str, ...] | None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """Open an archive of arrays, turning whatever a damaged one raises into a DataError."""
     try:
         file = np.load(path, allow_pickle=False)
@@ -229,8 +243,8 @@ def _error(path: Path, error: Exception, holds_objects: bool) -> DataError:
     if holds_objects:
         return DataError(
             f"{path} holds an array of Python objects, which only unpickling could read",
-            expected="numeric arrays: images uint8 (N, H, W, C), labels int64 (N,)",
-            remedy="save it again with numpy.savez from numeric arrays; images must all have one size",
+            expected="numeric arrays: images uint8 (N, H, W, C) or features (N, D), labels int64 (N,)",
+            remedy="save it again with numpy.savez from numeric arrays; images, or rows, must all have one size",
         )
     return DataError(
         f"{path} cannot be read as an .npz file",

@@ -90,11 +90,15 @@ def get_protocol(name: str) -> Protocol:
     """
     known = PROTOCOLS | MORE_PROTOCOLS
     if name not in known and Path(name).exists():
-        title = f"own data, {Path(name).name}"
-        return Protocol("own_l2svm", 2, name, title, name, num_validation=None, Cs=_RELATIVE_GRID, relative=True)
+        return own_protocol(name, f"own data, {Path(name).name}", name)
     if name not in known:
         raise unknown_name("protocol", name, known, ProtocolError)
     return known[name]
+
+
+def own_protocol(command: str, title: str, dataset: str) -> Protocol:
+    """Return the protocol of the user's own data."""
+    return Protocol("own_l2svm", 2, command, title, dataset, num_validation=None, Cs=_RELATIVE_GRID, relative=True)
 
 
 def load_protocol_data(
@@ -124,13 +128,44 @@ def load_protocol_images(
     DataError
         The data cannot be found or read.
     """
+    return take_protocol_images(protocol, load_whole_splits(protocol, data_dir, download=download))
+
+
+def load_whole_splits(
+    protocol: Protocol, data_dir: Path | None = None, *, download: bool = False
+) -> tuple[ImageSet, ImageSet]:
+    """Load the splits that a protocol's training and test images are taken from, in the order of their files.
+
+    Parameters
+    ----------
+    protocol, data_dir, download
+        As for :func:`load_protocol_images`.
+
+    Returns
+    -------
+    tuple of ImageSet
+        The same one twice where the protocol cuts both out of one.
+    """
     if protocol.test_rows is not None:
-        train, test = _cut(load_data(protocol.dataset, "test", data_dir, download=download), protocol)
+        images = load_data(protocol.dataset, "test", data_dir, download=download)
     elif protocol.num_test is not None:
         images = load_data(protocol.dataset, "all", data_dir, download=download, mixed=True)
-        train, test = _split_off_test(images, protocol.num_test)
     else:
-        train, test = (_load_split(protocol, split, data_dir, download) for split in protocol.splits)
+        first, second = protocol.splits
+        return (
+            _load_split(protocol, first, data_dir, download),
+            _load_split(protocol, second, data_dir, download),
+        )
+    return images, images
+
+
+def take_protocol_images(protocol: Protocol, whole: tuple[ImageSet, ImageSet]) -> tuple[ImageSet, ImageSet]:
+    """Take a protocol's training and test images out of what :func:`load_whole_splits` gave, in canonical order."""
+    train, test = whole
+    if protocol.test_rows is not None:
+        train, test = _cut(test, protocol)
+    elif protocol.num_test is not None:
+        train, test = _split_off_test(test, protocol.num_test)
     if protocol.subset is not None:
         train = train.take(first_per_class(train, protocol.subset[0]), split="train-small")
         test = test.take(first_per_class(test, protocol.subset[1]), split="test-small")

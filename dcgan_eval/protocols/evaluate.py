@@ -6,10 +6,11 @@ from ..features.taps import Encoder
 from ..progress import Progress, no_progress
 from ..records import Record
 from .catalog import get_protocol, load_protocol_data
+from .given import given_protocol, load_given_images
 from .runner import run_protocol
 from .settings import DEFAULTS, Place, Settings
-from .sources import EncoderFeatures, Filler
-from .spec import Protocol
+from .sources import EncoderFeatures, Filler, GivenFeatures
+from .spec import Protocol, SealedTest
 
 
 def evaluate(
@@ -28,7 +29,8 @@ def evaluate(
         a protocol such as ``get_protocol("cifar10").with_draws(40, 10)``.
     features : Encoder or Filler
         What to measure; an encoder's features are made by the paper's protocol, or as
-        ``EncoderFeatures(encoder, ExtractOptions(...))`` says.
+        ``EncoderFeatures(encoder, ExtractOptions(...))`` says. ``GivenFeatures(train, test)`` takes files of features;
+        with it the protocol ``"own"`` has their labels, and needs no images.
     settings : Settings
         What else decides the numbers: seed, tolerance, classifier.
     place : Place or None
@@ -42,7 +44,11 @@ def evaluate(
         Unknown protocol, missing data, images that do not fit the encoder, a fit without its certificate.
     """
     source = EncoderFeatures(features) if isinstance(features, Encoder) else features
-    spec = get_protocol(protocol) if isinstance(protocol, str) else protocol
     place = place or Place()
+    if isinstance(source, GivenFeatures):
+        spec = given_protocol(protocol) if isinstance(protocol, str) else protocol
+        train, labelled = load_given_images(spec, source, place)
+        return run_protocol(spec, train, SealedTest(labelled), source, settings, place, progress)
+    spec = get_protocol(protocol) if isinstance(protocol, str) else protocol
     train, test = load_protocol_data(spec, place.data_dir, download=place.download)
     return run_protocol(spec, train, test, source, settings, place, progress)

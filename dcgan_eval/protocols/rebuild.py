@@ -82,6 +82,12 @@ def record_source(record: Record, encoder: Encoder | None = None) -> Filler:
     made = record.features
     if made["kind"] == "pixels":
         return PixelFeatures()
+    if made["kind"] == "given":
+        raise RecordError(
+            "The features behind the record were made elsewhere",
+            got=", ".join(file["name"] for file in made["files"].values()),
+            remedy="give their files with --features TRAIN TEST",
+        )
     try:
         if made["kind"] == "kmeans":
             options = KMeansOptions(**{f.name: made[f.name] for f in fields(KMeansOptions)})

@@ -10,11 +10,12 @@ import numpy as np
 from ..data.imageset import ImageSet
 from ..features.extract import EncoderFeatures
 from ..features.fill import Filler, refuse_mixed
+from ..features.given import GivenFeatures
 from ..features.store import FeatureStore
 from ..features.store_file import StoreIdentity
 from ..progress import Progress
 
-__all__ = ["EncoderFeatures", "Filler", "PixelFeatures"]
+__all__ = ["EncoderFeatures", "Filler", "GivenFeatures", "PixelFeatures"]
 
 
 class PixelFeatures(Filler):

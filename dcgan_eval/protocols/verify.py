@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from ..features.taps import Encoder
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, unpack_counts
 from .catalog import PROTOCOLS, load_protocol_images
+from .given import has_images, load_given_images
 from .rebuild import packing_order, record_protocol, record_settings, record_source
 from .runner import best_value, run_protocol
 from .settings import Place
-from .sources import PixelFeatures
+from .sources import GivenFeatures, PixelFeatures
 from .spec import Protocol, SealedTest
 from .statistics import interval_of_mean, interval_with_images, spread_of_draws
 
@@ -63,6 +64,7 @@ def verify(
     record: Record,
     *,
     encoder: Encoder | None = None,
+    features: Sequence[Path] = (),
     data_dir: Path | None = None,
     cache_dir: Path | str = "cache",
     rerun: bool = False,
@@ -76,6 +78,8 @@ def verify(
         What to check.
     encoder : Encoder or None
         Behind the record; None looks it up by the name in the record.
+    features : sequence of Path
+        The two files of features that were made elsewhere, for a record of such.
     data_dir : Path or None
         Where data sets lie; None uses ``DCGAN_EVAL_DATA``.
     cache_dir : Path or str
@@ -95,21 +99,44 @@ def verify(
     except RecordError as error:
         return [*checks, Check("protocol", None, str(error))]
     checks += [_protocol(record, protocol)]
+    place = Place(data_dir=data_dir, cache_dir=Path(cache_dir))
+    source: Filler | None = None
     try:
-        source = record_source(record, encoder)
-        checks += [_weights(record, source)]
+        source = _source(record, encoder, features)
+        checks += _sources(record, source)
     except DcganEvalError as error:
-        source = None
-        checks += [Check("weights", None, str(error))]
+        checks += [Check("features" if record.features["kind"] == "given" else "weights", None, str(error))]
     try:
-        train, test = load_protocol_images(protocol, data_dir)
+        train, test = _images(protocol, source, place)
     except DcganEvalError as error:
         return [*checks, Check("data", None, str(error))]
     checks += list(_data(record, protocol, train, test))
     if rerun and source is not None:
-        place = Place(data_dir=data_dir, cache_dir=Path(cache_dir))
         checks += [_rerun(record, protocol, train, SealedTest(test), source, place, progress)]
     return checks
+
+
+def _source(record: Record, encoder: Encoder | None, features: Sequence[Path]) -> Filler:
+    """Return the source of features: the files at hand, or what the record says."""
+    if not features:
+        return record_source(record, encoder)
+    if record.features["kind"] != "given":
+        raise RecordError(
+            "The record's features were not made elsewhere",
+            got=f"--features, for features of {record.features['name']}",
+            remedy="leave out --features",
+        )
+    train, test = features
+    return GivenFeatures(train, test, record.features.get("label_column"))
+
+
+def _images(protocol: Protocol, source: Filler | None, place: Place) -> tuple[ImageSet, ImageSet]:
+    """Load the labelled sets of a protocol."""
+    if isinstance(source, GivenFeatures):
+        return load_given_images(protocol, source, place)
+    if not has_images(protocol):
+        raise RecordError("The record's features have no images", remedy="give their files with --features TRAIN TEST")
+    return load_protocol_images(protocol, place.data_dir)
 
 
 def _same(name: str, recorded: Any, found: Any) -> Check:
@@ -193,6 +220,17 @@ def _protocol(record: Record, protocol: Protocol) -> Check:
 def _plain(protocol: Protocol) -> dict[str, Any]:
     """Return a protocol as JSON has it."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+
+
+def _sources(record: Record, source: Filler) -> list[Check]:
+    """Compare what made the features, or the files that hold them."""
+    if not isinstance(source, GivenFeatures):
+        return [_weights(record, source)]
+    recorded = record.features["files"]
+    return [
+        _same(f"{split} features", recorded[split]["sha256"], file.digest)
+        for split, file in zip(("train", "test"), source.files, strict=True)
+    ]
 
 
 def _weights(record: Record, source: Filler) -> Check:

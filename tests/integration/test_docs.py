@@ -25,7 +25,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def test_own_encoder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    checkpoint, six_lines, factory = blocks("docs/howto/own-encoder.md", "python")
+    checkpoint, six_lines, factory, _ = blocks("docs/howto/own-encoder.md", "python")
     assert len([line for line in six_lines.splitlines() if line]) == 6
     subprocess.run([sys.executable, "-c", checkpoint], cwd=tmp_path, check=True)
     here = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -39,6 +39,16 @@ def test_own_encoder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-de
     assert record.features["cached"] == [True, True]  # the same module, weights and rules, by another door
     assert record.score == float(done.stdout)
     assert record.score > 0.9
+
+
+def test_features_that_are_there_already(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    made = blocks("docs/howto/own-encoder.md", "python")[3]
+    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True)
+    given = next(block for block in blocks("docs/howto/own-encoder.md", "sh") if "--features" in block)
+    for line in given.splitlines():
+        result = run(*shlex.split(line)[1:])
+        assert result.exit_code == 0, result.output
+    assert load_record("given.json").score > 0.8
 
 
 DOCUMENTS = ["README.md", "docs/tutorial.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/howto/*.md"))]

@@ -1,0 +1,56 @@
+"""Features made elsewhere on the command line: run, verified, and refused beside options of an encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _two_files(run: Run) -> None:
+    """Three classes around a mean each, in the folder where the commands run."""
+    draw = np.random.default_rng(0)
+    means = 2 * draw.normal(size=(3, 6))
+    for split, count in (("train", 120), ("test", 45)):
+        y = np.arange(count) % 3
+        np.savez(f"{split}.npz", X=means[y] + draw.normal(size=(count, 6)), y=y)
+
+
+def test_a_run_on_given_features_is_verified(run: Run) -> None:
+    made = run("svm", "own", "--features", "train.npz", "test.npz", "--record", "r.json")
+    assert made.exit_code == 0, made.output
+    assert json.loads(Path("r.json").read_text())["features"]["files"]["train"]["name"] == "train.npz"
+    assert run("verify", "r.json").exit_code == 3  # nothing differs, something could not be checked
+    assert run("verify", "r.json", "--features", "train.npz", "test.npz", "--rerun").exit_code == 0
+    assert run("verify", "r.json", "--features", "test.npz", "train.npz").exit_code == 1
+    assert run("show", "r.json").exit_code == 0
+    draws = run("svm", "own", "--features", "train.npz", "test.npz", "--per-class", "5", "--draws", "3", "--json")
+    assert json.loads(draws.stdout)["num_draws"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--weights", "untrained"], "--weights"),
+        (["--layer", "conv1", "--compute", "float32"], "--layer, --compute"),
+        (["--label-column", "fine"], "--label-column"),
+        (["--train-split", "a"], "--train-split"),
+    ],
+)
+def test_options_that_decide_nothing_are_refused(run: Run, options: list[str], words: str) -> None:
+    result = run("svm", "own", "--features", "train.npz", "test.npz", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_own_alone_is_no_protocol(run: Run) -> None:
+    result = run("svm", "own")
+    assert result.exit_code == 2
+    assert "There is no protocol named 'own'" in result.stderr
