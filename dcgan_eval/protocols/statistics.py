@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from ..seeding import rng
+
 
 def spread_of_draws(scores: Sequence[float]) -> float | None:
     """Return 1.96 standard deviations of the draws (a spread, no interval of the mean); None for a single draw.
@@ -85,3 +87,48 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     freedom = variance**2 / (of_draws**2 / (num_draws - 1) + of_images**2 / (num_test - 1))  # Satterthwaite
     half = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     return [max(0.0, mean - half), min(1.0, mean + half)]
+
+
+_RESAMPLES = 999
+
+
+def class_figures(
+    confusion_KK: Sequence[Sequence[int]] | np.ndarray, num_draws: int = 1, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """Return figures that weigh every class alike, with 95 % intervals over other test images.
+
+    Parameters
+    ----------
+    confusion_KK : (K, K) of int
+        Counts (labels, predictions), summed over the draws.
+    num_draws : int
+        Draws behind them, on the same test images.
+    seed : int
+        Root seed of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``balanced accuracy`` (mean of the classes' recalls) and ``macro F1`` -> (value, low, high), fractions. Classes
+        without an image, and for F1 without a prediction either, do not count.
+
+    Source: percentile bootstrap (Efron 1979), images drawn anew within each class from what became of its images.
+    """
+    confusion = np.asarray(confusion_KK, np.float64)
+    confusion = confusion[np.ix_(*[confusion.sum(0) + confusion.sum(1) > 0] * 2)]  # classes that occur at all
+    rows = confusion.sum(1)
+    images = np.rint(rows / num_draws).astype(int)
+    shares = confusion / np.maximum(rows, 1)[:, None]
+    shares[rows == 0, 0] = 1.0  # of no images: any distribution will do
+    draw = rng(seed, "figures over classes")
+    again = np.array([_class_means(draw.multinomial(images, shares)) for _ in range(_RESAMPLES)])
+    low, high = np.nanpercentile(again, [2.5, 97.5], axis=0)
+    names = ("balanced accuracy", "macro F1")
+    return {n: (v, float(a), float(b)) for n, v, a, b in zip(names, _class_means(confusion), low, high, strict=True)}
+
+
+def _class_means(confusion_KK: np.ndarray) -> tuple[float, float]:
+    """Return the mean recall of the classes that have images, and the mean F1 of those that occur."""
+    right, labels, predictions = np.diag(confusion_KK), confusion_KK.sum(1), confusion_KK.sum(0)
+    with np.errstate(invalid="ignore"):
+        return float(np.nanmean(right / labels)), float(np.nanmean(2 * right / (labels + predictions)))

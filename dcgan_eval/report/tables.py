@@ -146,6 +146,17 @@ def class_table(records: Sequence[Record]) -> Sheet:
     return Sheet("Accuracy % per class", ("class", *names), rows, names)
 
 
+def class_figures_table(record: Record) -> Sheet:
+    """Show the figures of a record that weigh every class alike."""
+    from ..protocols.statistics import class_figures  # here, because scipy takes long to import
+
+    figures = class_figures(record.confusion, record.num_draws)
+    rows = [
+        (name, percent(value), f"{percent(low)} to {percent(high)}") for name, (value, low, high) in figures.items()
+    ]
+    return Sheet("Every class alike", ("figure", "%", "95 % interval, test images"), rows, ("%",))
+
+
 def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Sheet:
     """Show two records and what :func:`dcgan_eval.report.paired.paired_comparison` found between them.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from dcgan_eval.protocols.statistics import interval_of_mean, interval_with_images
+from dcgan_eval.protocols.statistics import class_figures, interval_of_mean, interval_with_images
 
 
 def scored(right_DN: np.ndarray) -> tuple[list[float], np.ndarray]:
@@ -61,3 +64,29 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(draws: float, images:
 def test_counts_of_other_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="right in all"):
         interval_with_images([0.5, 0.6], np.ones(10, int))
+
+
+@pytest.mark.parametrize("absent", [None, 2, 4])  # a class without images (but with predictions), one that never occurs
+def test_figures_over_classes_are_scikit_learns(absent: int | None) -> None:
+    draw = np.random.default_rng(5)
+    y = draw.choice(4, 300, p=[0.6, 0.25, 0.1, 0.05])
+    y = y[y != absent]
+    predicted = np.where(draw.random(len(y)) < 0.7, y, draw.integers(0, 4, len(y)))
+    found = class_figures(confusion_matrix(y, predicted, labels=range(5)))
+    with warnings.catch_warnings(action="ignore"):  # of a class that is predicted only
+        balanced = balanced_accuracy_score(y, predicted)
+    assert found["balanced accuracy"][0] == pytest.approx(balanced)
+    assert found["macro F1"][0] == pytest.approx(f1_score(y, predicted, average="macro"))
+    for value, low, high in found.values():
+        assert low < value < high
+
+
+def test_the_interval_over_classes_is_that_of_independent_proportions() -> None:
+    p, n = np.array([0.9, 0.5, 0.2]), 400
+    confusion = np.diag((p * n).astype(int))
+    confusion[[0, 1, 2], [1, 2, 0]] = n - np.diag(confusion)
+    value, low, high = class_figures(confusion)["balanced accuracy"]
+    half = 1.96 * np.sqrt((p * (1 - p) / n).sum()) / 3
+    assert (low, high) == (pytest.approx(value - half, abs=0.003), pytest.approx(value + half, abs=0.003))
+    draws = class_figures(10 * confusion, num_draws=10)["balanced accuracy"]  # the same images ten times
+    assert draws == pytest.approx((value, low, high))
