@@ -160,9 +160,18 @@ class Record:
 
     def to_json(self) -> str:
         """Return the record as indented JSON, with its digest."""
+        return json.dumps(self._values() | {"digest": self.digest}, indent=1)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it holds, as its file carries it."""
+        return _digest(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        """Return the values as a reader will see them: lists for tuples."""
         values = {key: value for key, value in asdict(self).items() if key != "intact"} | {"schema": SCHEMA}
-        values = json.loads(json.dumps(values))  # what a reader will see: lists for tuples
-        return json.dumps(values | {"digest": _digest(values)}, indent=1)
+        read: dict[str, Any] = json.loads(json.dumps(values))
+        return read
 
     def write(self, path: Path) -> Path:
         """Write the record, replacing the file only when complete.

@@ -115,6 +115,7 @@ def written(option: str) -> Iterator[None]:
 @click.argument("path", type=click.Path(path_type=Path), metavar="RECORD")
 @encoder_options
 @given_option
+@click.option("--probe", type=click.Path(path_type=Path), metavar="FILE", help="What --save-probe wrote beside it.")
 @click.option("--rerun", is_flag=True, help="Run the protocol again and compare the number.")
 @data_dir_option
 @cache_dir_option
@@ -125,6 +126,7 @@ def verify(
     path: Path,
     encoder: EncoderChoice,
     given: tuple[Path, Path] | None,
+    probe: Path | None,
     rerun: bool,
     data_dir: Path | None,
     cache_dir: Path | None,
@@ -143,6 +145,7 @@ def verify(
             record,
             encoder=model,
             features=given or (),
+            probe=probe,
             data_dir=data_dir,
             cache_dir=cache_dir or default_cache_dir(),
             rerun=rerun,

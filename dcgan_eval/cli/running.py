@@ -39,6 +39,7 @@ def take_place(options: dict[str, Any]) -> Place:
         cache_dir=options.pop("cache_dir") or default_cache_dir(),
         download=options.pop("download"),
         wait=not options.pop("no_wait"),
+        probe=options.pop("probe", None),
         **({} if memory_gb is None else {"memory_bytes": int(memory_gb * 1e9)}),
     )
 

@@ -26,6 +26,13 @@ _MAKING = {field.name for field in fields(EncoderChoice)} | {"layers", "batch_no
 @layer_option
 @making_options
 @given_option
+@click.option(
+    "--save-probe",
+    "probe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep the classifier, for `verify --probe`: .safetensors with JSON in its header.",
+)
 @run_options
 def svm(
     protocol: str, encoder: EncoderChoice, layers: tuple[str, ...], given: tuple[Path, Path] | None, **options: Any

@@ -17,7 +17,7 @@ from ..records import Record, unpack_counts
 from ..svm.path import fit_ovr
 from .catalog import PROTOCOLS, load_protocol_images
 from .rebuild import packing_order, record_source
-from .sources import PixelFeatures
+from .sources import GivenFeatures, PixelFeatures
 
 _MOST_ROWS = 10_000  # a fit on more would take longer than a page should
 
@@ -77,7 +77,7 @@ class RecordExamples:
                 remedy="give the data behind the record with --data-dir",
             )
         self._order, self.test = packing_order(record, test), test.without_labels()
-        self.X, self.X_test = _cached(source, self.train.without_labels(), self.test, cache_dir, record.command)
+        self.X, self.X_test = cached_stores(source, self.train.without_labels(), self.test, cache_dir, record.command)
 
     def neighbours(self, num_queries: int = 5, num_neighbours: int = 6) -> NearImages:
         """Find the training images whose features have the largest cosine with those of some test images."""
@@ -120,11 +120,11 @@ def _unit(F_ND: np.ndarray) -> np.ndarray:
     return F_ND / np.maximum(np.linalg.norm(F_ND, axis=1, keepdims=True), 1e-12)
 
 
-def _cached(
+def cached_stores(
     source: Filler, train: ImageSet, test: ImageSet, cache_dir: Path, command: str
 ) -> tuple[FeatureStore, FeatureStore]:
-    """Return the features of both sets out of the cache, or raise; pixels are at hand with the images."""
-    if isinstance(source, PixelFeatures):
+    """Return the features of both sets out of the cache, or raise; pixels and given features are at hand."""
+    if isinstance(source, PixelFeatures | GivenFeatures):
         source.prepare(train, test, cache_dir=cache_dir)
         return source.stores
     source.learn(train, cache_dir, no_progress)

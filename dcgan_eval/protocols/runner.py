@@ -20,6 +20,7 @@ from ..features.store import FeatureStore
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
 from .classifiers import Classifier, Fit, Matrix
+from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler
 from .spec import Protocol, SealedTest
@@ -111,6 +112,8 @@ def run_protocol(
         The data cannot carry the protocol.
     LeakError
         The test set was used before.
+    WeightsError
+        The classifier cannot be kept where ``place`` says.
 
     Source: arXiv:1511.06434, section 5, and the 2016 release. Deviations: for CIFAR-10, where the release has no
     script, C is chosen on 10,000 stratified training images; for SVHN the same 10 draws serve every C.
@@ -118,6 +121,8 @@ def run_protocol(
     started, place = time.perf_counter(), place or Place()
     _check_same_kind(train, test.images)
     run = _start(protocol, train, settings, progress)
+    if place.probe is not None:
+        check_probe_target(place.probe, run.protocol, run.classifier)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
     with run.timed("load"):
@@ -133,7 +138,10 @@ def run_protocol(
     cached = {"cached": [store.reused for store in source.stores], "num_features": source.stores[0].shape[1]}
     run.notes += source.notes
     measured = _Measured(source.describe() | cached, fits, selection, confusions)
-    return _record(run, test, measured, time.perf_counter() - started)
+    record = _record(run, test, measured, time.perf_counter() - started)
+    if place.probe is not None:
+        write_probe(place.probe, fits[0], record)
+    return record
 
 
 def _in_memory(store: FeatureStore, memory_bytes: int) -> Matrix:

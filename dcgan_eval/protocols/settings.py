@@ -90,6 +90,8 @@ class Place:
         Wait for another process that writes the same features, else raise.
     memory_bytes : int
         Largest matrix of features that is read into memory whole; larger ones are read in blocks, again in each pass.
+    probe : Path or None
+        Where the classifier that was fitted goes, as safetensors; None keeps none.
     """
 
     data_dir: Path | None = None
@@ -97,3 +99,4 @@ class Place:
     download: bool = False
     wait: bool = True
     memory_bytes: int = field(default_factory=memory_share)
+    probe: Path | None = None

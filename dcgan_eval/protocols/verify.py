@@ -12,16 +12,18 @@ import numpy as np
 
 from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, rows_digest, stratified_split
-from ..errors import DcganEvalError, RecordError
+from ..errors import DcganEvalError, RecordError, WeightsError
 from ..features.extract import EncoderFeatures
 from ..features.fill import Filler
 from ..features.taps import Encoder
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, unpack_counts
 from .catalog import PROTOCOLS, load_protocol_images
+from .examples import cached_stores
 from .given import has_images, load_given_images
 from .rebuild import packing_order, record_protocol, record_settings, record_source
 from .runner import best_value, run_protocol
+from .saved_probe import read_probe, score_of
 from .settings import Place
 from .sources import GivenFeatures, PixelFeatures
 from .spec import Protocol, SealedTest
@@ -65,6 +67,7 @@ def verify(
     *,
     encoder: Encoder | None = None,
     features: Sequence[Path] = (),
+    probe: Path | None = None,
     data_dir: Path | None = None,
     cache_dir: Path | str = "cache",
     rerun: bool = False,
@@ -80,6 +83,8 @@ def verify(
         Behind the record; None looks it up by the name in the record.
     features : sequence of Path
         The two files of features that were made elsewhere, for a record of such.
+    probe : Path or None
+        The classifier that was kept beside the record; its score is computed again from features in the cache.
     data_dir : Path or None
         Where data sets lie; None uses ``DCGAN_EVAL_DATA``.
     cache_dir : Path or str
@@ -113,6 +118,10 @@ def verify(
     checks += list(_data(record, protocol, train, test))
     if rerun and source is not None:
         checks += [_rerun(record, protocol, train, SealedTest(test), source, place, progress)]
+    if probe is not None and source is None:
+        checks += [Check("probe", None, "its features are not at hand")]
+    elif probe is not None and source is not None:
+        checks += list(_probe(record, probe, source, train, test, place))
     return checks
 
 
@@ -268,6 +277,24 @@ def _rows(record: Record, protocol: Protocol, train: ImageSet) -> dict[str, list
             drawn = (draw_per_class(train, kept, protocol.per_class, record.seed, i, stream) for i in range(count))
             found[stream] = [rows_digest(train, rows) for rows in drawn]
     return found
+
+
+def _probe(
+    record: Record, path: Path, source: Filler, train: ImageSet, test: ImageSet, place: Place
+) -> Iterator[Check]:
+    """Compare a classifier that was kept with its record, and compute its score again."""
+    try:
+        solution, digest = read_probe(path)
+        yield _same("record of the probe", record.digest, digest)
+        command = record.command or "svm"
+        stores = cached_stores(source, train.without_labels(), test.without_labels(), place.cache_dir, command)
+        score = score_of(solution, stores[1], test)
+    except DcganEvalError as error:
+        yield Check("probe", False if isinstance(error, WeightsError) else None, str(error))
+        return
+    difference, band = score - record.score, score_band(test.num_images)
+    detail = f"{score:.2%} from {path.name}, {100 * difference:+.2f} points; band {100 * band:.2f}"
+    yield Check("score of the probe", abs(difference) <= band, detail)
 
 
 def _rerun(
