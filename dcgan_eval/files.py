@@ -117,7 +117,7 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
         The folder cannot be written, or its file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = FileLock(_lock_of(path))
     while True:
         try:
             lock.acquire(timeout=1 if wait else 0)
@@ -137,6 +137,24 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether another process is seen to hold the lock that goes with ``path``; nothing is written."""
+    if not _lock_of(path).exists():
+        return False
+    try:
+        with locked(path, wait=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read
+        return False
+
+
+def _lock_of(path: Path) -> Path:
+    """Return the file that is locked while ``path`` is written."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def flush(path: Path) -> None:

@@ -40,6 +40,7 @@ _COMMANDS = {
         f"{_CLI}.bench",
         "Run every encoder on every data set: a record for each, one table with intervals and mean ranks.",
     ),
+    "cache": (f"{_CLI}.cache", "Show what lies in the cache folder, or free some of it."),
     "compare": (
         f"{_CLI}.compare",
         "Compare two records on the same test images: paired bootstrap, McNemar's test, accuracies per class.",
