@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options
 from .options import (
     example,
+    json_option,
     layer_option,
     making_options,
     place_options,
     seed_option,
+    to_option,
     tol_option,
 )
 from .running import protocol_argument, take_making, take_place, take_settings
@@ -34,8 +37,11 @@ from .running import protocol_argument, take_making, take_place, take_settings
 @place_options
 @seed_option
 @tol_option
-@click.option("--out", "folder", type=click.Path(path_type=Path), help="[default: records/ablate-PROTOCOL-WEIGHTS].")
-def ablate(protocol: str, encoder: EncoderChoice, layers: tuple[str, ...], folder: Path | None, **options: Any) -> None:
+@to_option("folder", help="[default: records/ablate-PROTOCOL-WEIGHTS].")
+@json_option
+def ablate(
+    protocol: str, encoder: EncoderChoice, layers: tuple[str, ...], folder: Path | None, as_json: bool, **options: Any
+) -> None:
     """Run a protocol on each layer alone, on all layers up to each, and on all but each; a record for every one."""
     spec, place, settings = get_protocol(protocol), take_place(options), take_settings(options)
     source = EncoderFeatures(encoder.load(), take_making(options, layers))
@@ -46,5 +52,8 @@ def ablate(protocol: str, encoder: EncoderChoice, layers: tuple[str, ...], folde
     for name, record in records.items():
         record.write(folder / f"{name}.json")
     figure = ablation_figure(records, source.layers, folder / "ablation.png", spec.title)
-    out.print(comparison_table(list(records.values()), spec.title))
+    if as_json:
+        click.echo(json.dumps({str(name): json.loads(r.to_json()) for name, r in records.items()}, indent=1))
+    else:
+        out.print(comparison_table(list(records.values()), spec.title))
     err.print(f"Records: {folder}/*.json\nFigure:  {figure}", highlight=False)

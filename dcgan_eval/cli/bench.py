@@ -17,7 +17,7 @@ from ..report.sheet import Sheet
 from ..report.summary import mean_ranks, summarise
 from ..report.tables import interval_over_images, score_cell
 from .console import err, out, progress_view
-from .options import example, json_option, making_options, place_options, seed_option, tol_option
+from .options import example, json_option, making_options, place_options, seed_option, to_option, tol_option
 from .running import take_making, take_place, take_settings
 
 
@@ -28,7 +28,7 @@ from .running import take_making, take_place, take_settings
 @place_options
 @seed_option
 @tol_option
-@click.option("--out", "folder", type=click.Path(path_type=Path), default=Path("records/bench"), show_default=True)
+@to_option("folder", default=Path("records/bench"), show_default=True)
 @json_option
 def bench(data: tuple[str, ...], encoders: tuple[str, ...], folder: Path, as_json: bool, **options: Any) -> None:
     """Run every encoder on every data set: a record for each, one table with intervals and mean ranks.

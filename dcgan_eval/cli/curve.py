@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from ..report.figures import learning_curve_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options
-from .options import Number, example, layer_option, making_options, place_options, seed_option, tol_option
+from .options import (
+    Number,
+    example,
+    json_option,
+    layer_option,
+    making_options,
+    place_options,
+    seed_option,
+    to_option,
+    tol_option,
+)
 from .running import protocol_argument, take_making, take_place, take_settings
 
 
@@ -40,7 +51,8 @@ class _Counts(click.ParamType):
 @tol_option
 @click.option("--per-class", type=_Counts(), default="1,2,5,10,20,50", show_default=True, help="Labels of each class.")
 @click.option("--draws", "num_draws", type=Number(int, 2, 10_000), help="Fresh draws for each [default: 10].")
-@click.option("--out", "folder", type=click.Path(path_type=Path), help="[default: records/curve-PROTOCOL-ENCODER].")
+@to_option("folder", help="[default: records/curve-PROTOCOL-ENCODER].")
+@json_option
 def curve(
     protocol: str,
     encoder: EncoderChoice,
@@ -48,6 +60,7 @@ def curve(
     per_class: tuple[int, ...],
     num_draws: int | None,
     folder: Path | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Run a protocol with more and more labels of each class; a record for each number, and a figure with bands."""
@@ -60,5 +73,8 @@ def curve(
     for labels, record in records.items():
         record.write(folder / f"{labels}.json")
     figure = learning_curve_figure({source.name: records}, folder / "curve.png", spec.title)
-    out.print(comparison_table(list(records.values()), spec.title))
+    if as_json:
+        click.echo(json.dumps({str(name): json.loads(r.to_json()) for name, r in records.items()}, indent=1))
+    else:
+        out.print(comparison_table(list(records.values()), spec.title))
     err.print(f"Records: {folder}/*.json\nFigure:  {figure}", highlight=False)

@@ -77,7 +77,7 @@ def check(name: str, data_dir: Path | None, download: bool, label_column: str | 
     "--size", type=SIDE, default=32, show_default=True, help="Shorter side, and square cut from the centre, in pixels."
 )
 @click.option(
-    "--out", "out_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HDF5 to write."
+    "-o", "--out", "out_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HDF5 to write."
 )
 @click.option("--split", help="Split to pack [default: all there are, one behind the other].")
 @label_column_option

@@ -17,7 +17,7 @@ from ..files import check_target
 from . import console
 from .console import err, progress_view
 from .encoder import EncoderChoice, encoder_options
-from .options import example, json_option, layer_option, making_options, place_options
+from .options import example, json_option, layer_option, making_options, place_options, to_option
 from .running import take_making, take_place
 
 
@@ -30,7 +30,7 @@ from .running import take_making, take_place
 @encoder_options
 @layer_option
 @making_options
-@click.option("--out", type=click.Path(path_type=Path), help="Write this very file instead of the cache.")
+@to_option("out", help="Write this very file instead of the cache.")
 @place_options
 @json_option
 def features(

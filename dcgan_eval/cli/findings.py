@@ -45,7 +45,7 @@ def out_option(default: str) -> Any:
     """Return the option for the picture; the finding goes beside it."""
     kind = click.Path(path_type=Path, dir_okay=False)
     what = "Picture to write, PNG; the finding goes beside it as JSON."
-    return click.option("--out", "path", type=kind, default=Path(default), show_default=True, help=what)
+    return click.option("-o", "--out", "path", type=kind, default=Path(default), show_default=True, help=what)
 
 
 def data_option(**settings: Any) -> Any:

@@ -72,6 +72,11 @@ def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def to_option(name: str, **settings: Any) -> Callable[[F], F]:
+    """Return the option that says where a command writes, handed on as ``name``."""
+    return click.option("-o", "--out", name, type=click.Path(path_type=Path), **settings)
+
+
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -115,6 +120,11 @@ making_options = stack(
     ),
     store_dtype_option,
     device_option,
+    click.option(
+        "--batch-size",
+        type=Number(int, 1, 10**6),
+        help="Images at once in the encoder [default: 32 on a CPU, else 256].",
+    ),
 )
 place_options = stack(
     data_dir_option,

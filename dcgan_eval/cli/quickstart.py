@@ -27,6 +27,7 @@ What next
 
 @click.command(epilog=example("dcgan-eval quickstart"))
 @click.option(
+    "-o",
     "--out",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),

@@ -15,7 +15,7 @@ from ..files import check_target
 from ..records import Record, load_record
 from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options
-from .options import cache_dir_option, data_dir_option, default_cache_dir, example, given_option, json_option
+from .options import cache_dir_option, data_dir_option, default_cache_dir, example, given_option, json_option, to_option
 
 _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
 
@@ -87,7 +87,7 @@ def list_records(paths: tuple[Path, ...], as_json: bool) -> None:
 
 @click.command(epilog=example("dcgan-eval export records/ --out results.csv"))
 @_paths
-@click.option("--out", "path", required=True, type=click.Path(path_type=Path), help="A .csv, .parquet or .tex file.")
+@to_option("path", required=True, help="A .csv, .parquet or .tex file.")
 def export(paths: tuple[Path, ...], path: Path) -> None:
     """Write records as one table: CSV and Parquet with every value, or LaTeX to print."""
     check_target(path, "--out", RecordError, suffixes=(".csv", ".parquet", ".tex"))

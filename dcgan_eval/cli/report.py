@@ -11,13 +11,13 @@ from ..files import check_target, write_file
 from ..records import Record, load_record
 from ..report.page import Examples, Picture, array_picture, build_page, png_picture
 from .console import err
-from .options import cache_dir_option, data_dir_option, default_cache_dir, example
+from .options import cache_dir_option, data_dir_option, default_cache_dir, example, to_option
 from .records import find_records, written
 
 
 @click.command(epilog=example("dcgan-eval report records/ --out report.html"))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
-@click.option("--out", "path", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+@to_option("path", default=Path("report.html"), show_default=True)
 @click.option("--title", default="dcgan-eval report", show_default=True, help="Heading of the page.")
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), help="Training folder, for its curves.")
 @click.option(

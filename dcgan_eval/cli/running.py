@@ -27,7 +27,7 @@ protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
 
 def take_making(options: dict[str, Any], layers: tuple[str, ...] = ()) -> ExtractOptions:
     """Take the options that say how features are made out of a command's options."""
-    names = ("batch_norm", "compute", "store_dtype", "device")
+    names = ("batch_norm", "compute", "store_dtype", "device", "batch_size")
     return ExtractOptions(layers or None, **{name: options.pop(name) for name in names})
 
 

@@ -15,12 +15,12 @@ from ..models.weights import load_network, resolve
 from ..report.figures import write_image_grid
 from ..report.panels import write_numbered
 from .console import out
-from .options import SEED, Number, example
+from .options import SEED, Number, example, to_option
 
 
 @click.command(epilog=example("dcgan-eval samples --weights imagenet32-paper --out grid.png"))
 @click.option("--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the newest bundled].")
-@click.option("--out", "path", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
+@to_option("path", default=Path("samples.png"), show_default=True)
 @click.option("--rows", type=Number(int, 1, 1_000), default=8, show_default=True)
 @click.option("--columns", type=Number(int, 1, 1_000), default=16, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of z.")

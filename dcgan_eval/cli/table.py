@@ -9,7 +9,7 @@ import click
 from ..errors import RecordError
 from ..files import check_target, write_file
 from .console import out
-from .options import example, json_option
+from .options import example, json_option, to_option
 from .records import find_records, written
 
 _FORMATS = ("rich", "markdown", "csv", "latex", "json")
@@ -19,7 +19,7 @@ _FORMATS = ("rich", "markdown", "csv", "latex", "json")
 @click.argument("name", type=click.Choice(("cifar10", "svhn")))
 @click.argument("records", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="rich", show_default=True)
-@click.option("--out", "path", type=click.Path(path_type=Path), help="Write a file in UTF-8 instead of printing.")
+@to_option("path", help="Write a file in UTF-8 instead of printing.")
 @json_option
 def table(name: str, records: tuple[Path, ...], form: str, path: Path | None, as_json: bool) -> None:
     """Set a published table beside our records [default: those in benchmarks/results, else in records]."""

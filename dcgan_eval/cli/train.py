@@ -124,7 +124,7 @@ def _out_option(default: str | None) -> Callable[..., Any]:
     """Return the option that names the run's folder."""
     kind = click.Path(path_type=Path, file_okay=False)
     what = "Folder of the run: checkpoints, log, samples, networks" + ("." if default else " [default: runs/PRESET].")
-    return click.option("--out", "folder", type=kind, default=default, show_default=bool(default), help=what)
+    return click.option("-o", "--out", "folder", type=kind, default=default, show_default=bool(default), help=what)
 
 
 @click.command(

@@ -15,7 +15,7 @@ from ..models.dcgan import Discriminator
 from ..models.release import RELEASE_CARD, import_release
 from ..models.weights import bundled_networks, read_card, read_manifest, resolve, save_network
 from .console import out
-from .options import example, json_option
+from .options import example, json_option, to_option
 
 network_option = click.option(
     "--network", type=click.Choice(["discriminator", "generator"]), default="discriminator", show_default=True
@@ -67,7 +67,7 @@ def show_weights(name: str | None, network: str, as_json: bool) -> None:
 )
 @click.argument("form", type=click.Choice(["dcgan-code"]))
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="The safetensors file to write.")
+@to_option("target", required=True, help="The safetensors file to write.")
 @click.option("--preset", metavar="svhn32|imagenet32", help="What it must be [default: inferred from the shapes].")
 @network_option
 @click.option("--allow-partial", is_flag=True, help="Keep the leading layers of an incomplete discriminator.")

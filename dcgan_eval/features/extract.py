@@ -51,6 +51,9 @@ class ExtractOptions:
         ``"float16"`` or ``"float32"``.
     device : str
         As :func:`~dcgan_eval.devices.resolve_device` takes it.
+    batch_size : int or None
+        Images that go through the encoder at once; None is what suits the device. No number depends on it beyond
+        rounding.
     """
 
     layers: tuple[str, ...] | None = None
@@ -58,6 +61,7 @@ class ExtractOptions:
     compute: str = "auto"
     store_dtype: str = "float16"
     device: str = "auto"
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -184,7 +188,8 @@ class EncoderFeatures(Filler):
         if self._identity.calibration_fingerprint:
             answers = short_hash(self._answers)
             statistics = _statistics(self.encoder, answers, self._calibration, self.options, self._cache_dir, progress)
-        return Extractor(self.encoder, self._identity, statistics, self.options.torch_device)
+        options = self.options
+        return Extractor(self.encoder, self._identity, statistics, options.torch_device, options.batch_size)
 
     def served(self, store: FeatureStore) -> FeatureStore:
         """Return the layers asked for; the store may hold more."""
@@ -280,10 +285,20 @@ class Extractor:
         Batch-norm statistics; None keeps the checkpoint's.
     device : torch.device
         Where to run.
+    batch_size : int or None
+        Images at once; None is what suits the device.
     """
 
-    def __init__(self, encoder: Encoder, identity: StoreIdentity, statistics: Statistics | None, device: torch.device):
+    def __init__(
+        self,
+        encoder: Encoder,
+        identity: StoreIdentity,
+        statistics: Statistics | None,
+        device: torch.device,
+        batch_size: int | None = None,
+    ):
         self.encoder, self.device = encoder, device
+        self.batch_size = batch_size or _BATCH_IMAGES[device.type]
         self.layers = tuple(name for name, _ in identity.layers)
         self.dtype = COMPUTE_TYPES[identity.compute]
         module = frozen(encoder.module, statistics, keep=self.layers)
@@ -291,7 +306,7 @@ class Extractor:
 
     def __call__(self, images: np.ndarray | list[np.ndarray]) -> dict[str, np.ndarray]:
         """Return layer -> float32 features (N, width) for uint8 images (N, H, W, C), or a list of (H, W, C)."""
-        size = _BATCH_IMAGES[self.device.type]
+        size = self.batch_size
         taps = tapped(self.module, self.layers, self.encoder.pooling)
         with torch.inference_mode(), exact_float32(), taps as outputs:
             batches = [
