@@ -16,7 +16,14 @@ from .errors import DcganEvalError
 
 PARTIAL = ".partial"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # network file systems without a lock service
-_MAGIC = {b"\x89HDF\r\n\x1a\n": "HDF5", b"\x89PNG": "PNG", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"GIF8": "GIF"}
+_MAGIC = {
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"\x89PNG": "PNG",
+    b"PK\x03\x04": "zip",
+    b"PAR1": "Parquet",
+    b"GIF8": "GIF",
+    b"\x93NUMPY": "NumPy",
+}
 _KINDS = {
     ".json": "JSON",
     ".h5": "HDF5",
@@ -24,6 +31,9 @@ _KINDS = {
     ".png": "PNG",
     ".gif": "GIF",
     ".npz": "zip",
+    ".npy": "NumPy",
+    ".pt": "zip",
+    ".pth": "zip",
     ".parquet": "Parquet",
     ".safetensors": "safetensors",
     ".html": "HTML",

@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from ..data.catalog import load_data
-from ..errors import StoreError
+from ..features.export import FORMATS, check_export, export
 from ..features.extract import EncoderFeatures
 from ..features.fill import fill
 from ..features.store import FeatureStore
-from ..files import check_target
 from . import console
 from .console import err, progress_view
 from .encoder import EncoderChoice, encoder_options
@@ -30,7 +29,15 @@ from .running import take_making, take_place
 @encoder_options
 @layer_option
 @making_options
-@to_option("out", help="Write this very file instead of the cache.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(tuple(FORMATS)),
+    default="hdf5",
+    show_default=True,
+    help="HDF5 is the store itself; the others are written beside it, from it.",
+)
+@to_option("out", help="Write this very file instead of one in the cache.")
 @place_options
 @json_option
 def features(
@@ -39,6 +46,7 @@ def features(
     calibrate_on: str | None,
     encoder: EncoderChoice,
     layers: tuple[str, ...],
+    form: str,
     out: Path | None,
     as_json: bool,
     **options: Any,
@@ -46,7 +54,7 @@ def features(
     """Cache the features of a data set in HDF5; interrupted, it continues where it stopped."""
     place, making = take_place(options), take_making(options, layers)
     if out is not None:
-        check_target(out, "--out", StoreError, suffixes=(".h5", ".hdf5"))
+        check_export(out, form)
     source = EncoderFeatures(encoder.load(), making)
     split = split or ("all" if data_name == "digits" else "train")
     calibration_split = calibrate_on or ("all" if split == "all" else "train")
@@ -58,16 +66,20 @@ def features(
             else load_data(data_name, calibration_split, place.data_dir, mixed=True)
         )
         source.learn(calibration, place.cache_dir, progress)
-        store = fill(source, images, place.cache_dir, out=out, wait=place.wait, progress=progress)
-    _report(store, as_json)
+        target = out if form == "hdf5" else None
+        store = fill(source, images, place.cache_dir, out=target, wait=place.wait, progress=progress)
+        path = store.path
+        if form != "hdf5":
+            path = export(store, form, out or path.with_suffix(FORMATS[form][0]), progress)
+    _report(store, path, as_json)
 
 
-def _report(store: FeatureStore, as_json: bool) -> None:
-    """Say what is in the store, where it is, and whether it was there before."""
-    identity, size_bytes = store.identity, store.path.stat().st_size
+def _report(store: FeatureStore, path: Path, as_json: bool) -> None:
+    """Say what is in a store or in what was written from it, where that is, and whether the store was there before."""
+    identity, size_bytes = store.identity, path.stat().st_size
     if as_json:
         summary = {
-            "path": str(store.path),
+            "path": str(path),
             "reused": store.reused,
             "num_rows": identity.num_rows,
             "num_features": store.shape[1],
@@ -85,4 +97,4 @@ def _report(store: FeatureStore, as_json: bool) -> None:
         f"{identity.num_rows:,} x {store.shape[1]:,} features ({', '.join(store.layers)}), {size_bytes / 1e6:,.0f} MB"
     )
     console.out.print(what, highlight=False)
-    click.echo(str(store.path))
+    click.echo(str(path))

@@ -17,7 +17,14 @@ from .encoder import EncoderChoice, encoder_options
 from .options import example, given_option, layer_option, making_options, run_options
 from .running import protocol_argument, run_and_show, take_making
 
-_MAKING = {field.name for field in fields(EncoderChoice)} | {"layers", "batch_norm", "compute", "store_dtype", "device"}
+_MAKING = {field.name for field in fields(EncoderChoice)} | {
+    "layers",
+    "batch_norm",
+    "compute",
+    "store_dtype",
+    "device",
+    "batch_size",
+}
 
 
 @click.command(epilog=example("dcgan-eval svm cifar10 --data-dir ~/data"))

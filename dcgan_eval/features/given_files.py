@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,7 +236,7 @@ def _hashes(path: Path, values: np.ndarray) -> np.ndarray:
 def _from_parquet(path: Path, split: str, wanted: str | None) -> dict[str, Any]:
     """Read a table: a column of lists, or a column for each feature."""
     try:
-        table = pq.read_table(path).combine_chunks()
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet", got=str(error), remedy="write it again") from error
     columns = [name for name in table.column_names if not name.startswith("__index_level_")]
@@ -250,9 +251,19 @@ def _from_parquet(path: Path, split: str, wanted: str | None) -> dict[str, Any]:
         "matrix": matrix,
         "labels": _cells(path, table, labels) if labels else None,
         "sha256": _hashes(path, _cells(path, table, hashes)) if hashes else None,
+        "class_names": _stated_classes(table),
         "columns": tuple(features) if len(features) > 1 else (),
         "notes": (f"columns of {path.name} that are not used: {', '.join(unused)}",) if unused else (),
     }
+
+
+def _stated_classes(table: pa.Table) -> tuple[str, ...]:
+    """Return the class names that our own export writes into a file's metadata; none where they are not there."""
+    try:
+        names = json.loads((table.schema.metadata or {}).get(b"class_names", b"[]"))
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def _table_matrix(path: Path, table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -277,19 +288,19 @@ def _table_matrix(path: Path, table: pa.Table, names: Sequence[str]) -> tuple[np
 
 def _list_matrix(path: Path, column: Any) -> np.ndarray:
     """Return a column of lists as a matrix."""
-    cells = column.combine_chunks()
-    cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
-    lengths = set(pc.list_value_length(cells).to_pylist())
-    if len(lengths) != 1 or None in lengths or not _is_number(cells.type.value_type):
+    lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
+    if len(lengths) != 1 or None in lengths or not _is_number(column.type.value_type):
         shown = ", ".join(sorted(map(str, lengths))[:4])
         raise DataError(
             f"The lists in {path} are no rows of one matrix",
-            got=f"{cells.type}, of lengths {shown or 'none'}",
+            got=f"{column.type}, of lengths {shown or 'none'}",
             expected="the same number of numbers in every row",
             remedy="write one list of D numbers for each image",
         )
-    flat: np.ndarray = cells.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(cells), -1)
+    parts = [
+        chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks
+    ]  # together beyond 32-bit offsets
+    return np.concatenate(parts).reshape(len(column), -1)
 
 
 def _is_list(kind: pa.DataType) -> bool:

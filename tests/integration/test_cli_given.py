@@ -54,3 +54,24 @@ def test_own_alone_is_no_protocol(run: Run) -> None:
     result = run("svm", "own")
     assert result.exit_code == 2
     assert "There is no protocol named 'own'" in result.stderr
+
+
+def test_exported_features_give_the_encoders_number(run: Run) -> None:
+    """The store, its Parquet export and the encoder itself: one number, one list of right images."""
+    encoder = ("--weights", "untrained:svhn32:0", "--layer", "conv1", "--batch-norm", "running")
+    made = run("features", "--data", "digits", *encoder, "--format", "parquet", "-o", "digits.parquet")
+    assert made.exit_code == 0, made.output
+    assert made.stdout.splitlines()[-1] == "digits.parquet"
+    beside = run("features", "--data", "digits", *encoder, "--format", "npy").stdout.splitlines()[-1]
+    assert np.load(beside).shape[0] == 1797
+    store = run("features", "--data", "digits", *encoder, "-o", "digits.h5").stdout.splitlines()[-1]
+    for form in ("parquet", "h5"):
+        result = run("svm", "digits", "--features", *[f"digits.{form}"] * 2, "--record", f"{form}.json")
+        assert result.exit_code == 0, result.output
+    assert run("svm", "digits", *encoder, "--record", "encoder.json").exit_code == 0
+    found = [json.loads(Path(f"{name}.json").read_text()) for name in ("parquet", "h5", "encoder")]
+    assert len({(record["score"], record["right"]) for record in found}) == 1
+    assert store == "digits.h5"
+    refused = run("features", "--data", "digits", *encoder, "--format", "pt", "-o", "digits.npz")
+    assert refused.exit_code == 2
+    assert ".pt or .pth" in refused.stderr
