@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -15,14 +15,16 @@ import click
 
 from ..errors import DcganEvalError, SuiteError, unknown_name
 from ..protocols.regress import SOLVER, SUITES, Bands, Case, Suite, our_suite
-from ..protocols.sources import EncoderFeatures
+from ..protocols.sources import EncoderFeatures, Filler
+from ..protocols.spec import Protocol
 from .encoder import EncoderChoice
 from .options import Number
 from .running import take_making, take_protocol, take_settings
-from .svm import svm
+from .svm import given_source, svm
 
 # Options of ``svm`` that are no keys: they decide no number, and the gate has its own or none.
-_NOT_KEYS = {"data_dir", "download", "cache_dir", "no_wait", "memory_gb", "list_layers", "explain", "record", "as_json"}
+_PLACES = {"data_dir", "download", "cache_dir", "no_wait", "memory_gb"}
+_NOT_KEYS = _PLACES | {"list_layers", "explain", "record", "as_json", "probe"}
 _OPTIONS = [option for option in svm.params if isinstance(option, click.Option) and option.name not in _NOT_KEYS]
 # Every spelling of an option -> the option: as typed behind the dashes, or with underscores.
 _KEYS = {
@@ -111,14 +113,23 @@ def _case(table: dict[str, Any]) -> tuple[Case, dict[str, Any]]:
                 raise SuiteError("An option is given twice", got=key, remedy="leave one of the two out")
             words += _words(key, option, value)
             asked[str(option.name)] = value
-    options = svm.make_context("svm", [*words, "--", protocol]).params
-    encoder = EncoderChoice(**{field.name: options.pop(field.name) for field in fields(EncoderChoice)})
-    making = take_making(options, options.pop("layers"))
-    pinned, settings = take_protocol(options.pop("protocol"), options), take_settings(options)
+    with svm.make_context("svm", [*words, "--", protocol]) as context:
+        pinned, source, options = _run(context.params)
+    settings = take_settings(options)
     assert options.keys() <= _NOT_KEYS, "every key is used"
     gap = math.inf if settings.allow_unconverged else settings.tol
-    bands = _bands(table.get("bands", {}), gap)
-    return Case(pinned, lambda: EncoderFeatures(encoder.load(), making), settings, bands), asked
+    return Case(pinned, source, settings, _bands(table.get("bands", {}), gap)), asked
+
+
+def _run(options: dict[str, Any]) -> tuple[Protocol, Callable[[], Filler], dict[str, Any]]:
+    """Return the protocol and the source that options of ``svm`` ask for, and the options that are left."""
+    protocol, layers, given = (options.pop(name) for name in ("protocol", "layers", "given"))
+    encoder = EncoderChoice(**{field.name: options.pop(field.name) for field in fields(EncoderChoice)})
+    if given:
+        features = given_source(protocol, given, options)
+        return take_protocol(protocol, options, features), lambda: features, options
+    making = take_making(options, layers)
+    return take_protocol(protocol, options), lambda: EncoderFeatures(encoder.load(), making), options
 
 
 def _words(key: str, option: click.Option, value: Any) -> list[str]:
@@ -128,12 +139,15 @@ def _words(key: str, option: click.Option, value: Any) -> list[str]:
         if not isinstance(value, bool):
             raise _wrong(f"{key} has a value of another type", value, "true or false")
         return [flag] if value else []
-    values = value if option.multiple and isinstance(value, list) else [value]
+    several = option.multiple or option.nargs > 1
+    values = value if several and isinstance(value, list) else [value]
+    if option.nargs > 1 and len(values) != option.nargs:
+        raise _wrong(f"{key} has another number of values", value, f"a list of {option.nargs}")
     kind, words = ((int, float), "a number") if isinstance(option.type, Number) else (str, "a text in quotes")
     for one in values:
         if not isinstance(one, kind) or isinstance(one, bool) or one == "":
-            raise _wrong(f"{key} has a value of another type", one, f"{words}, or a list" if option.multiple else words)
-    return [f"{flag}={one}" for one in values]
+            raise _wrong(f"{key} has a value of another type", one, f"{words}, or a list of such" if several else words)
+    return [flag, *values] if option.nargs > 1 else [f"{flag}={one}" for one in values]
 
 
 def _bands(table: Any, gap: float) -> Bands:

@@ -50,14 +50,19 @@ def svm(
     --features, "own": features and labels from the two files, without images.
     """
     if given:
-        given_protocol(protocol)
-        _refuse_making()
-        take_making(options)
-        run_and_show(protocol, GivenFeatures(given[0], given[1], options["label_column"]), options)
+        run_and_show(protocol, given_source(protocol, given, options), options)
         return
     get_protocol(protocol)
     making = take_making(options, layers)
     run_and_show(protocol, EncoderFeatures(encoder.load(), making), options)
+
+
+def given_source(protocol: str, given: tuple[Path, Path], options: dict[str, Any]) -> GivenFeatures:
+    """Return features made elsewhere as a source; options that say how features are made are taken out."""
+    given_protocol(protocol)
+    _refuse_making()
+    take_making(options)
+    return GivenFeatures(given[0], given[1], options["label_column"])
 
 
 def _refuse_making() -> None:

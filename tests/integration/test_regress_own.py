@@ -195,6 +195,29 @@ def test_the_suite_in_the_documents(own) -> None:  # type: ignore[no-untyped-def
     assert (case.protocol.id, case.bands.score, case.bands.weights) == ("own_l2svm", 0.005, "any")
 
 
+def test_features_made_elsewhere(own) -> None:  # type: ignore[no-untyped-def]
+    draw = np.random.default_rng(0)
+    for name, count in (("train", 90), ("test", 60)):
+        y = np.arange(count) % 3
+        X = np.eye(3, 8)[y] + 0.1 * draw.normal(size=(count, 8))
+        np.savez(f"{name}.npz", features=X.astype(np.float32), labels=y)
+    text = '[[run]]\nname = "given"\nprotocol = "own"\nfeatures = ["train.npz", "test.npz"]\nbands = {time = inf}\n'
+    Path("mine.toml").write_text(text)
+    assert own("regress", "--suite", "mine.toml", "--update").exit_code == 0
+    assert json.loads(Path("mine.baseline.json").read_text())["cases"]["given"]["score"] == 1.0
+    assert own("regress", "--suite", "mine.toml").exit_code == 0
+    np.savez("test.npz", features=np.roll(X, 1, axis=0).astype(np.float32), labels=y)
+    assert "FAILS  given: score" in own("regress", "--suite", "mine.toml").stdout
+    for old, new, words in (
+        ('["train.npz", "test.npz"]', '["train.npz"]', "a list of 2"),
+        ("[[run]]", '[[run]]\npool = "avg1"', "pool"),
+        ('"test.npz"', '"none.npz"', "none.npz"),
+    ):
+        Path("mine.toml").write_text(text.replace(old, new))
+        wrong = own("regress", "--suite", "mine.toml")
+        assert (wrong.exit_code, words in wrong.stderr) == (2, True), wrong.output
+
+
 def test_two_runs_of_one_name(own) -> None:  # type: ignore[no-untyped-def]
     Path("mine.toml").write_text(SUITE + SUITE)
     assert "name of run 2 of mine.toml is an earlier run's" in own("regress", "--suite", "mine.toml").stderr
