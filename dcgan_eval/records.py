@@ -49,7 +49,8 @@ class Record:
     classifier : dict
         ``name``, the ``parameter`` that was chosen and its ``value``, and what else decided the predictions.
     data : dict
-        The two sets, ``train`` and ``test``: name, split, count, fingerprint.
+        The two sets, ``train`` and ``test``: name, split, count, fingerprint. ``in_train`` of the test set, where it
+        was counted: ``num_images`` that are in the training set too, pixel for pixel, and of these ``other_label``.
     metric : str
         ``"accuracy"``, a fraction.
     score : float
@@ -395,6 +396,7 @@ def _is_entry(value: Any) -> bool:
         isinstance(value, dict)
         and all(isinstance(value.get(key), str) for key in strings)
         and isinstance(value.get("num_images"), int)
+        and all(isinstance(count, int) for count in (value.get("in_train") or {}).values())
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import provenance
+from ..data.feature_rows import FeatureRows
 from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
@@ -308,6 +309,7 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
     scores = [float(np.trace(confusion)) / test.images.num_images for confusion in found.confusions]
     worst = next((fit for fit in fits if fit.status not in CERTIFIED), fits[0])
     assert test.num_right is not None, "scored before"
+    repeats = test.repeats(train)
     return Record(
         protocol=run.protocol.id,
         spec=asdict(run.protocol),
@@ -323,7 +325,7 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
         },
         data={
             "train": _data_entry(train, train.fingerprint),
-            "test": _data_entry(test.images, test.fingerprint),
+            "test": _data_entry(test.images, test.fingerprint) | {"in_train": repeats},
         },
         metric="accuracy",
         score=float(np.mean(scores)),
@@ -339,7 +341,7 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
         class_names=list(train.class_names),
         rows_sha256=run.rows_sha256,
         right=pack_counts(test.num_right),
-        notes=_notes(run, value) + _encoder_note(run.protocol, found.features),
+        notes=_notes(run, value) + _encoder_note(run.protocol, found.features) + _repeat_note(test.images, repeats),
         made=made_now(time_s, run.timings_s),
     )
 
@@ -395,3 +397,14 @@ def _encoder_note(protocol: Protocol, features: dict[str, Any]) -> list[str]:
     if preset in (None, protocol.preset):
         return []
     return [f"the paper's encoder for this protocol is {protocol.preset}; these features are from {preset}"]
+
+
+def _repeat_note(test: ImageSet, repeats: dict[str, int]) -> list[str]:
+    """Say how many test images the classifier was trained on."""
+    if not repeats["num_images"]:
+        return []
+    what, how = ("rows", "number for number") if isinstance(test.images, FeatureRows) else ("images", "pixel for pixel")
+    return [
+        f"of {test.num_images:,} test {what} {repeats['num_images']:,} stand in the training set too, {how}; "
+        f"{repeats['other_label']:,} of these under another label"
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..data.imageset import ImageSet
+from ..data.repeats import count_repeats
 from ..errors import LeakError, ProtocolError
 
 LOW_SHOT_DRAWS, LOW_SHOT_SELECTION_DRAWS = 10, 3  # as cifar10-400
@@ -208,7 +209,14 @@ class SealedTest:
             self.num_right = np.sum([predicted == labels for predicted in predictions], axis=0)[order]
             return confusions
 
-        self._open_once = open_once
+        def repeats(train: ImageSet) -> dict[str, int]:
+            if not opened:
+                raise LeakError(
+                    "Labels of the test set cannot be compared before it is scored", remedy="score it first"
+                )
+            return count_repeats(train, images)
+
+        self._open_once, self._repeats = open_once, repeats
 
     def score(self, predictions: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the confusion matrix (labels, predictions) of every prediction; works once.
@@ -224,6 +232,21 @@ class SealedTest:
             Called a second time.
         """
         return self._open_once(predictions)
+
+    def repeats(self, train: ImageSet) -> dict[str, int]:
+        """Count the test images that are in the training set, see :func:`~dcgan_eval.data.repeats.count_repeats`.
+
+        Parameters
+        ----------
+        train : ImageSet
+            Labelled.
+
+        Raises
+        ------
+        LeakError
+            Called before :meth:`score`: how many have another label would tell of labels.
+        """
+        return self._repeats(train)
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.imageset import ImageSet
+from ..data.repeats import count_repeats
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import DcganEvalError, RecordError, WeightsError
 from ..features.extract import EncoderFeatures
@@ -259,6 +260,8 @@ def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -
     if record.metric != "accuracy":
         return
     yield _same("test data", record.data["test"]["fingerprint"], test.fingerprint)
+    if (repeats := record.data["test"].get("in_train")) is not None:
+        yield _same("test images in train", repeats, count_repeats(train, test))
     counts = np.bincount(test.labels, minlength=test.num_classes) * record.num_draws
     yield _same("images of each class", np.sum(record.confusion, axis=1).tolist(), counts.tolist())
     if record.right is not None and len(right_N := unpack_counts(record.right)) == test.num_images:
