@@ -123,7 +123,7 @@ def pack_data(
 
 def _in_words(found: dict[str, Any]) -> str:
     """Describe a split in a line or two."""
-    shape = "x".join(str(side) for side in found["image_shape"])
+    shape = "x".join(str(side) for side in found["image_shape"] or ()) or "of many sizes"
     counts = found["class_counts"]
     classes = "no labels"
     if counts:

@@ -239,7 +239,8 @@ def check_data(
     -------
     dict
         Ready for JSON. ``name``; ``splits``: for each split that is there its ``source``, ``num_images``,
-        ``expected_images`` (None if unknown), ``image_shape``, ``class_counts`` (None without labels),
+        ``expected_images`` (None if unknown), ``image_shape`` (None where sizes differ), ``class_counts`` (None
+        without labels),
         ``duplicates`` (images whose pixels occurred before in the split) and ``fingerprint``; ``duplicates_between``:
         for each pair of splits such as ``"train/test"``, the images of the second whose pixels are in the first;
         ``not_used``: what was found and is not used, in phrases; ``problems``: sentences, empty if all is well.
@@ -258,7 +259,7 @@ def check_data(
     for split, source in found.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataNotice)  # it is in the report
-            images = load_data(name_or_path, split, directory, label_column=label_column)
+            images = load_data(name_or_path, split, directory, label_column=label_column, mixed=True)
         hashes[split] = np.unique(images.pixel_hashes)
         report["splits"][split] = _describe(images, source, info)
     for first, second in itertools.combinations(hashes, 2):
@@ -412,7 +413,7 @@ def _describe(images: ImageSet, source: Source, info: DatasetInfo | None) -> dic
         "source": str(source),
         "num_images": images.num_images,
         "expected_images": info.counts.get(images.split) if info else None,
-        "image_shape": list(images.image_shape),
+        "image_shape": list(images.image_shape) if images.image_shape[0] else None,
         "class_counts": counts,
         "duplicates": images.num_images - len(np.unique(images.pixel_hashes)),
         "fingerprint": images.fingerprint,
@@ -427,7 +428,7 @@ def _problems(report: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]
             yield f"The {split} split is not here."
     for split, found in splits.items():
         yield from _split_problems(split, found, info)
-    if len({tuple(found["image_shape"]) for found in splits.values()}) > 1:
+    if len({tuple(found["image_shape"] or ()) for found in splits.values()}) > 1:
         yield "The splits differ in image shape."
     for pair, shared in report["duplicates_between"].items():
         if shared:
@@ -440,7 +441,7 @@ def _split_problems(split: str, found: dict[str, Any], info: DatasetInfo | None)
     expected = found["expected_images"]
     if expected is not None and expected != found["num_images"]:
         yield f"The {split} split has {found['num_images']:,} images; the official one has {expected:,}."
-    if info and info.image_shape and tuple(found["image_shape"]) != info.image_shape:
+    if info and info.image_shape and tuple(found["image_shape"] or ()) != info.image_shape:
         yield f"The {split} images are {_size(found['image_shape'])}; the official ones are {_size(info.image_shape)}."
     empty = [name for name, count in (found["class_counts"] or {}).items() if count == 0]
     if empty:

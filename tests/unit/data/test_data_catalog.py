@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+from dcgan_eval.cli.main import main
 from dcgan_eval.data.catalog import DATASETS, check_data, dataset_info, find, load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.official import LAYOUTS
@@ -201,3 +204,22 @@ def test_real_data_load_with_the_catalogues_classes(real_data_dir, name, split, 
     assert images.image_shape == DATASETS[name].image_shape
     assert images.class_names == DATASETS[name].class_names
     assert np.count_nonzero(np.bincount(images.labels)) == expected
+
+
+def test_images_of_many_sizes_are_checked_like_others(tmp_path: Path) -> None:
+    """They are what `svm` takes as well; the same pixels in two splits are found, whatever the files are called."""
+    draw = np.random.default_rng(0)
+    for number, size in enumerate([(5, 7), (8, 4), (6, 6)]):
+        pixels = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
+        for split in ("train", "test") if number == 0 else ("train",):
+            folder = tmp_path / split / f"class{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{split}{number}.png")
+    (tmp_path / "test" / "class1").mkdir()
+    Image.fromarray(draw.integers(0, 256, (9, 3, 3), dtype=np.uint8)).save(tmp_path / "test" / "class1" / "x.png")
+    report = check_data(tmp_path)
+    assert report["splits"]["train"]["image_shape"] is None
+    assert report["splits"]["train"]["class_counts"] == {"class0": 2, "class1": 1}
+    assert report["duplicates_between"] == {"test/train": 1} or report["duplicates_between"] == {"train/test": 1}
+    result = CliRunner().invoke(main, ["data", "check", str(tmp_path)])
+    assert "3 images of many sizes, 2 classes" in result.output
