@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.table import Table
 
-from ..errors import EncoderError
+from ..errors import DcganEvalError, EncoderError
 from ..features.libraries import forms
 from .console import err, out
-from .options import SIDE, stack
+from .options import SIDE, offering, stack
 
 if TYPE_CHECKING:
     from ..features.taps import Encoder
@@ -89,18 +89,60 @@ def _print_layers(encoder: Encoder, image_shape: tuple[int, int, int]) -> None:
     out.print(table)
 
 
+def _bundled() -> list[str]:
+    """Return names of weights: bundled ones, and presets without training."""
+    from ..models.presets import PRESETS
+    from ..models.weights import read_manifest
+
+    return [*read_manifest()["weights"], *(f"untrained:{name}" for name in PRESETS)]
+
+
+def _networks() -> list[str]:
+    """Return the names of torchvision's models."""
+    from torchvision import models
+
+    return [f"torchvision:{name}" for name in models.list_models(models)]
+
+
+def layer_names(options: dict[str, Any]) -> list[str]:
+    """Return the layers of the encoder that options name: of what neither runs the user's code nor fetches weights."""
+    from ..features.encoders import load_encoder
+
+    spec = next((spec for key in ("weights", "encoder", "arch") if (spec := options.get(key))), None)
+    kind, _, rest = str(spec or "").partition(":")
+    try:
+        if kind in ("torchvision", "timm"):
+            encoder = load_encoder(f"{kind}:{rest.partition(':')[0]}")
+        elif spec is None or spec in _bundled():
+            encoder = load_encoder(spec)
+        else:
+            return []
+    except DcganEvalError:
+        return []
+    if encoder.is_discriminator:
+        return list(encoder.layers)
+    return [name for name, _ in encoder.module.named_modules() if name]
+
+
 _options = stack(
     click.option(
         "--weights",
         metavar="NAME|FILE",
+        shell_complete=offering(lambda ctx: _bundled()),
         help="Bundled name, safetensors file, or untrained[:PRESET[:SEED]] [default: the bundled default].",
     ),
     click.option(
         "--encoder",
         metavar="SPEC",
+        shell_complete=offering(lambda ctx: [*_bundled(), *_networks()]),
         help=f"What --weights takes, {forms()}, or package.module:factory. Names without weights get random ones.",
     ),
-    click.option("--arch", metavar="SPEC", help="The same, for the network of a --checkpoint."),
+    click.option(
+        "--arch",
+        metavar="SPEC",
+        shell_complete=offering(lambda ctx: _networks()),
+        help="The same, for the network of a --checkpoint.",
+    ),
     click.option(
         "--checkpoint",
         metavar="FILE",

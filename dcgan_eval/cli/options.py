@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +62,24 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("DCGAN_EVAL_CACHE") or base / "dcgan-eval" / "features")
 
 
+def offering(names: Callable[[click.Context], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a word in the shell: names that begin like it, else files."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, word = incomplete.rpartition(",")
+        found = [CompletionItem(before + comma + name) for name in names(ctx) if name.startswith(word)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+def _layers(ctx: click.Context) -> list[str]:
+    """Return the layers of the encoder that the line names so far."""
+    from .encoder import layer_names
+
+    return layer_names(ctx.params)
+
+
 def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Apply decorators so that options are listed in the order given."""
 
@@ -94,6 +113,7 @@ layer_option = click.option(
     "layers",
     multiple=True,
     metavar="NAME",
+    shell_complete=offering(_layers),
     help="Layer to use, repeated or comma-separated; * stands for any part between dots [default: all].",
 )
 store_dtype_option = click.option(

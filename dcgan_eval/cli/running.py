@@ -20,9 +20,11 @@ from ..protocols.spec import Protocol
 from ..records import Record
 from ..report.tables import result_panel
 from .console import err, out, progress_view
-from .options import default_cache_dir
+from .options import default_cache_dir, offering
 
-protocol_argument = click.argument("protocol", metavar="|".join(PROTOCOLS))
+protocol_argument = click.argument(
+    "protocol", metavar="|".join(PROTOCOLS), shell_complete=offering(lambda _: PROTOCOLS)
+)
 
 
 def take_making(options: dict[str, Any], layers: tuple[str, ...] = ()) -> ExtractOptions:
