@@ -20,7 +20,9 @@ from .store_file import DamagedFile, read_layout
 
 STORE, UNFINISHED, LOCK = "features", "unfinished", "lock"
 _STORE_NAME = re.compile(r".+-[0-9a-f]{16}(-[0-9a-f]{8}){2,3}\.h5")  # a third hash: labels being added
-_TEMPORARY = re.compile(r"\..+\.\w{8}\.partial\.(h5|safetensors)|supervised-[0-9a-f]{16}\.json\.partial")
+_TEMPORARY = re.compile(
+    r"\..+\.\w{8}\.partial\.(h5|safetensors|npy|parquet|pth?)(\.rows)?|supervised-[0-9a-f]{16}\.json\.partial"
+)
 _STILL_WRITTEN_S = 3600  # files under a temporary name have no lock; after so long nobody writes them any more
 _DAY_S = 86_400
 

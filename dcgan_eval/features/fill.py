@@ -59,6 +59,10 @@ class Filler(ABC):
     def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:  # noqa: B027 - pixels learn nothing
         """Take what the features need of unlabelled training images: nothing, unless a kind says otherwise."""
 
+    def matched(self, train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """Return the sets that features are made of: the images, unless a kind has rows in their place."""
+        return train, test
+
     def behaviour(self, image_shape: tuple[int, int, int]) -> Answers:
         """Return what the features of a few fixed images are; nothing where the identity says it all."""
         return {}
@@ -86,6 +90,7 @@ class Filler(ABC):
             As for :func:`fill`.
         """
         progress, folder = progress or no_progress, Path(cache_dir)
+        train, test = self.matched(train, test)
         self.learn(train, folder, progress)
         self.stores = (
             fill(self, train, folder, wait=wait, progress=progress),

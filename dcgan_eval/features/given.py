@@ -15,7 +15,6 @@ from ..errors import DataError
 from ..progress import Progress
 from .fill import Filler
 from .given_files import GivenFile, read_given
-from .store import FeatureStore
 from .store_file import StoreIdentity
 
 
@@ -56,18 +55,9 @@ class GivenFeatures(Filler):
         self.notes: list[str] = list(dict.fromkeys([*first.notes, *second.notes]))
         self.name = f"{first.path.name}:{first.digest[:8]}"
 
-    def prepare(
-        self,
-        train: ImageSet,
-        test: ImageSet,
-        progress: Progress | None = None,
-        cache_dir: Path | str = "cache",
-        *,
-        wait: bool = True,
-    ) -> None:
-        """Find the row of each image and keep them in stores, see :meth:`Filler.prepare`."""
-        train, test = (self._rows_of(images, which) for which, images in enumerate((train, test)))
-        super().prepare(train, test, progress, cache_dir, wait=wait)
+    def matched(self, train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """Return both sets with the rows of the files in the place of their images."""
+        return self._rows_of(train, 0), self._rows_of(test, 1)
 
     def _rows_of(self, images: ImageSet, which: int) -> ImageSet:
         """Return a set with the rows of a file in the place of its images."""
@@ -98,10 +88,6 @@ class GivenFeatures(Filler):
     def ready(self, progress: Progress) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         """Return the function that takes the rows as they are."""
         return lambda rows_ND: {"features": rows_ND}
-
-    def served(self, store: FeatureStore) -> FeatureStore:
-        """Return the features as they were given."""
-        return store
 
     def describe(self) -> dict[str, Any]:
         """Return what decided the numbers: the files, and how their rows were matched."""

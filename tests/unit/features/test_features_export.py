@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import StoreError
 from dcgan_eval.features import export as module
+from dcgan_eval.features.cache import cache_files
 from dcgan_eval.features.export import check_export, export
 from dcgan_eval.features.extract import ExtractOptions, extract
 from dcgan_eval.features.given_files import read_given
@@ -142,3 +145,16 @@ def test_a_damaged_store_gives_no_file(store: FeatureStore, tmp_path: Path) -> N
         with pytest.raises(StoreError, match="checksum"):
             export(FeatureStore(copy), form, tmp_path / f"d.{form}")
         assert not (tmp_path / f"d.{form}").exists()
+
+
+def test_what_a_killed_export_leaves_is_known_to_the_cache(store: FeatureStore, tmp_path: Path) -> None:
+    """The folder of the stores holds exports too; ``cache clean --unfinished`` finds both files of this one."""
+    script = (
+        "import os, sys; from pathlib import Path; from dcgan_eval.features.export import export; "
+        "from dcgan_eval.features.store import FeatureStore; "
+        "export(FeatureStore(Path(sys.argv[1])), 'pt', Path(sys.argv[2]), lambda *_: os._exit(9))"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(store.path), str(tmp_path / "f.pt")])
+    assert killed.returncode == 9
+    assert len(list(tmp_path.iterdir())) == 2
+    assert [file.kind for file in cache_files(tmp_path)] == ["unfinished", "unfinished"]
