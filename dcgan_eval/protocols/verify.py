@@ -222,14 +222,15 @@ def _protocol(record: Record, protocol: Protocol) -> Check:
         own = known if name == "l2svm" else known.with_classifier(name)
         if own.id != protocol.id:
             continue
-        different = [key for key, value in _plain(own).items() if key in record.spec and record.spec[key] != value]
+        recorded, known_now = _plain(record.spec), _plain(asdict(own))
+        different = [key for key, value in known_now.items() if key in recorded and recorded[key] != value]
         return Check("protocol", not different, shown if not different else f"{shown}: {', '.join(different)} differ")
     return Check("protocol", protocol.id == record.protocol, f"{shown}, no protocol of the catalogue")
 
 
-def _plain(protocol: Protocol) -> dict[str, Any]:
-    """Return a protocol as JSON has it."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+def _plain(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol's values as JSON has them; a record that was not read from a file has tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in spec.items()}
 
 
 def _sources(record: Record, source: Filler) -> list[Check]:

@@ -83,6 +83,7 @@ def test_without_the_features_a_probe_is_not_checked(files: list[Path]) -> None:
     pixels = evaluate("digits", PixelFeatures(), place=Place(cache_dir=Path("c"), probe=Path("d.safetensors")))
     found = {c.name: c for c in verify(pixels, cache_dir="c", probe=Path("d.safetensors"))}
     assert found["score of the probe"].passed is True
+    assert found["protocol"].passed is True  # of a record that was never a file
 
 
 def test_it_is_refused_before_the_work(files: list[Path]) -> None:
