@@ -60,6 +60,7 @@ def test_a_clock_that_jumps_changes_no_result(
 
 def test_an_interrupt_that_falls_into_a_destructor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python prints such a KeyboardInterrupt and forgets it; the command must end all the same."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 
     class Falls:
         def __del__(self) -> None:
@@ -67,11 +68,14 @@ def test_an_interrupt_that_falls_into_a_destructor(monkeypatch: pytest.MonkeyPat
 
     def work() -> None:
         Falls()
-        ended.wait(3)
+        ended.wait(20)
 
     ended = threading.Event()
     monkeypatch.setattr("dcgan_eval.cli.weights.read_manifest", work)
-    result = CliRunner().invoke(main, ["weights", "list"])
+    try:
+        result = CliRunner().invoke(main, ["weights", "list"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
 

@@ -54,7 +54,7 @@ def test_too_many_labels_are_refused_before_any_other_number_is_run(tmp_path: Pa
 
 def test_the_command_writes_records_and_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["curve", "digits", "--weights", "untrained:imagenet32", "--layer", "conv4", "--cache-dir", "cache"]
+    words = ["curve", "digits", "--weights", "untrained:svhn32", "--layer", "conv3", "--cache-dir", "cache"]
     result = CliRunner().invoke(main, [*words, "--per-class", "1,3", "--draws", "2", "--out", "out"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -214,7 +214,9 @@ def test_weights_without_a_generator_say_so(tmp_path: Path, monkeypatch: pytest.
             weights.save_network(network, path)
             size = path.stat().st_size
             entries[name][kind] = {"file": path.name, "sha256": sha256_of(path), "size_bytes": size}
-    (tmp_path / "manifest.json").write_text(json.dumps({"default": "alone", "weights": entries}))
+    manifest = {"default": "alone", "weights": entries}
+    sealed = {**manifest, "sha256": weights.manifest_digest(manifest)}
+    (tmp_path / "manifest.json").write_text(json.dumps(sealed))
     monkeypatch.setattr(weights, "bundled_dir", lambda: tmp_path)
     assert weights.resolve(None).name == "alone.discriminator.safetensors"
     with pytest.raises(WeightsError, match="no generator") as caught:
