@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from scipy.spatial.distance import pdist, squareform
 
 from ..errors import DcganEvalError
 
@@ -102,10 +101,10 @@ def two_nn(X: np.ndarray) -> float:
     Source: Facco et al., Scientific Reports 7, 12140 (2017): -log(1 - F(mu)) = d log mu, a line through the origin over
     the smallest nine tenths. Deviations: repeated rows, which have no ratio, are left out.
     """
-    distances = squareform(pdist(np.unique(X, axis=0).astype(np.float64)))
-    np.fill_diagonal(distances, np.inf)
-    nearest = np.partition(distances, 1, axis=1)[:, :2]
-    log_mu = np.sort(np.log(nearest[:, 1] / nearest[:, 0]))
+    squares = _squares(np.unique(X, axis=0).astype(np.float64))
+    np.fill_diagonal(squares, np.inf)
+    nearest = np.partition(squares, 1, axis=1)[:, :2]
+    log_mu = np.sort(np.log(nearest[:, 1] / nearest[:, 0])) / 2  # of distances: half that of their squares
     count = len(log_mu)
     used = slice(0, int(_KEPT * count))
     y = -np.log1p(-np.arange(1, count + 1) / (count + 1))  # F is i / (n + 1) at the i-th smallest
@@ -119,7 +118,7 @@ def uniformity(X: np.ndarray) -> float:
 
     Source: Wang & Isola, arXiv:2005.10242, equation 5.
     """
-    squares = pdist(_unit(X), "sqeuclidean")
+    squares = _squares(_unit(X))[np.triu_indices(len(X), 1)]
     return float(np.log(np.mean(np.exp(-_SHARPNESS * squares))))
 
 
@@ -146,7 +145,9 @@ def rsa(X: np.ndarray, Y: np.ndarray) -> float:
 
     Source: Kriegeskorte, Mur & Bandettini, Frontiers in Systems Neuroscience 2, 4 (2008).
     """
-    return float(stats.spearmanr(*(pdist(Z.astype(np.float64), "correlation") for Z in (X, Y))).statistic)
+    pairs = np.triu_indices(len(X), 1)
+    centred = [_unit(Z - Z.mean(1, keepdims=True, dtype=np.float64)) for Z in (X, Y)]
+    return float(stats.spearmanr(*(1 - (Z @ Z.T)[pairs] for Z in centred)).statistic)
 
 
 def check_rows(X: np.ndarray, name: str) -> None:
@@ -165,6 +166,13 @@ def check_rows(X: np.ndarray, name: str) -> None:
         raise DcganEvalError(f"Features in {name} are not finite", remedy="look at the encoder that made them")
     if not (X - X[0]).any():
         raise DcganEvalError(f"All rows in {name} are the same", got=str(X[0][:4]), remedy="look at the encoder")
+
+
+def _squares(X: np.ndarray) -> np.ndarray:
+    """Return the squared distances of all pairs of rows, (N, N), by one product: |x|^2 + |y|^2 - 2 x.y."""
+    gram = X @ X.T
+    norms = gram.diagonal()
+    return (norms[:, None] + norms - 2 * gram).clip(min=0)
 
 
 def _unit(X: np.ndarray) -> np.ndarray:
