@@ -24,7 +24,7 @@ class Summary:
     Attributes
     ----------
     protocols : list of str
-        Ids of the columns; of one's own data, which share an id, with the name of the set.
+        Ids of the columns; of one's own data, which share an id, with the set's name and hash.
     titles : list of str
         What they are, in words, with what is shown: accuracy or error.
     paper : list of str
@@ -96,8 +96,10 @@ def mean_ranks(summary: Summary) -> dict[str, float]:
 
 def _column(record: Record) -> str:
     """Return the id of a record's column."""
-    own = f" {record.data['train']['name']}" if record.protocol.startswith("own_") else ""
-    return record.protocol + own
+    if not record.protocol.startswith("own_"):
+        return record.protocol
+    train = record.data["train"]
+    return f"{record.protocol} {train['name']} {train['fingerprint'][:8]}"  # two folders may have one name
 
 
 def _published(record: Record) -> str:

@@ -74,6 +74,13 @@ def test_data_sets_of_ones_own_keep_a_column_each() -> None:
     assert scores == {"a": [0.9, 0.4], "b": [0.8, 0.7]}
 
 
+def test_two_folders_of_one_name_keep_a_column_each() -> None:
+    one, other = own("a", "images", 0.9), own("a", "images", 0.4)
+    other.data["train"]["fingerprint"] = "f" * 64  # other images
+    found = summarise([(Path("1.json"), one), (Path("2.json"), other)])
+    assert sorted(cell[1].score for cell in found.rows[0][1] if cell) == [0.4, 0.9]
+
+
 def test_mean_ranks_over_complete_columns() -> None:
     scores = {"a": [0.9, 0.4, 0.5], "b": [0.8, 0.7, 0.5], "c": [0.7, 0.6, None]}
     records = [own(n, d, s) for n, row in scores.items() for d, s in zip(("x", "y", "z"), row, strict=True) if s]
