@@ -204,7 +204,7 @@ def run_kmeans(
     for iteration in range(iterations):
         sums, counts = _assign(x_ND, centroids)
         num_empty = int((counts == 0).sum())
-        centroids = sums / counts.clamp_min(1)[:, None]
+        centroids = sums / counts.clamp_min(1)[:, None]  # the mean of its patches; 0 without any
         progress("k-means iterations", iteration + 1, iterations)
     return centroids, num_empty
 
@@ -272,8 +272,8 @@ def quadrants(height: int, width: int) -> Tensor:
 
     A middle row or column belongs to the upper or left half, as in the published code.
     """
-    row = (torch.arange(height) >= (height + 1) // 2).long()[:, None]
-    column = (torch.arange(width) >= (width + 1) // 2).long()
+    row = (torch.arange(height) >= (height + 1) // 2).long()[:, None]  # (H, 1)
+    column = (torch.arange(width) >= (width + 1) // 2).long()  # (W,)
     return F.one_hot((2 * row + column).flatten(), 4).T.float()
 
 

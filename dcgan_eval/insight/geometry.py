@@ -56,6 +56,7 @@ def with_interval(measure: Measure, *matrices: np.ndarray) -> Figure:
     value, num_rows = measure(*matrices), len(matrices[0])
     group = np.arange(num_rows) % GROUPS
     without = np.array([measure(*(X[group != g] for X in matrices)) for g in range(GROUPS)])
+    # the jackknife's variance with a group left out at a time: (g - 1) / g times the sum of squares
     error = np.sqrt((GROUPS - 1) / GROUPS * np.square(without - without.mean()).sum())
     half = float(stats.t.ppf(0.975, GROUPS - 1) * error)
     return Figure(value, (value - half, value + half))
@@ -75,7 +76,7 @@ def rank_me(X: np.ndarray) -> float:
 
     Source: Garrido et al., arXiv:2210.02885, equation 1. Deviations: no epsilon; shares of zero count nothing.
     """
-    shares = np.sqrt(spectrum(X, centred=False))
+    shares = np.sqrt(spectrum(X, centred=False))  # singular values: roots of the eigenvalues
     shares = shares[shares > 0] / shares.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
 

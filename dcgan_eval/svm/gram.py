@@ -75,12 +75,13 @@ class GramSpace:
         self, U: torch.Tensor, S: Curvature, image: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``u + S G u`` and ``G u``."""
+        # (I + X^T S X) X^T u = X^T (u + S G u): what stands for a vector of the span stays N numbers long
         scores = self.scores(U) if image is None else image
         return U + S.apply(slice(None), scores).T, scores
 
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
         """Return ``u . G v`` for each problem."""
-        return (U * (self.scores(V) if scores_v is None else scores_v).T).sum(1)
+        return (U * (self.scores(V) if scores_v is None else scores_v).T).sum(1)  # (X^T u).(X^T v)
 
     def exact(self, problem: Problem, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64 on the Gram matrix as it is stored."""
@@ -120,7 +121,7 @@ def _inverse(A: torch.Tensor) -> torch.Tensor:
         factor, info = torch.linalg.cholesky_ex(shifted)
         if decide.holds(info == 0):
             return torch.cholesky_inverse(factor)
-    return (1 / (1 + A.diagonal().clamp_min(0))).diag()
+    return (1 / (1 + A.diagonal().clamp_min(0))).diag()  # Jacobi's, which always exists
 
 
 def gram_matrix(rows: Rows) -> torch.Tensor:
@@ -134,7 +135,7 @@ def gram_matrix(rows: Rows) -> torch.Tensor:
             other = slice(left, min(left + _GRAM_ROWS, part.stop))
             product = product_nt(block, block if other == part else rows.read(other).to(rows.dtype))
             out[other, part], out[part, other] = product.T, product
-    return out.add_(rows.scale**2)
+    return out.add_(rows.scale**2)  # the constant feature's product with itself
 
 
 def solve_gram(

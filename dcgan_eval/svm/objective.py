@@ -81,13 +81,13 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluatio
     V, pulled = rows.split(W, torch.float64), rows.zeros(len(W))
     scores, losses = rows.no_scores(len(W)), torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
     for part, block in rows.blocks(torch.float64):
-        F = scores[part] = rows.forward(block, V)
+        F = scores[part] = rows.forward(block, V)  # (B, K)
         here = problem.rows(part)
         losses += here.losses(F).sum(0)
-        rows.backward(block, here.pull(F), pulled)
+        rows.backward(block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)
     primal = 0.5 * problem.join((W * W).sum(1)) + rows.total(losses)
-    gradient = W - rows.reduce(pulled)
-    gap = 0.5 * problem.join((gradient * gradient).sum(1))
+    gradient = W - rows.reduce(pulled)  # w - X^T a
+    gap = 0.5 * problem.join((gradient * gradient).sum(1))  # P - D without a difference of two large numbers
     return Evaluation(primal, primal - gap, gap, relative(gap, primal), scores, gradient)
 
 
@@ -126,6 +126,7 @@ def certificate(
     problem, weights = hinge_problem(index, classes).at(C), np.asarray(W, dtype=np.float64)
     if weights.shape != (problem.num_columns, rows.num_features):
         raise ValueError(f"X {tuple(rows.shape)}, {len(classes)} classes and W {weights.shape} do not fit.")
+    # LIBLINEAR regularises the weight b of a constant feature s; what is added to the scores is s b
     last = np.zeros(len(weights)) if intercepts is None else np.asarray(intercepts, np.float64) / intercept_scaling
     found = evaluate_weights(rows, problem, torch.as_tensor(np.column_stack([weights, last]), device=rows.device))
     return found.primal.cpu().numpy(), found.dual.cpu().numpy(), found.relative_gap.cpu().numpy()
@@ -212,6 +213,7 @@ class Solution:
 
     def _labels(self, scores: np.ndarray) -> np.ndarray:
         """Return the label of the largest score of each row."""
+        # two classes have one problem; a score of exactly 0 is the first class, as in scikit-learn
         index = (scores[:, 0] > 0).astype(int) if len(self.classes) == 2 else scores.argmax(axis=1)
         return self.classes[index]
 

@@ -244,6 +244,7 @@ class Fitter:
     def _through_gram(self, problem: HingeProblem, first: int) -> tuple[torch.Tensor, int]:
         """Solve on the Gram matrix and map back: w = X^T u; ``first`` is the first of the columns."""
         self._gram = self._gram or GramSpace(gram_matrix(self.rows))
+        # Below tol, as the certificate on X in float64 adds the Gram matrix's rounding to the gap found here
         tol, start = 0.3 * self.options.tol, self._coefficients.get(first)
         found = solve_gram(self._gram, problem, start, tol, self.options.max_iter)
         if bool(torch.isfinite(found.U).all()):
@@ -264,6 +265,7 @@ class Fitter:
     def _finish(self, problem: Problem, start: torch.Tensor | None) -> NewtonResult:
         """Run the primal Newton loop; from a Gram solution that holds, it certifies and returns at once."""
         rows, tol = self.rows, self.options.tol
+        # Newton converges quadratically at the end: on small data two steps more reach rounding level
         small = rows.dtype == torch.float64 and rows.total_rows * rows.num_features <= POLISH_ENTRIES
         return solve_primal(
             self._primal,
@@ -293,7 +295,7 @@ class Fitter:
         )
         return Solution(
             W=np.ascontiguousarray(U[:, :-1]),
-            intercepts=U[:, -1] * self.rows.scale,
+            intercepts=U[:, -1] * self.rows.scale,  # s b, with b the regularised weight
             classes=self.classes,
             C=float(C),
             status=next((p.status for p in parts if p.status is not Status.CONVERGED), Status.CONVERGED),

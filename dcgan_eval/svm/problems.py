@@ -149,7 +149,7 @@ class HingeProblem:
         cost, slack, rate = 2 * self._cost(), 1 - self._signed(F), self._signed(step)
 
         def at(t: torch.Tensor) -> torch.Tensor:
-            hinge = (slack - t * rate).clamp_min(0)
+            hinge = (slack - t * rate).clamp_min(0)  # 1 - y (f + t step), (N, K)
             pulled = cost * rate
             return torch.stack([-pulled * hinge, pulled * rate * (hinge > 0)], dim=1)
 
@@ -213,6 +213,7 @@ class SoftmaxProblem:
     def pull(self, F: torch.Tensor) -> torch.Tensor:
         """Return ``C (onehot(y) - softmax(f))``, (N, K)."""
         pulled = F.softmax(1).mul_(-self.C)
+        # onehot(y) is never formed: its only entry of each row is added in place
         return pulled.scatter_add_(1, self.index[:, None], torch.full_like(F[:, :1], self.C))
 
     def curvature(self, F: torch.Tensor) -> SoftmaxCurvature:
@@ -258,7 +259,7 @@ class SoftmaxCurvature:
 
     def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
         """Multiply the scores of some rows."""
-        weighted = self.P[part] * scores
+        weighted = self.P[part] * scores  # diag(p) s; its sum over the row is p.s
         return self.C * (weighted - self.P[part] * weighted.sum(1, keepdim=True))
 
     def columns(self, kept: torch.Tensor) -> SoftmaxCurvature:

@@ -46,11 +46,12 @@ def discriminator_loss(D: Discriminator, G: Generator, x_NCHW: Tensor, z_NZ: Ten
     z_NZ : Tensor
         Latent vectors.
     """
-    with torch.no_grad():
+    with torch.no_grad():  # D's update needs no gradient in G
         fake_NCHW = G(z_NZ)
     real_N = D(x_NCHW).float()
     with untracked_statistics(D):
         fake_N = D(fake_NCHW).float()
+    # D = sigmoid(logit): -log D = softplus(-logit) and -log(1 - D) = softplus(logit), which do not overflow
     loss = softplus(-real_N).mean() + softplus(fake_N).mean()
     return {"d_loss": loss, "d_real": real_N.detach().sigmoid().mean(), "d_fake": fake_N.detach().sigmoid().mean()}
 
@@ -69,7 +70,7 @@ def rotation_loss(D: Discriminator, head: nn.Linear, x_NCHW: Tensor) -> dict[str
 
     Source: Gidaris et al., arXiv:1803.07728; beside a GAN's loss, Chen et al., arXiv:1811.11212.
     """
-    groups = x_NCHW.tensor_split(TURNS)
+    groups = x_NCHW.tensor_split(TURNS)  # sizes differ by at most one
     turned_NCHW = torch.cat([torch.rot90(group, turns, (2, 3)) for turns, group in enumerate(groups)])
     sizes = torch.tensor([len(group) for group in groups], device=x_NCHW.device)
     turns_N = torch.arange(TURNS, device=x_NCHW.device).repeat_interleave(sizes, output_size=len(x_NCHW))
