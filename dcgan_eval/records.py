@@ -17,7 +17,7 @@ from .errors import RecordError
 from .files import write_file
 
 SCHEMA = 3  # 2 adds shown_as, rows_sha256, right and classifier; 3 the protocol, settings, parts and a digest
-CERTIFIED = ("converged", "exact")  # statuses of fits that may be scored without being asked for
+CERTIFIED = ("converged", "exact", "trained")  # statuses of fits that may be scored without being asked for
 _MOST_BYTES = 1 << 26  # a record of a million test images has less
 _MOST_TEST_IMAGES = 1 << 26
 
@@ -64,7 +64,8 @@ class Record:
     num_draws : int
         Number of test scores behind ``score``.
     status : str
-        ``"converged"`` when every fit behind the score is, ``"exact"`` where nothing has to; else the worst status.
+        ``"converged"`` when every fit behind the score is, ``"exact"`` where none has to, ``"trained"`` for a fixed
+        number of epochs; else the worst status.
     duality_gap : float or None
         Largest relative duality gap of the fits behind the score; None where nothing is minimised.
     selection : list of dict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from ..features.encoders import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
 from ..protocols.classifiers import SvmClassifier
 from ..protocols.search import run_search
-from ..protocols.sources import EncoderFeatures, PixelFeatures
+from ..protocols.sources import EncoderFeatures, Filler, PixelFeatures
 from .console import progress_view
 from .options import (
     COUNT,
@@ -23,6 +24,7 @@ from .options import (
     device_option,
     draws_options,
     example,
+    given_option,
     making_options,
     probe_options,
     run_options,
@@ -30,6 +32,7 @@ from .options import (
 )
 from .running import (
     check_record_target,
+    given_source,
     protocol_argument,
     run_and_show,
     show_and_keep,
@@ -105,12 +108,17 @@ def kmeans(
 
 @baseline.command(epilog=example("dcgan-eval baseline knn cifar10-small --data-dir ~/data"))
 @protocol_argument
+@given_option
 @draws_options
 @probe_options
-def knn(protocol: str, **options: Any) -> None:
-    """k nearest neighbours on raw pixels; k is chosen on validation rows."""
-    get_protocol(protocol)
-    run_and_show(protocol, PixelFeatures(), options, KnnClassifier())
+def knn(protocol: str, given: tuple[Path, Path] | None, **options: Any) -> None:
+    """k nearest neighbours on raw pixels, or on --features, by Euclidean distance; k is chosen on validation rows."""
+    if given:
+        source: Filler = given_source(protocol, given, options)
+    else:
+        get_protocol(protocol)
+        source = PixelFeatures()
+    run_and_show(protocol, source, options, KnnClassifier())
 
 
 @baseline.command(epilog=example("dcgan-eval baseline supervised cifar10-small --trials 4 --data-dir ~/data"))

@@ -6,22 +6,21 @@ from typing import Any
 
 import click
 
-from ..baselines.knn import KnnClassifier
-from ..baselines.logistic import LogisticClassifier
-from ..protocols.catalog import get_protocol
-from ..protocols.classifiers import Classifier
-from ..protocols.sources import EncoderFeatures
-from .encoder import EncoderChoice, encoder_options
+from ..protocols.classifiers import PROBES
+from ..protocols.settings import DEFAULTS
+from .encoder import encoder_options
 from .options import (
     draws_options,
     example,
+    given_option,
     layer_option,
     making_options,
     probe_options,
+    stack,
     tol_option,
     unconverged_option,
 )
-from .running import protocol_argument, run_and_show, take_making
+from .running import protocol_argument, run_and_show, take_features
 
 
 @click.group(epilog=example("dcgan-eval probe logistic cifar10-small --data-dir ~/data"))
@@ -29,36 +28,42 @@ def probe() -> None:
     """Run a protocol with another classifier than the L2-SVM; each gives a record under an id of its own."""
 
 
+_on_features = stack(
+    protocol_argument, encoder_options, layer_option, making_options, given_option, draws_options, probe_options
+)
+
+
 @probe.command(epilog=example("dcgan-eval probe knn cifar10-small --data-dir ~/data"))
-@protocol_argument
-@encoder_options
-@layer_option
-@making_options
-@draws_options
-@probe_options
+@_on_features
 def knn(protocol: str, **options: Any) -> None:
     """k nearest neighbours by cosine, weighted; k is chosen on validation rows."""
-    _run(protocol, KnnClassifier(cosine=True), **options)
+    _run(protocol, "knn_cosine", options)
 
 
 @probe.command(epilog=example("dcgan-eval probe logistic cifar10-small --data-dir ~/data"))
-@protocol_argument
-@encoder_options
-@layer_option
-@making_options
+@_on_features
 @tol_option
 @unconverged_option
-@draws_options
-@probe_options
-def logistic(protocol: str, tol: float, **options: Any) -> None:
+def logistic(protocol: str, **options: Any) -> None:
     """Multinomial logistic regression, certified by its duality gap; C is chosen on validation rows."""
-    _run(protocol, LogisticClassifier(tol), tol=tol, **options)
+    _run(protocol, "logistic", options)
 
 
-def _run(
-    protocol: str, classifier: Classifier, encoder: EncoderChoice, layers: tuple[str, ...], **options: Any
-) -> None:
-    """Run a classifier on an encoder's features."""
-    get_protocol(protocol)
-    making = take_making(options, layers)
-    run_and_show(protocol, EncoderFeatures(encoder.load(), making), options, classifier)
+@probe.command(epilog=example("dcgan-eval probe ridge cifar10-small --data-dir ~/data"))
+@_on_features
+def ridge(protocol: str, **options: Any) -> None:
+    """Ridge classification, solved exactly in float64; alpha is chosen on validation rows."""
+    _run(protocol, "ridge", options)
+
+
+@probe.command(epilog=example("dcgan-eval probe mlp cifar10-small --data-dir ~/data"))
+@_on_features
+def mlp(protocol: str, **options: Any) -> None:
+    """A perceptron with one hidden layer of 256 units; its weight decay is chosen on validation rows."""
+    _run(protocol, "mlp", options)
+
+
+def _run(protocol: str, name: str, options: dict[str, Any]) -> None:
+    """Run a classifier on an encoder's features, or on given ones."""
+    classifier = PROBES[name](options.get("tol", DEFAULTS.tol), options["seed"], {})
+    run_and_show(protocol, take_features(protocol, options), options, classifier)

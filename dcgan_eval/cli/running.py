@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from ..errors import RecordError
+from ..errors import ProtocolError, RecordError
 from ..features.extract import ExtractOptions
 from ..files import check_target
 from ..protocols.catalog import PROTOCOLS, get_protocol
@@ -15,12 +17,16 @@ from ..protocols.classifiers import Classifier
 from ..protocols.evaluate import evaluate
 from ..protocols.given import given_protocol
 from ..protocols.settings import Place, Settings
-from ..protocols.sources import Filler, GivenFeatures
+from ..protocols.sources import EncoderFeatures, Filler, GivenFeatures
 from ..protocols.spec import Protocol
 from ..records import Record
 from ..report.tables import result_panel
 from .console import err, out, progress_view
+from .encoder import EncoderChoice
 from .options import default_cache_dir, offering
+
+_HOW = ("batch_norm", "compute", "store_dtype", "device", "batch_size")
+_MAKING = {field.name for field in fields(EncoderChoice)} | {"encoder", "layers", *_HOW}
 
 protocol_argument = click.argument(
     "protocol", metavar="|".join(PROTOCOLS), shell_complete=offering(lambda _: PROTOCOLS)
@@ -29,8 +35,38 @@ protocol_argument = click.argument(
 
 def take_making(options: dict[str, Any], layers: tuple[str, ...] = ()) -> ExtractOptions:
     """Take the options that say how features are made out of a command's options."""
-    names = ("batch_norm", "compute", "store_dtype", "device", "batch_size")
-    return ExtractOptions(layers or None, **{name: options.pop(name) for name in names})
+    return ExtractOptions(layers or None, **{name: options.pop(name) for name in _HOW})
+
+
+def take_features(protocol: str, options: dict[str, Any]) -> Filler:
+    """Take out of a command's options what is measured: features made elsewhere, or by an encoder."""
+    if given := options.pop("given"):
+        return given_source(protocol, given, options)
+    get_protocol(protocol)
+    layers = options.pop("layers")
+    return EncoderFeatures(options.pop("encoder").load(), take_making(options, layers))
+
+
+def given_source(protocol: str, given: tuple[Path, Path], options: dict[str, Any]) -> GivenFeatures:
+    """Return features made elsewhere as a source; options that say how features are made are taken out."""
+    given_protocol(protocol)
+    _refuse_making()
+    for name in _MAKING & options.keys():
+        options.pop(name)
+    return GivenFeatures(given[0], given[1], options["label_column"])
+
+
+def _refuse_making() -> None:
+    """Refuse options that say how features are made beside features that are there."""
+    ctx = click.get_current_context()
+    making = [p for p in ctx.command.params if p.name in _MAKING and isinstance(p, click.Option)]
+    typed = [p.opts[0] for p in making if ctx.get_parameter_source(p.name or "") == ParameterSource.COMMANDLINE]
+    if typed:
+        raise ProtocolError(
+            "Features that are given are not made",
+            got=f"--features beside {', '.join(typed)}",
+            remedy="leave out --features, or the options of the encoder",
+        )
 
 
 def take_place(options: dict[str, Any]) -> Place:

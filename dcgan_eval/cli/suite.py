@@ -19,8 +19,8 @@ from ..protocols.sources import EncoderFeatures, Filler
 from ..protocols.spec import Protocol
 from .encoder import EncoderChoice
 from .options import Number
-from .running import take_making, take_protocol, take_settings
-from .svm import given_source, svm
+from .running import given_source, take_making, take_protocol, take_settings
+from .svm import svm
 
 # Options of ``svm`` that are no keys: they decide no number, and the gate has its own or none.
 _PLACES = {"data_dir", "download", "cache_dir", "no_wait", "memory_gb"}

@@ -1,14 +1,18 @@
-"""What turns features into predictions: what the runner asks of a classifier, and the L2-SVM behind it."""
+"""What turns features into predictions: what the runner asks of a classifier, the L2-SVM, and the table of others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..baselines.knn import KnnClassifier
+from ..baselines.logistic import LogisticClassifier
+from ..baselines.mlp import MlpClassifier, MlpOptions
+from ..baselines.ridge import RidgeClassifier
 from ..features.store import FeatureStore
 from ..svm.objective import Solution, predict_all
 from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
@@ -26,7 +30,7 @@ class Fit(Protocol):
 
     @property
     def status(self) -> str:
-        """``"converged"``, ``"exact"`` (nothing to converge), or how it fell short."""
+        """``"converged"``, ``"exact"`` (nothing is left to converge), ``"trained"``, or how it fell short."""
 
     @property
     def duality_gap(self) -> float | None:
@@ -194,3 +198,19 @@ def _mean_squared_norm(X: Matrix) -> float:
     blocks = X.blocks() if isinstance(X, FeatureStore) else [(slice(None), X)]
     total = sum(float(np.einsum("nd,nd->n", block, block, dtype=np.float64).sum()) for _, block in blocks)
     return total / len(X) or 1.0
+
+
+def _mlp(tol: float, seed: int, made: Mapping[str, Any]) -> Classifier:
+    """Return a perceptron as a record describes it, or as it is made now."""
+    described = {field.name: made[field.name] for field in fields(MlpOptions) if field.name in made}
+    return MlpClassifier(MlpOptions(**({"seed": seed} | described)))
+
+
+PROBES: Mapping[str, Callable[[float, int, Mapping[str, Any]], Classifier]] = {
+    "knn": lambda tol, seed, made: KnnClassifier(),
+    "knn_cosine": lambda tol, seed, made: KnnClassifier(cosine=True),
+    "logistic": lambda tol, seed, made: LogisticClassifier(tol),
+    "ridge": lambda tol, seed, made: RidgeClassifier(),
+    "mlp": _mlp,
+}
+"""Every classifier beside the L2-SVM: name -> (tolerance, seed, what its record describes) -> classifier."""

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..baselines.kmeans import KMeansFeatures, KMeansOptions
-from ..baselines.knn import KnnClassifier
-from ..baselines.logistic import LogisticClassifier
 from ..data.imageset import ImageSet
 from ..errors import EncoderError, RecordError
 from ..features.encoders import is_factory, load_encoder
@@ -18,7 +16,7 @@ from ..features.fill import Filler
 from ..features.taps import Encoder
 from ..records import Record
 from .catalog import PROTOCOLS
-from .classifiers import Classifier, SvmClassifier
+from .classifiers import PROBES, Classifier, SvmClassifier
 from .settings import Settings
 from .sources import PixelFeatures
 from .spec import Protocol, Published
@@ -137,10 +135,8 @@ def _classifier(record: Record, protocol: Protocol, settings: Settings) -> Class
             mean_loss=made["name"] == "l2svm_mean_loss",
             relative=bool(made.get("relative", False)),
         )
-    if made["name"] in ("knn", "knn_cosine"):
-        return KnnClassifier(cosine=made["name"] == "knn_cosine")
-    if made["name"] == "logistic":
-        return LogisticClassifier(settings.tol)
+    if made["name"] in PROBES:
+        return PROBES[made["name"]](settings.tol, settings.seed, made)
     raise RecordError("The record's classifier is none of this version's", got=made["name"], remedy="run its command")
 
 

@@ -284,11 +284,15 @@ def _is_accepted(run: _Run, fit: Fit) -> bool:
 def _accepted(run: _Run, fit: Fit) -> Fit:
     """Refuse a fit without its certificate, unless the user asked for it."""
     if not _is_accepted(run, fit):
+        has_tol = run.classifier.parameter == "C"
+        gap = "" if fit.duality_gap is None else f", relative duality gap {fit.duality_gap:.1e}"
         raise ConvergenceError(
             f"The fit at {_named(run, fit.value)} did not converge, so it has no score",
-            got=f"status {fit.status}, relative duality gap {fit.duality_gap:.1e}",
-            expected="a gap within --tol",
-            remedy="raise --tol, or use --allow-unconverged to report it marked as unconverged",
+            got=f"status {fit.status}{gap}",
+            expected="a gap within --tol" if has_tol else f"one of {', '.join(CERTIFIED)}",
+            remedy="raise --tol, or use --allow-unconverged to report it marked as unconverged"
+            if has_tol
+            else "look at the features with `describe`, or use `svm`, which says how far a fit is from its optimum",
         )
     return fit
 

@@ -229,10 +229,25 @@ def linear_scores(X: Any, W: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
     rows = Rows(X, 1.0, memory_bytes=0)
     scores = rows.scores(torch.as_tensor(np.column_stack([W, intercepts]), device=rows.device)).cpu().numpy()
     if np.isfinite(W).all() and not np.isfinite(scores).all():
-        raise ArgumentError(
-            "X holds NaN or infinity", expected="finite numbers", remedy="look at what made the features"
-        )
+        raise _not_finite()
     return scores
+
+
+def check_finite(rows: Rows) -> None:
+    """Raise unless all features are finite (one pass).
+
+    Raises
+    ------
+    ArgumentError
+        They hold NaN or infinity.
+    """
+    if not rows.all_finite():
+        raise _not_finite()
+
+
+def _not_finite() -> ArgumentError:
+    """Build the error for features that are not finite (not raised here)."""
+    return ArgumentError("X holds NaN or infinity", expected="finite numbers", remedy="look at what made the features")
 
 
 def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: bool = False) -> list[np.ndarray]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from sklearn.linear_model import RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 
 Run = Callable[..., Result]
 
@@ -75,3 +77,31 @@ def test_exported_features_give_the_encoders_number(run: Run) -> None:
     refused = run("features", "--data", "digits", *encoder, "--format", "pt", "-o", "digits.npz")
     assert refused.exit_code == 2
     assert ".pt or .pth" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [["probe", "knn"], ["probe", "logistic"], ["probe", "ridge"], ["baseline", "knn"]])
+def test_whatever_classifies_takes_given_features(run: Run, command: list[str]) -> None:
+    """The same numbers as scikit-learn's on the same rows, where it has the classifier at the chosen value."""
+    given = ("own", "--features", "train.npz", "test.npz")
+    made = run(*command, *given, "--record", "r.json")
+    assert made.exit_code == 0, made.output
+    record = json.loads(Path("r.json").read_text())
+    assert record["features"]["files"]["test"]["name"] == "test.npz"
+    train, test = np.load("train.npz"), np.load("test.npz")
+    value = record["classifier"]["value"]
+    if command == ["baseline", "knn"]:
+        peer = KNeighborsClassifier(int(value)).fit(train["X"].astype(np.float32), train["y"])
+    elif command == ["probe", "ridge"]:
+        unit = np.square(train["X"] - train["X"].mean(0)).sum(1).mean()
+        peer = RidgeClassifier(alpha=value * unit).fit(train["X"], train["y"])
+    else:
+        peer = None
+    if peer is not None:
+        assert record["score"] == peer.score(test["X"].astype(np.float32), test["y"])
+    assert run("verify", "r.json", "--features", "train.npz", "test.npz", "--rerun").exit_code == 0
+
+
+def test_given_features_beside_an_encoder_are_refused_by_probes_too(run: Run) -> None:
+    result = run("probe", "ridge", "own", "--features", "train.npz", "test.npz", "--layer", "conv1")
+    assert result.exit_code == 2
+    assert "--layer" in result.stderr
