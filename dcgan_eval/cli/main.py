@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import difflib
 import importlib
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -219,7 +219,8 @@ def _interrupts_kept() -> Iterator[None]:
     def again(dropped: sys.UnraisableHookArgs) -> None:
         if dropped.exc_type is not KeyboardInterrupt:
             return before(dropped)
-        timer = threading.Timer(0.05, _thread.interrupt_main)
+        # sent to the thread, which wakes it where it waits; interrupt_main only marks it
+        timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
         timer.daemon = True
         timer.start()
 

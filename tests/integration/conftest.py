@@ -29,9 +29,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def small_weights(tmp_path: Path) -> Path:
-    """A discriminator that runs in milliseconds."""
+    """A discriminator of an eighth of svhn32's width, which runs in milliseconds: 8 + 16 + 32 maps, 896 features."""
     path = tmp_path / "svhn32.safetensors"
-    save_network(build(get_preset("svhn32"), seed=0)[0], path)
+    save_network(build(get_preset("svhn32", 8), seed=0)[0], path)
     return path
 
 

@@ -61,7 +61,7 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     assert set(wanted.split()) | {"digest"} <= values.keys()
     assert values["status"] == "converged"
     assert values["duality_gap"] <= 1e-4
-    assert values["features"]["num_features"] == 7_168
+    assert values["features"]["num_features"] == 896
     assert values["score"] > 0.9
     (path,) = Path("records").glob("digits_l2svm-*.json")
     assert json.loads(path.read_text()) == values
@@ -75,7 +75,7 @@ def test_svm_digits_prints_the_record_alone(run, small_weights: Path) -> None:  
     assert "solver primal (asked for)" in again.stderr
     values = json.loads(again.stdout)
     assert values["features"]["cached"] == [True, True]
-    assert values["features"]["num_features"] == 4_096
+    assert values["features"]["num_features"] == 512
     compared = json.loads(run("compare", path, "conv3.json", "--json").stdout)
     assert compared["difference"] == pytest.approx(load_record(path).score - values["score"])
     assert compared["ci95"][0] <= compared["difference"] <= compared["ci95"][1]
@@ -90,10 +90,10 @@ def test_features_are_cached_and_the_second_call_says_so(run, small_weights: Pat
     first = run(*arguments)
     assert first.exit_code == 0, first.output
     assert "Computed" in first.stderr
-    assert "60 x 7,168 features" in first.stdout
+    assert "60 x 896 features" in first.stdout
     second = run(*arguments, "--json", "--layer", "conv1,conv2")
     assert json.loads(second.stdout)["reused"] is True
-    assert json.loads(second.stdout)["num_features"] == 3_072
+    assert json.loads(second.stdout)["num_features"] == 384
     assert "Found in the cache" in run(*arguments).stderr
 
 
@@ -349,7 +349,7 @@ def test_images_that_cannot_be_used(run, small_weights: Path, images: np.ndarray
 
 def test_weights_that_cannot_be_used(run, npz: Path, small_weights: Path) -> None:  # type: ignore[no-untyped-def]
     tensors = load_file(small_weights)
-    header = {"format": "dcgan-eval-weights-1", "preset": "svhn32", "network": "discriminator"}
+    header = {"format": "dcgan-eval-weights-1", "preset": "svhn32", "width": "8", "network": "discriminator"}
     broken = {**tensors, "linear.weight": torch.full_like(tensors["linear.weight"], float("nan"))}
     save_file(broken, "nan.safetensors", metadata=header)
     Path("cut.safetensors").write_bytes(small_weights.read_bytes()[:5_000])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import in_processes
 from svm_problems import correlated, dual_gap, known_optimum, with_constant
 
 from dcgan_eval.svm.objective import Status
@@ -127,37 +126,22 @@ def test_the_choice_says_why():
     assert Fitter(X, y, FitOptions(solver="primal")).choice == Choice("primal", "asked for")
 
 
-WORKER = """
-import os
-import sys
-import numpy as np
-import torch.distributed as dist
-from dcgan_eval.svm.path import fit_ovr
-
-dist.init_process_group("gloo")
-data = np.load(sys.argv[1])
-bounds = data[f"bounds{dist.get_world_size()}"]
-here = slice(bounds[dist.get_rank()], bounds[dist.get_rank() + 1])
-exact = dict(tol=1e-8, intercept_scaling=float(data["scale"]), group=dist.group.WORLD)
-found = fit_ovr(data["X"][here], data["y"][here], float(data["C"]), **exact)
-np.savez(f"{sys.argv[2]}.{dist.get_rank()}.npz", W=found.W, primal=found.primal, gaps=found.gaps,
-         status=str(found.status), reason=found.reason)
-dist.destroy_process_group()
-os._exit(0)  # torch 2.14's gloo threads now and then abort an interpreter that is shutting down under load
-"""
+def fit_here(folder: Path, scale: float, C: float) -> None:
+    """Fit in one of several processes, on its rows; keep what it found."""
+    dist.init_process_group("gloo")
+    data, rank, size = np.load(folder / "data.npz"), dist.get_rank(), dist.get_world_size()
+    here = slice(*{2: [0, 200, 301], 3: [0, 20, 190, 301]}[size][rank : rank + 2])
+    found = fit_ovr(data["X"][here], data["y"][here], C, tol=1e-8, intercept_scaling=scale, group=dist.group.WORLD)
+    values = {name: getattr(found, name) for name in ("W", "primal", "gaps", "reason")}
+    np.savez(folder / f"{rank}.npz", status=str(found.status), **values)
+    dist.destroy_process_group()
 
 
-def launch(folder: Path, processes: int, **data: object) -> list[dict[str, np.ndarray]]:
+def launch(folder: Path, processes: int, X: np.ndarray, y: np.ndarray, **how: float) -> list[dict[str, np.ndarray]]:
     """Fit in several processes with unequal shards; return what each of them found."""
-    np.savez(folder / "data.npz", **data, bounds2=[0, 200, 301], bounds3=[0, 20, 190, 301])
-    (folder / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(folder / name) for name in ("worker.py", "data.npz", "out")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [dict(np.load(folder / f"out.{rank}.npz")) for rank in range(processes)]
+    np.savez(folder / "data.npz", X=X, y=y)
+    in_processes(processes, fit_here, folder, how["scale"], how["C"])
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(processes)]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -166,7 +150,7 @@ def test_processes_with_unequal_shards_reach_the_single_optimum(tmp_path, proces
     X, y = correlated(301, features, 3, seed=6)
     y = np.sort(y)  # so that shards hold different classes
     C = 1e-3
-    found = launch(tmp_path, processes, X=X, y=y, C=C, scale=1.0)
+    found = launch(tmp_path, processes, X, y, C=C, scale=1.0)
     alone = fit_ovr(X, y, C, tol=1e-8, solver="primal")
     for result in found:
         assert str(result["status"]) == "converged"
@@ -177,7 +161,7 @@ def test_processes_with_unequal_shards_reach_the_single_optimum(tmp_path, proces
 
 def test_processes_reach_the_constructed_optimum(tmp_path):
     known = known_optimum(301, 700, 1.0, seed=9)
-    found = launch(tmp_path, 2, X=known.X, y=known.labels, C=1.0, scale=0.0)[0]
+    found = launch(tmp_path, 2, known.X, known.labels, C=1.0, scale=0.0)[0]
     # ||w - w*|| <= sqrt(2 P gap), 3e-4 of ||w*|| for a gap of 1e-8
     np.testing.assert_allclose(found["W"][0], known.w, atol=3e-4 * np.linalg.norm(known.w))
     assert dual_gap(known.X, known.signs, 1.0, found["W"][0])[1] <= 1.01e-8

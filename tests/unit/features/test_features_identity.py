@@ -245,7 +245,7 @@ def test_one_identity_in_every_process() -> None:
             text=True,
             check=True,
         ).stdout
-        for seed in "013"
+        for seed in "01"  # in which the sets above have other orders
     }
     assert len(found) == 1
     assert len(found.pop()) == 65

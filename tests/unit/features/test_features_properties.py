@@ -134,7 +134,7 @@ def killed(work: Callable[[], object], call: int, event: str) -> bool:
 
 
 @given(calls=st.lists(st.integers(1, 25), min_size=1, max_size=3), event=st.sampled_from(["c_call", "c_return"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_kill_at_any_call_loses_nothing(calls: list[int], event: str) -> None:
     images = images_in(list(range(COUNT)))
     folder = Path(tempfile.mkdtemp())
@@ -154,7 +154,8 @@ def test_a_kill_at_any_call_loses_nothing(calls: list[int], event: str) -> None:
 
 def test_the_kills_do_happen(tmp_path: Path) -> None:
     images = images_in(list(range(COUNT)))
-    happened = [killed(lambda n=n: fill(PixelFeatures(), images, tmp_path / str(n)), n, "c_call") for n in range(1, 40)]
+    calls = range(1, 40, 2)
+    happened = [killed(lambda n=n: fill(PixelFeatures(), images, tmp_path / str(n)), n, "c_call") for n in calls]
     assert happened[0]
     assert not happened[-1]
     assert sum(happened) >= 5

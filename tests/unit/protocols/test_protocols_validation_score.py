@@ -9,6 +9,7 @@ from dcgan_eval.errors import ProtocolError
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
+from dcgan_eval.models.weights import save_network
 from dcgan_eval.protocols import catalog
 from dcgan_eval.protocols.evaluate import evaluate
 from dcgan_eval.protocols.settings import Place
@@ -17,8 +18,9 @@ from dcgan_eval.protocols.validation_score import ValidationScore
 
 
 def test_it_finds_the_runners_validation_score_and_leaves_the_seal(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    D, _ = build(get_preset("svhn32"), 0)
-    record = evaluate("digits", load_encoder("untrained:svhn32:0"), place=Place(cache_dir=tmp_path))
+    D, _ = build(get_preset("svhn32", 8), 0)
+    save_network(D, tmp_path / "narrow.safetensors")
+    record = evaluate("digits", load_encoder(tmp_path / "narrow.safetensors"), place=Place(cache_dir=tmp_path))
     seals: list[SealedTest] = []
     original = catalog.SealedTest
 

@@ -59,7 +59,7 @@ def own_folder(folder: Path) -> Path:
 RUNS: dict[str, Callable[[], tuple[Any, Any, Settings]]] = {
     "layers of an encoder": lambda: (
         "digits",
-        EncoderFeatures(load_encoder("untrained:svhn32:0"), ExtractOptions(("conv1", "conv3"))),
+        EncoderFeatures(load_encoder("untrained:svhn32:0"), ExtractOptions(("conv1",))),
         Settings(seed=3),
     ),
     "draws and another tolerance": lambda: (DRAWS, PixelFeatures(), Settings(tol=1e-3, solver="gram")),

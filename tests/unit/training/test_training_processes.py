@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks import in_processes
 
 from dcgan_eval.errors import TrainingError
-from dcgan_eval.training.checkpoint import find_checkpoints, read_state
-from dcgan_eval.training.log import read_table
-from dcgan_eval.training.parallel import Team
-
-_SCRIPT = """
-import hashlib, os, sys
-from pathlib import Path
-import numpy as np
-import torch
 from dcgan_eval.training import loop
+from dcgan_eval.training.checkpoint import find_checkpoints, read_state
 from dcgan_eval.training.config import TrainingConfig
-from dcgan_eval.training.parallel import joined
+from dcgan_eval.training.log import read_table
+from dcgan_eval.training.parallel import Team, joined
 from dcgan_eval.training.trainer import Trainer
 
-folder, synced, minutes = Path(sys.argv[1]), sys.argv[2] == "synced", float(sys.argv[3])
-loop.LOG_EVERY_ROUNDS = 1
-images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
-config = TrainingConfig(preset="svhn32", total_images=96, batch_size=16, seed=1, rotation=0.0)
-with joined(torch.device("cpu")) as team:
-    trainer = Trainer(config, images, team=team, sync_batch_norm=synced)
-    result = loop.train(trainer, folder, loop.RunOptions(resume=True, max_minutes=minutes))
-    digest = hashlib.sha256()
-    for network in (trainer.D, trainer.G):
-        for parameter in network.parameters():
-            digest.update(parameter.detach().contiguous().numpy().tobytes())
-    (folder / f"rank{team.rank}.txt").write_text(f"{result['status']} {result['rounds_done']} {digest.hexdigest()}")
-os._exit(0)  # torch 2.14's gloo threads now and then abort an interpreter that is shutting down under load
-"""
+
+def train_here(folder: Path, synced: bool, minutes: float) -> None:
+    """Train in one of several processes, or alone; keep how it ended and what the networks are then."""
+    loop.LOG_EVERY_ROUNDS = 1
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    config = TrainingConfig(preset="svhn32", width=8, total_images=96, batch_size=16, seed=1, rotation=0.0)
+    with joined(torch.device("cpu")) as team:
+        trainer = Trainer(config, images, team=team, sync_batch_norm=synced)
+        result = loop.train(trainer, folder, loop.RunOptions(resume=True, max_minutes=minutes))
+        parameters = [p.detach().contiguous() for net in (trainer.D, trainer.G) for p in net.parameters()]
+        digest = hashlib.sha256(b"".join(p.numpy().tobytes() for p in parameters)).hexdigest()
+        (folder / f"rank{team.rank}.txt").write_text(f"{result['status']} {result['rounds_done']} {digest}")
 
 
-def run(tmp_path: Path, name: str, processes: int, *arguments: str) -> Path:
+def run(tmp_path: Path, name: str, processes: int, synced: bool = False, minutes: float = 60) -> Path:
     """Train in so many processes and return the folder."""
-    script, folder = tmp_path / "script.py", tmp_path / name
-    script.write_text(_SCRIPT)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return folder
+    in_processes(processes, train_here, tmp_path / name, synced, minutes)
+    return tmp_path / name
 
 
 def ranks(folder: Path) -> list[str]:
@@ -60,11 +45,11 @@ def ranks(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("alone"), "alone", 1, "own", "60")
+    return run(tmp_path_factory.mktemp("alone"), "alone", 1)
 
 
 def test_synchronised_batch_norm_gives_the_single_processs_run(alone: Path, tmp_path: Path) -> None:
-    folder = run(tmp_path, "synced", 2, "synced", "60")
+    folder = run(tmp_path, "synced", 2, synced=True)
     assert len(ranks(folder)) == 2
     expected, found = read_table(alone / "log.csv"), read_table(folder / "log.csv")
     assert len(found) == len(expected) == 3
@@ -75,11 +60,11 @@ def test_synchronised_batch_norm_gives_the_single_processs_run(alone: Path, tmp_
 
 
 def test_processes_share_one_state_stop_together_and_continue(tmp_path: Path) -> None:
-    stopped = ranks(run(tmp_path, "own", 2, "own", "0"))
+    stopped = ranks(run(tmp_path, "own", 2, minutes=0))
     assert len(set(stopped)) == 1
     assert stopped[0].startswith("time limit 1 ")
     assert read_state(find_checkpoints(tmp_path / "own")[-1])["rounds_done"] == 1
-    finished = ranks(run(tmp_path, "own", 2, "own", "60"))
+    finished = ranks(run(tmp_path, "own", 2))
     assert len(set(finished)) == 1
     assert finished[0].startswith("finished 3 ")
 
