@@ -82,6 +82,9 @@ class Record:
     right : str or None
         In how many draws each test image was classified right, packed (:func:`unpack_counts`), in the order of the
         images' pixel hashes; records of schema 2 have the order (label, hash).
+    figures : dict
+        Of a classifier with scores, each with ``score``, ``ci95`` over test images and what they follow from: ``top5``
+        accuracy (of more than five classes), and ``ece``, the expected calibration error (of probabilities).
     notes : list of str
         What a reader of the score should know.
     made : dict
@@ -113,6 +116,7 @@ class Record:
     ci95_with_images: list[float] | None = None
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)
     right: str | None = None
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
     intact: bool | None = None
@@ -341,6 +345,7 @@ def _of_the_result(record: Record) -> _Expectations:
         ("confusion", lambda: _is_square(record.confusion, len(record.class_names))),
         ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
         ("right", lambda: record.right is None or text(record.right)),
+        ("figures", lambda: all(number(f["score"]) and interval(f["ci95"]) for f in record.figures.values())),
         ("notes", lambda: isinstance(record.notes, list) and all(map(text, record.notes))),
     ]
 

@@ -92,7 +92,7 @@ class LogisticClassifier:
         ``tol`` or ``max_iter`` is out of range.
     """
 
-    name, parameter, patience, keeps_rows = "logistic", "C", 2, False
+    name, parameter, patience, keeps_rows, probabilities = "logistic", "C", 2, False, True
     values: tuple[float, ...] = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
     def __init__(
@@ -118,9 +118,12 @@ class LogisticClassifier:
 
     def predict(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
         """Return the most probable labels of every fit."""
+        return [fit.classes[s.argmax(1)] for fit, s in zip(fits, self.scores(fits, X), strict=True)]
+
+    def scores(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
+        """Return the logits (N, K) of every fit."""
         weights = [fit.W.cpu().numpy() for fit in fits]
-        scores = [linear_scores(X, W[:, :-1], W[:, -1]) for W in weights]
-        return [fit.classes[s.argmax(1)] for fit, s in zip(fits, scores, strict=True)]
+        return [linear_scores(X, W[:, :-1], W[:, -1]) for W in weights]
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""

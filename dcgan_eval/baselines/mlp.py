@@ -95,7 +95,7 @@ class MlpClassifier:
         What else decides the numbers.
     """
 
-    name, parameter, keeps_rows = "mlp", "weight_decay", False
+    name, parameter, keeps_rows, probabilities = "mlp", "weight_decay", False, True
     values: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
     patience = len(values)
 

@@ -79,7 +79,7 @@ class RidgeClassifier:
     Source: scikit-learn's ``RidgeClassifier``, equal for ``alpha`` times the unit. Deviations: always in float64.
     """
 
-    name, parameter, patience, keeps_rows = "ridge", "alpha", 2, False
+    name, parameter, patience, keeps_rows, probabilities = "ridge", "alpha", 2, False, False
     values: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 1e1, 3e1, 1e2, 3e2, 1e3)
 
     def __init__(self, memory_bytes: int | None = None):

@@ -22,10 +22,12 @@ def show(records: tuple[Path, ...], as_json: bool) -> None:
         values = [json.loads(path.read_bytes()) for path in records]  # as they stand, digest included
         click.echo(json.dumps(values if len(values) > 1 else values[0], indent=1))
         return
-    from ..report.tables import class_figures_table, class_table, comparison_table, result_panel
+    from ..report.tables import class_table, comparison_table, figures_table, result_panel
 
     if len(loaded) > 1:
         out.print(comparison_table(loaded, f"{len(loaded)} records"))
         return
-    out.print(result_panel(loaded[0], loaded[0].name), "", class_table(loaded), "", class_figures_table(loaded[0]))
+    out.print(result_panel(loaded[0], loaded[0].name), "", class_table(loaded))
+    if loaded[0].metric == "accuracy":
+        out.print("", figures_table(loaded[0]))
     out.print(f"\nMade by: {loaded[0].command} ({loaded[0].created})")

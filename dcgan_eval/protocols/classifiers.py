@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import scipy.special
 
 from ..baselines.knn import KnnClassifier
 from ..baselines.logistic import LogisticClassifier
 from ..baselines.mlp import MlpClassifier, MlpOptions
 from ..baselines.ridge import RidgeClassifier
 from ..features.store import FeatureStore
-from ..svm.objective import Solution, predict_all
+from ..svm.objective import Solution, predict_all, score_all
 from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
+from .spec import TOP, Ranked
 
 Matrix = np.ndarray | FeatureStore
 """Features (N, D), float32: in memory, or read in blocks from where they lie."""
@@ -83,6 +85,35 @@ class Classifier(Protocol):
         """Return what else decided the numbers."""
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """A classifier that scores every class, the highest of which it predicts; the neighbours' votes are no such scores.
+
+    Attributes
+    ----------
+    probabilities : bool
+        Whether the softmax of the scores is a probability.
+    """
+
+    probabilities: bool
+
+    def scores(self, fits: Sequence[Any], X: Matrix) -> Iterable[np.ndarray]:
+        """Return the scores (N, K) by every fit, K in the order of its ``classes``."""
+
+
+def rank(classifier: Classifier, fits: Sequence[Any], X: Matrix, num_classes: int) -> list[Ranked]:
+    """Return what the scores of the fits say beside their predictions; nothing where there are none to say it."""
+    if not isinstance(classifier, Scoring) or not (classifier.probabilities or num_classes > TOP):
+        return []
+    found = []
+    for fit, scores in zip(fits, classifier.scores(fits, X), strict=True):
+        # a stable sort, so that of equal scores the first class leads, as in predictions
+        top = fit.classes[np.argsort(-scores, axis=1, kind="stable")[:, :TOP]] if num_classes > TOP else None
+        sure = scipy.special.softmax(scores, axis=1).max(axis=1) if classifier.probabilities else None
+        found.append(Ranked(top, sure))
+    return found
+
+
 @dataclass(frozen=True)
 class SvmFit:
     """An L2-SVM at one value of C.
@@ -105,6 +136,11 @@ class SvmFit:
     def status(self) -> str:
         """How the fit ended."""
         return str(self.solution.status)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Labels in order."""
+        return self.solution.classes
 
     @property
     def duality_gap(self) -> float:
@@ -146,7 +182,7 @@ class SvmClassifier:
         C is for features of mean squared norm one; see :class:`~dcgan_eval.protocols.spec.Protocol`.
     """
 
-    parameter, keeps_rows = "C", False
+    parameter, keeps_rows, probabilities = "C", False, False
 
     def __init__(
         self,
@@ -178,6 +214,10 @@ class SvmClassifier:
     def predict(self, fits: Sequence[SvmFit], X: Matrix) -> list[np.ndarray]:
         """Return the predicted labels of every fit, in one pass over X."""
         return predict_all([fit.solution for fit in fits], X, allow_unconverged=True)
+
+    def scores(self, fits: Sequence[SvmFit], X: Matrix) -> Iterable[np.ndarray]:
+        """Return the margins (N, K) of every fit, in one pass over X; of two classes (N, 1)."""
+        return score_all([fit.solution for fit in fits], X)
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""

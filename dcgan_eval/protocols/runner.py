@@ -20,11 +20,11 @@ from ..errors import ConvergenceError, ProtocolError
 from ..features.store import FeatureStore
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
-from .classifiers import Classifier, Fit, Matrix
+from .classifiers import Classifier, Fit, Matrix, rank
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler
-from .spec import Protocol, SealedTest
+from .spec import Protocol, Ranked, SealedTest
 from .statistics import interval_of_mean, interval_with_images, spread_of_draws
 
 
@@ -44,6 +44,7 @@ class _Run:
     timings_s: dict[str, float] = field(default_factory=dict)
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)  # what each split and draw held, by stream
     notes: list[str] = field(default_factory=list)
+    ranked: list[Ranked] = field(default_factory=list)
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -131,11 +132,15 @@ def run_protocol(
 
     def predict(fits: list[Fit]) -> list[np.ndarray]:
         with run.timed("test"):
-            return run.classifier.predict(fits, _in_memory(source.stores[1], place.memory_bytes))
+            X_test = _in_memory(source.stores[1], place.memory_bytes)
+            run.ranked += rank(run.classifier, fits, X_test, train.num_classes)
+            return run.classifier.predict(fits, X_test)
 
     fits, selection, predictions = _fit_all(run, X) if protocol.per_class is None else _fit_draws(run, X, predict)
     del X
-    confusions = test.score(predictions or predict(fits))
+    predictions = predictions or predict(fits)
+    test.ranked = run.ranked
+    confusions = test.score(predictions)
     cached = {"cached": [store.reused for store in source.stores], "num_features": source.stores[0].shape[1]}
     run.notes += source.notes
     measured = _Measured(source.describe() | cached, fits, selection, confusions)
@@ -319,14 +324,7 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
         spec=asdict(run.protocol),
         settings=run.settings.as_dict(),
         features=found.features,
-        classifier={
-            "name": classifier.name,
-            "parameter": classifier.parameter,
-            "value": value,
-            "values": list(classifier.values),
-            "patience": classifier.patience,
-            **classifier.describe(),
-        },
+        classifier=_classifier_entry(classifier, value),
         data={
             "train": _data_entry(train, train.fingerprint),
             "test": _data_entry(test.images, test.fingerprint) | {"in_train": repeats},
@@ -345,6 +343,7 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
         class_names=list(train.class_names),
         rows_sha256=run.rows_sha256,
         right=pack_counts(test.num_right),
+        figures=test.figures,
         notes=_notes(run, value) + _encoder_note(run.protocol, found.features) + _repeat_note(test.images, repeats),
         made=made_now(time_s, run.timings_s),
     )
@@ -360,6 +359,18 @@ def made_now(time_s: float, timings_s: dict[str, float]) -> dict[str, Any]:
         "command": provenance.command_line(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
         "git": provenance.git_state(),
+    }
+
+
+def _classifier_entry(classifier: Classifier, value: float) -> dict[str, Any]:
+    """Describe the classifier, with what was chosen."""
+    return {
+        "name": classifier.name,
+        "parameter": classifier.parameter,
+        "value": value,
+        "values": list(classifier.values),
+        "patience": classifier.patience,
+        **classifier.describe(),
     }
 
 

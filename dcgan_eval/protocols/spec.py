@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..data.imageset import ImageSet
 from ..data.repeats import count_repeats
 from ..errors import LeakError, ProtocolError
+from ..records import pack_counts
 
+TOP = 5  # classes that a prediction may name to be right in the wider sense
 LOW_SHOT_DRAWS, LOW_SHOT_SELECTION_DRAWS = 10, 3  # as cifar10-400
 
 
@@ -172,6 +175,22 @@ class Protocol:
         )
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """What the scores of a classifier say beside its predictions.
+
+    Attributes
+    ----------
+    top : ndarray or None
+        The labels of the five highest scores, (N, 5); None with five classes or fewer.
+    confidence : ndarray or None
+        Probability of the predicted label, (N,); None where scores are no probabilities.
+    """
+
+    top: np.ndarray | None
+    confidence: np.ndarray | None
+
+
 class SealedTest:
     """A test set whose labels can be used for one scoring only, at the end of a run.
 
@@ -186,9 +205,14 @@ class SealedTest:
         The same images without labels: all that a run may look at.
     num_right : ndarray or None
         Once scored: in how many of the predictions each image was right, in canonical order.
+    ranked : sequence of Ranked
+        What else is known of each of the predictions, before they are scored; none for a classifier without scores.
+    figures : dict
+        Once scored, of what was ranked: ``top5`` and ``ece``, as records keep them.
     """
 
     num_right: np.ndarray | None = None
+    ranked: Sequence[Ranked] = ()
 
     def __init__(self, images: ImageSet):
         if images.labels is None:
@@ -196,6 +220,7 @@ class SealedTest:
         labels, num_classes, opened = images.labels.copy(), images.num_classes, False
         order = images.canonical_order
         self.images = images.without_labels()
+        self.figures: dict[str, dict[str, Any]] = {}
         self.fingerprint = images.fingerprint
 
         def open_once(predictions: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -206,7 +231,9 @@ class SealedTest:
                 )
             opened = True
             confusions = [_confusion(labels, predicted, num_classes) for predicted in predictions]
-            self.num_right = np.sum([predicted == labels for predicted in predictions], axis=0)[order]
+            right = [predicted == labels for predicted in predictions]
+            self.num_right = np.sum(right, axis=0)[order]
+            self.figures = _figures(self.ranked, labels, right, order)
             return confusions
 
         def repeats(train: ImageSet) -> dict[str, int]:
@@ -247,6 +274,30 @@ class SealedTest:
             Called before :meth:`score`: how many have another label would tell of labels.
         """
         return self._repeats(train)
+
+
+def _figures(
+    ranked: Sequence[Ranked], labels: np.ndarray, right: Sequence[np.ndarray], order: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of ranked predictions, with what they can be computed from again."""
+    from .statistics import calibration_bins, calibration_error, interval_with_images  # scipy takes long to import
+
+    found, num_test = dict[str, dict[str, Any]](), len(labels)
+    within = [(r.top == labels[:, None]).any(axis=1) for r in ranked if r.top is not None]
+    if within:
+        scores, counts = [float(np.mean(w)) for w in within], np.sum(within, axis=0)[order]
+        found["top5"] = {
+            "score": float(np.mean(scores)),
+            "ci95": interval_with_images(scores, counts),
+            "scores": scores,
+            "right": pack_counts(counts),
+        }
+    sure = [(r.confidence, hit) for r, hit in zip(ranked, right, strict=False) if r.confidence is not None]
+    if sure:
+        bins = np.sum([calibration_bins(confidence, hit) for confidence, hit in sure], axis=0)
+        value, low, high = calibration_error(bins, num_test)
+        found["ece"] = {"score": value, "ci95": [low, high], "bins": bins.tolist()}
+    return found
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

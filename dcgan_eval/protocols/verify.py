@@ -28,7 +28,7 @@ from .saved_probe import read_probe, score_of
 from .settings import Place
 from .sources import GivenFeatures, PixelFeatures
 from .spec import Protocol, SealedTest
-from .statistics import interval_of_mean, interval_with_images, spread_of_draws
+from .statistics import calibration_error, interval_of_mean, interval_with_images, spread_of_draws
 
 # Features in bfloat16 differ in the last bits between processors, so some images near a boundary change sides.
 _FLIPPED = 0.02
@@ -196,6 +196,7 @@ def _arithmetic(record: Record) -> Iterator[Check]:
     yield _same("certificate", record.duality_gap, max(gaps, default=None))
     yield _same("status", record.status, worst)
     yield from _right(record, scores, confusion)
+    yield from _figures(record, confusion)
 
 
 def _right(record: Record, scores: list[float], confusion: np.ndarray) -> Iterator[Check]:
@@ -212,6 +213,28 @@ def _right(record: Record, scores: list[float], confusion: np.ndarray) -> Iterat
     if agree and record.ci95_with_images is not None:
         found = interval_with_images(scores, right_N)
         yield _near("interval with images", record.ci95_with_images, found, "computed again")
+
+
+def _figures(record: Record, confusion: np.ndarray) -> Iterator[Check]:
+    """Compare the figures from a classifier's scores, where the record has them, with what they follow from."""
+    num_test, num_right = record.data["test"]["num_images"], int(np.trace(confusion))
+    if (top := record.figures.get("top5")) is not None:
+        counts = unpack_counts(top["right"])
+        fits = len(counts) == num_test and len(top["scores"]) == record.num_draws
+        fits = fits and abs(np.sum(top["scores"]) * num_test - counts.sum()) < 0.5
+        if fits and record.right is not None:
+            fits = bool(np.all(counts >= unpack_counts(record.right)))  # right is right among five
+        yield Check("top-5 images", bool(fits), f"{counts.sum():,} right among five")
+        yield _near("top-5 accuracy", top["score"], float(np.mean(top["scores"])), f"{top['score']:.2%}")
+        if fits:
+            found = interval_with_images(top["scores"], counts)
+            yield _near("interval of top-5 accuracy", top["ci95"], found, "computed again")
+    if (ece := record.figures.get("ece")) is not None:
+        bins = np.array(ece["bins"])
+        sums = [int(bins[:, 0].sum()), int(bins[:, 2].sum())]
+        yield _same("images in the bins", sums, [num_test * record.num_draws, num_right])
+        value, low, high = calibration_error(bins, num_test)
+        yield _near("calibration error", [ece["score"], *ece["ci95"]], [value, low, high], "computed again")
 
 
 def _protocol(record: Record, protocol: Protocol) -> Check:

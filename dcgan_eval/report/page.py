@@ -21,7 +21,7 @@ from ..records import Record
 from .charts import Chart, Series, line_chart
 from .escaping import printable
 from .summary import protocol_title, summarise
-from .tables import INTERVALS, features_label, interval, interval_over_images, paper_cell, percent, shown
+from .tables import INTERVALS, features_label, figure_rows, interval, interval_over_images, paper_cell, percent, shown
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def build_page(
         "label": features_label,
         "interval": interval,
         "images": interval_over_images,
+        "figures": figure_rows,
     }
     templates.filters["score"] = lambda r: percent(shown(r, r.score))
     templates.filters["metric"] = lambda r: r.metric.replace("accuracy", r.shown_as)
@@ -179,7 +180,7 @@ def _curve(name: str, records: list[Record]) -> Chart:
         series,
         x_label=name,
         y_label="validation accuracy %",
-        log_x=name == "C" and min(map(min, tried)) > 0,
+        log_x=name != "k" and min(map(min, tried)) > 0,
         alt=f"Curves. {marked}.",
     )
 

@@ -146,15 +146,36 @@ def class_table(records: Sequence[Record]) -> Sheet:
     return Sheet("Accuracy % per class", ("class", *names), rows, names)
 
 
-def class_figures_table(record: Record) -> Sheet:
-    """Show the figures of a record that weigh every class alike."""
+_FIGURES = {"top5": "top-5 accuracy", "ece": "expected calibration error"}
+
+
+def figure_rows(record: Record) -> list[tuple[str, str, str]]:
+    """Return the figures beside the score: those that weigh every class alike, and what the record has of its scores.
+
+    Parameters
+    ----------
+    record : Record
+        Of any schema; one of validation scores alone has none.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Name, percent, 95 % interval over test images.
+    """
+    if record.metric != "accuracy":
+        return []
     from ..protocols.statistics import class_figures  # here, because scipy takes long to import
 
     figures = class_figures(record.confusion, record.num_draws)
-    rows = [
+    figures |= {name: (f["score"], *f["ci95"]) for key, name in _FIGURES.items() if (f := record.figures.get(key))}
+    return [
         (name, percent(value), f"{percent(low)} to {percent(high)}") for name, (value, low, high) in figures.items()
     ]
-    return Sheet("Every class alike", ("figure", "%", "95 % interval, test images"), rows, ("%",))
+
+
+def figures_table(record: Record) -> Sheet:
+    """Show the figures beside the score."""
+    return Sheet("Other figures", ("figure", "%", "95 % interval, test images"), figure_rows(record), ("%",))
 
 
 def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Sheet:

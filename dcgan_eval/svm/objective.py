@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -275,14 +275,16 @@ def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: boo
     for solution in solutions:
         if solution.status is not Status.CONVERGED and not allow_unconverged:
             raise unconverged(solution)
-    found: list[np.ndarray] = []
+    return [s._labels(scores) for s, scores in zip(solutions, score_all(solutions, X), strict=True)]
+
+
+def score_all(solutions: Sequence[Solution], X: Any) -> Iterator[np.ndarray]:
+    """Yield the scores of X, float64 (N, K), by each solution, whatever its status; X is read as by predict_all."""
     step = max(1, _SCORED_COLUMNS // max((len(s.W) for s in solutions), default=1))
     for start in range(0, len(solutions), step):
         part = solutions[start : start + step]
         scores = linear_scores(X, *(np.concatenate([getattr(s, name) for s in part]) for name in ("W", "intercepts")))
-        bounds = np.cumsum([len(s.W) for s in part])[:-1]
-        found += [s._labels(own) for s, own in zip(part, np.split(scores, bounds, axis=1), strict=True)]
-    return found
+        yield from np.split(scores, np.cumsum([len(s.W) for s in part])[:-1], axis=1)
 
 
 def unconverged(solution: Solution) -> ConvergenceError:
