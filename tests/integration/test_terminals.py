@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import sys
@@ -25,14 +26,15 @@ def read(name: str) -> dict[str, Any]:
 
 
 PERCENT = {name: f"{100 * read(name)['score']:.2f}" for name in ("cifar10", "digits")}
+SOME = ("cifar10", "cifar10-kmeans", "digits", "svhn-small-pixels")
 COMMANDS = [
-    ["show", str(RESULTS / "cifar10.json")],
-    ["show", str(RESULTS / "cifar10.json"), str(RESULTS / "svhn-small-pixels.json")],
-    ["table", "cifar10", str(RESULTS)],
-    ["table", "svhn", str(RESULTS), "--format", "markdown"],
-    ["list", str(RESULTS)],
-    ["report", str(RESULTS), "--out", "page.html"],
-    ["export", str(RESULTS), "--out", "records.csv"],
+    ["show", "some/cifar10.json"],
+    ["show", "some/cifar10.json", "some/svhn-small-pixels.json"],
+    ["table", "cifar10", "some"],
+    ["table", "svhn", "some", "--format", "markdown"],
+    ["list", "some"],
+    ["report", "some", "--out", "page.html"],
+    ["export", "some", "--out", "records.csv"],
     ["data", "list"],
 ]
 RUN = """
@@ -71,6 +73,9 @@ def run(commands: list[list[str]], folder: Path, **changes: str) -> bytes:
 )
 def test_any_encoding(changes: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<html>a page that was there</html>")
+    (tmp_path / "some").mkdir()
+    for name in SOME:
+        shutil.copy(RESULTS / f"{name}.json", tmp_path / "some")
     text = run(COMMANDS, tmp_path, **changes)
     shown = text.decode("utf-8" if "UTF-8" in str(changes) else changes.get("PYTHONIOENCODING", "ascii"))
     assert PERCENT["cifar10"] in shown

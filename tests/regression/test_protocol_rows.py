@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, rows_digest, stratified_split
+from dcgan_eval.protocols import catalog
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 
 _CIFAR10_VALIDATION = "48a617badeb164f73972e742d90623d7f74cc5385caf407373de3a5cd6f8f7a4"
@@ -32,14 +33,14 @@ DRAWS = {
 }
 
 
+_load_once = cache(load_data)
+
+
 @pytest.fixture
-def train_images(name: str, request: pytest.FixtureRequest) -> ImageSet:
+def train_images(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """Train split of the protocol ``name``; only the digits come with a library."""
-    return loaded(name, None if name == "digits" else request.getfixturevalue("real_data_dir"))
-
-
-@cache
-def loaded(name: str, data_dir: Path | None) -> ImageSet:
+    monkeypatch.setattr(catalog, "load_data", _load_once)
+    data_dir = None if name == "digits" else request.getfixturevalue("real_data_dir")
     return load_protocol_data(get_protocol(name), data_dir)[0]
 
 
