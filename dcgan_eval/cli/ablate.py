@@ -15,11 +15,10 @@ from ..protocols.sources import EncoderFeatures
 from ..report.figures import ablation_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
-from .encoder import EncoderChoice, encoder_options
+from .encoder import EncoderChoice, encoder_options, layer_option
 from .options import (
     example,
     json_option,
-    layer_option,
     making_options,
     place_options,
     seed_option,

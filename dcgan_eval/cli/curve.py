@@ -15,12 +15,11 @@ from ..protocols.sources import EncoderFeatures
 from ..report.figures import learning_curve_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
-from .encoder import EncoderChoice, encoder_options
+from .encoder import EncoderChoice, encoder_options, layer_option
 from .options import (
     Number,
     example,
     json_option,
-    layer_option,
     making_options,
     place_options,
     seed_option,

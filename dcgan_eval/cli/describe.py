@@ -16,8 +16,9 @@ from ..insight.finding import Finding
 from ..report.figures import map_figure, spectrum_figure
 from ..seeding import derive, rng
 from .console import progress_view
+from .encoder import layer_option
 from .findings import Pictures, checked, out_option, report_finding, seed_option
-from .options import Number, example, json_option, layer_option
+from .options import Number, example, json_option
 
 _ALONE = {
     "rank_me": geometry.rank_me,

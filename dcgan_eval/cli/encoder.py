@@ -124,6 +124,14 @@ def layer_names(options: dict[str, Any]) -> list[str]:
     return [name for name, _ in encoder.module.named_modules() if name]
 
 
+layer_option = click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=offering(lambda ctx: layer_names(ctx.params)),
+    help="Layer to use, repeated or comma-separated; * stands for any part between dots [default: all].",
+)
 _options = stack(
     click.option(
         "--weights",

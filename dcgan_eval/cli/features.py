@@ -15,8 +15,8 @@ from ..features.fill import fill
 from ..features.store import FeatureStore
 from . import console
 from .console import err, progress_view
-from .encoder import EncoderChoice, encoder_options
-from .options import example, json_option, layer_option, making_options, place_options, to_option
+from .encoder import EncoderChoice, encoder_options, layer_option
+from .options import example, json_option, making_options, place_options, to_option
 from .running import take_making, take_place
 
 

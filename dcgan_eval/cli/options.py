@@ -73,13 +73,6 @@ def offering(names: Callable[[click.Context], Iterable[str]]) -> Callable[..., l
     return complete
 
 
-def _layers(ctx: click.Context) -> list[str]:
-    """Return the layers of the encoder that the line names so far."""
-    from .encoder import layer_names
-
-    return layer_names(ctx.params)
-
-
 def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Apply decorators so that options are listed in the order given."""
 
@@ -108,14 +101,6 @@ cache_dir_option = click.option(
     help="Folder of the feature stores [default: DCGAN_EVAL_CACHE, else ~/.cache/dcgan-eval/features].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output and nothing else.")
-layer_option = click.option(
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=offering(_layers),
-    help="Layer to use, repeated or comma-separated; * stands for any part between dots [default: all].",
-)
 store_dtype_option = click.option(
     "--store-dtype", default="float16", show_default=True, metavar="float16|float32", help="Type in the store."
 )

@@ -8,12 +8,11 @@ import click
 
 from ..protocols.classifiers import PROBES
 from ..protocols.settings import DEFAULTS
-from .encoder import encoder_options
+from .encoder import encoder_options, layer_option
 from .options import (
     draws_options,
     example,
     given_option,
-    layer_option,
     making_options,
     probe_options,
     stack,

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .encoder import encoder_options
-from .options import example, given_option, layer_option, making_options, run_options
+from .encoder import encoder_options, layer_option
+from .options import example, given_option, making_options, run_options
 from .running import protocol_argument, run_and_show, take_features
 
 
