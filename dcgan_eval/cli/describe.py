@@ -1,7 +1,8 @@
-"""``dcgan-eval describe``: label-free figures of a store, alone or beside another."""
+"""``dcgan-eval describe``: figures of a store without a classifier, alone or beside another."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,28 @@ _ALONE = {
     "uniformity": geometry.uniformity,
 }
 _BOTH = {"linear_cka": geometry.linear_cka, "rsa": geometry.rsa}
+_OTHER = "_other"
 _NO_LABELS = "the store has no labels, so the points of the map have one colour"
+_SPREAD = "cluster nmi and ari: mean and 1.96 standard deviations of ten clusterings from different starts"
+
+
+def _tsne(X: np.ndarray, seed: int) -> np.ndarray:
+    """Return a t-SNE of the rows, (N, 2)."""
+    from sklearn.manifold import TSNE
+
+    points: np.ndarray = TSNE(random_state=seed).fit_transform(X)
+    return points
+
+
+def _umap(X: np.ndarray, seed: int) -> np.ndarray:
+    """Return a UMAP of the rows, (N, 2)."""
+    from umap import UMAP
+
+    points: np.ndarray = UMAP(random_state=seed).fit_transform(X)
+    return points
+
+
+_MAPS = {"t-SNE": _tsne, "UMAP": _umap}
 
 
 @click.command(epilog=example("dcgan-eval describe train.h5 other.h5 --out describe.png"))
@@ -43,7 +65,14 @@ _NO_LABELS = "the store has no labels, so the points of the map have one colour"
     help="Sample.",
 )
 @click.option(
-    "--map", "map_path", type=click.Path(path_type=Path, dir_okay=False), help="Draw a t-SNE of the rows too."
+    "--map", "map_path", type=click.Path(path_type=Path, dir_okay=False), help="Draw a map of the rows too, PNG."
+)
+@click.option(
+    "--map-by",
+    type=click.Choice(list(_MAPS), case_sensitive=False),
+    default="t-SNE",
+    show_default=True,
+    help="How --map places the rows; UMAP needs the package umap-learn.",
 )
 @out_option("describe.png")
 @seed_option
@@ -54,28 +83,33 @@ def describe(
     layers: tuple[str, ...],
     num_rows: int,
     map_path: Path | None,
+    map_by: str,
     path: Path,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Describe features without labels: effective rank, decay of the spectrum, intrinsic dimension, uniformity.
+    """Describe features without a classifier: rank, decay of the spectrum, intrinsic dimension, uniformity.
 
-    STORE is a file that `features --out` wrote. Beside OTHER, features of the same images by another encoder, linear
+    STORE is a file that `features --out` wrote. With labels in it (`features` writes those of the data), also how well
+    neighbours and clusters agree with them: mean average precision of retrieval by cosine, NMI and ARI of K-means.
+    Beside OTHER, features of the same images by another encoder, linear
     CKA and RSA say how alike the two are, and features of two views of the images also have an alignment.
     """
     finding_path = checked(path)
     if map_path is not None:
         check_target(map_path, "--map", suffixes=(".png",))
+        _check_map(map_by)
     stores = [FeatureStore(file) for file in (store, other) if file is not None]
     if layers:
         stores[0] = stores[0].only([name for layer in layers for name in layer.split(",")])
     matrices, labels = _sampled(stores, num_rows, seed)
-    measured = _measured(matrices, [store.name, *([other.name] if other else [])])
-    pictures = _spectra(matrices, path) | _map(matrices[0], labels, map_path, seed)
+    measured = _measured(matrices, [store.name, *([other.name] if other else [])], labels, seed)
+    pictures = _spectra(matrices, path) | _map(matrices[0], labels, map_path, map_by, seed)
     settings = {"rows": len(matrices[0]), "layers": list(stores[0].layers), "width": matrices[0].shape[1]}
     settings["encoders"] = [s.identity.encoder for s in stores]
     hashes = {name: sha256_of(file) for name, file in (("store", store), ("other", other)) if file is not None}
     notes = [_NO_LABELS] if map_path is not None and labels is None else []
+    notes += [_SPREAD] if "cluster_nmi" in measured else []
     finding = Finding("describe", "rank_me", measured, settings, seed, hashes, notes=notes)
     report_finding(finding, finding_path, pictures, _sentence(measured), as_json)
 
@@ -97,22 +131,37 @@ def _sampled(stores: list[FeatureStore], num_rows: int, seed: int) -> tuple[list
     return [store[r] for store, r in zip(stores, rows, strict=True)], labels
 
 
-def _measured(matrices: list[np.ndarray], names: list[str]) -> dict[str, Any]:
-    """Return every figure with its interval."""
+def _check_map(by: str) -> None:
+    """Refuse, before the work, a kind of map whose package is not installed."""
+    if by == "UMAP" and importlib.util.find_spec("umap") is None:
+        raise DcganEvalError(
+            "UMAP is not installed", got="--map-by UMAP", remedy="pip install umap-learn, or leave out --map-by"
+        )
+
+
+def _measured(matrices: list[np.ndarray], names: list[str], labels: np.ndarray | None, seed: int) -> dict[str, Any]:
+    """Return every figure with its interval; against labels where there are two or more."""
     for X, name in zip(matrices, names, strict=True):
         geometry.check_rows(X, name)
     wanted: dict[str, tuple[geometry.Measure, list[np.ndarray]]] = {n: (m, matrices[:1]) for n, m in _ALONE.items()}
     if len(matrices) == 2:
-        wanted |= {f"{n}_other": (m, matrices[1:]) for n, m in _ALONE.items()}
+        wanted |= {n + _OTHER: (m, matrices[1:]) for n, m in _ALONE.items()}
         wanted |= {n: (m, matrices) for n, m in _BOTH.items()}
         if matrices[0].shape == matrices[1].shape:
             wanted["alignment"] = (geometry.alignment, matrices)
     found = dict[str, Any]()
+    labelled = matrices if labels is not None and len(np.unique(labels)) > 1 else []
+    if labels is not None:
+        wanted |= {f"retrieval_map{_OTHER * i}": (geometry.retrieval_map, [X, labels]) for i, X in enumerate(labelled)}
     with progress_view() as progress:
         for i, (name, (measure, parts)) in enumerate(wanted.items()):
             progress(name.replace("_", " "), i, len(wanted))
             figure = geometry.with_interval(measure, *parts)
             found |= {name: figure.value, f"{name}_ci95": list(figure.ci95)}
+        for i, X in enumerate(labelled):
+            progress("clusters", i, len(labelled))
+            for name, figure in geometry.cluster_agreement(X, np.asarray(labels), seed).items():
+                found |= {name + _OTHER * i: figure.value, f"{name}{_OTHER * i}_ci95": list(figure.ci95)}
         progress("figures", len(wanted), len(wanted))
     return found
 
@@ -124,14 +173,12 @@ def _spectra(matrices: list[np.ndarray], path: Path) -> Pictures:
     return {path: ("Eigenvalues of the covariance over their rank, both axes logarithmic", "Spectra")}
 
 
-def _map(X: np.ndarray, labels: np.ndarray | None, path: Path | None, seed: int) -> Pictures:
+def _map(X: np.ndarray, labels: np.ndarray | None, path: Path | None, by: str, seed: int) -> Pictures:
     """Draw a map of the rows, if it is asked for."""
     if path is None:
         return {}
-    from sklearn.manifold import TSNE
-
-    map_figure(TSNE(random_state=derive(seed, "map") % 2**32).fit_transform(X), labels, path)
-    return {path: ("A map of the rows in which near ones are near", "t-SNE of the sampled rows")}
+    map_figure(_MAPS[by](X, derive(seed, "map") % 2**32), labels, path)
+    return {path: ("A map of the rows in which near ones are near", f"{by} of the sampled rows")}
 
 
 def _sentence(measured: dict[str, Any]) -> str:

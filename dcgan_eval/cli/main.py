@@ -53,7 +53,7 @@ _COMMANDS = {
     "data": (f"{_CLI}.data", "Find data sets and check what is in them."),
     "describe": (
         f"{_CLI}.describe",
-        "Describe features without labels: effective rank, decay of the spectrum, intrinsic dimension, uniformity.",
+        "Describe features without a classifier: rank, decay of the spectrum, intrinsic dimension, uniformity.",
     ),
     "export": (
         f"{_CLI}.records",

@@ -1,4 +1,6 @@
-"""Figures of a representation that need no labels: how many directions it uses, how its points lie, how alike two are.
+"""Figures of a representation without a classifier: how many directions it uses, how its points lie, how alike two are.
+
+Where labels are known, also how well clusters and neighbours agree with them.
 
 Everything is measured on a sample of rows, through Gram matrices or distances of it, in float64. Intervals: the grouped
 jackknife (ten groups of rows left out in turn), because a bootstrap repeats rows, and repeated rows are what rank,
@@ -14,12 +16,15 @@ import numpy as np
 from scipy import stats
 
 from ..errors import DcganEvalError
+from ..seeding import derive
 
 GROUPS = 10
 LEAST_ROWS = 50
 _FIRST_RANK = 11  # of the spectrum's fit: the first ten directions follow the data set, not the law
 _KEPT = 0.9  # share of the ratios of distances that the TwoNN fit looks at, as in its source
 _SHARPNESS = 2.0  # t of the uniformity's Gaussian potential, its source's
+_CLUSTERINGS = 10  # from different starts, for their spread
+_STARTS = 3  # of each, the best of which is kept
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Figure:
     value : float
         On all rows of the sample.
     ci95 : tuple of float
-        Grouped jackknife, Student's t.
+        Grouped jackknife, Student's t; of clusterings 1.96 standard deviations over their starts.
     """
 
     value: float
@@ -149,6 +154,72 @@ def rsa(X: np.ndarray, Y: np.ndarray) -> float:
     pairs = np.triu_indices(len(X), 1)
     centred = [_unit(Z - Z.mean(1, keepdims=True, dtype=np.float64)) for Z in (X, Y)]
     return float(stats.spearmanr(*(1 - (Z @ Z.T)[pairs] for Z in centred)).statistic)
+
+
+def retrieval_map(X: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean average precision of rows that rank all others by cosine, those of their label being right.
+
+    Rows of equal cosine share the precision behind the last of them, as in scikit-learn's ``average_precision_score``.
+    Rows whose label no other has ask nothing; NaN where that is all of them.
+
+    Parameters
+    ----------
+    X : ndarray
+        (N, D).
+    y : ndarray of int
+        (N,).
+    """
+    unit = _unit(X)
+    cosine = np.round(unit @ unit.T, 12)  # equal rows have equal cosines whatever the order of sums
+    np.fill_diagonal(cosine, -np.inf)
+    order = np.argsort(-cosine, axis=1)[:, :-1]  # the row itself comes last
+    ranked = np.take_along_axis(cosine, order, axis=1)
+    right = y[order] == y[:, None]
+    precision = right.cumsum(1) / np.arange(1, len(y))
+    ends = np.where(np.diff(ranked, append=-np.inf) != 0, np.arange(len(y) - 1), len(y))
+    last = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]  # of the rows of equal cosine
+    found = (np.take_along_axis(precision, last, axis=1) * right).sum(1)
+    asked = right.any(1)
+    return float(np.mean(found[asked] / right[asked].sum(1))) if asked.any() else float("nan")
+
+
+def cluster_agreement(X: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, Figure]:
+    """Cluster rows by K-means, K the number of labels, and compare the clusters with the labels.
+
+    Parameters
+    ----------
+    X : ndarray
+        (N, D).
+    y : ndarray of int
+        (N,).
+    seed : int
+        Root seed of the starts.
+
+    Returns
+    -------
+    dict
+        ``cluster_nmi``, normalised mutual information (by the arithmetic mean of the entropies), and ``cluster_ari``,
+        the adjusted Rand index: means over ten clusterings, each the best of three starts.
+
+    Source: scikit-learn's ``KMeans``, ``normalized_mutual_info_score`` and ``adjusted_rand_score``.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    X = X.astype(np.float64)
+    if X.shape[1] > len(X):  # N points lie in N - 1 directions: the same distances with fewer numbers
+        values, vectors = np.linalg.eigh((X - X.mean(0)) @ (X - X.mean(0)).T)
+        X = vectors * np.sqrt(values.clip(min=0))
+    clusterings = [
+        KMeans(len(np.unique(y)), n_init=_STARTS, random_state=derive(seed, "clusters", start=i) % 2**32).fit_predict(X)
+        for i in range(_CLUSTERINGS)
+    ]
+    found = {}
+    for name, agree in (("cluster_nmi", normalized_mutual_info_score), ("cluster_ari", adjusted_rand_score)):
+        scores = np.array([agree(y, clusters) for clusters in clusterings])
+        mean, half = float(scores.mean()), float(1.96 * scores.std(ddof=1))
+        found[name] = Figure(mean, (mean - half, mean + half))
+    return found
 
 
 def check_rows(X: np.ndarray, name: str) -> None:
