@@ -43,7 +43,7 @@ ROWS = (
     Row("kills", "train, continued", 0, 4.0),
     Row("kills", "svm", 4, 2.0),
     Row("kills", "K-means", 2, 2.0),
-    Row("kills", "regress", 0, 3.0),
+    Row("kills", "regress", 2, 2.0),
     Row("kills", "report", 3, 0.3),
     Row("kills", "export", 3, 0.3),
     Row("kills", "weights import", 3, 0.5),

@@ -133,6 +133,18 @@ def test_a_band_may_be_changed_a_run_not(own) -> None:  # type: ignore[no-untype
     assert "another run 'two'" in own("regress", "--suite", "mine.toml").stderr
 
 
+def test_a_time_is_measured_where_it_has_a_band_and_missed_where_the_baseline_lacks_it(own, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    with monkeypatch.context() as nobody_asks:
+        nobody_asks.setattr(regress, "_reference_time", lambda: pytest.fail("the fixed work takes seconds"))
+        assert own("regress", "--suite", "mine.toml", "--update").exit_code == 0
+        assert own("regress", "--suite", "mine.toml").exit_code == 0
+    Path("mine.toml").write_text(SUITE.replace("time = inf", "time = 100"))
+    missed = own("regress", "--suite", "mine.toml")
+    assert (missed.exit_code, "FAILS  mine: time" in missed.stdout) == (1, True), missed.output
+    assert own("regress", "--suite", "mine.toml", "--update").exit_code == 0
+    assert own("regress", "--suite", "mine.toml").exit_code == 0
+
+
 def test_a_run_that_fails_is_a_failure_and_no_baseline(own) -> None:  # type: ignore[no-untyped-def]
     Path("mine.toml").write_text(SUITE.replace('["0"]', '["body"]'))
     update = own("regress", "--suite", "mine.toml", "--update")
