@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Iterable
 
 _FEW = 4  # names that fit a sentence
@@ -103,3 +105,30 @@ def unknown_name(kind: str, name: str, known: Iterable[str], error: type[DcganEv
         among = f", of {', '.join(names)}" if len(names) <= _FEW else ""
         remedy = f"did you mean {' or '.join(close)}{among}"
     return error(f"There is no {kind} named {name!r}", remedy=remedy)
+
+
+def check_installed(package: str, asked: str, *, extra: str, distribution: str | None = None) -> None:
+    """Raise unless a package that only some options need can be imported; nothing is imported.
+
+    Parameters
+    ----------
+    package : str
+        What is imported.
+    asked : str
+        The option that needs it.
+    extra : str
+        Ours that installs it.
+    distribution : str or None
+        What pip installs it as; None is the package's name.
+
+    Raises
+    ------
+    DcganEvalError
+        It is not installed.
+    """
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise DcganEvalError(
+            f"{package} is not installed",
+            got=asked,
+            remedy=f"pip install {distribution or package}, or from a checkout pip install -e '.[{extra}]'",
+        )

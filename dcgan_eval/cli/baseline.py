@@ -36,9 +36,11 @@ from .running import (
     protocol_argument,
     run_and_show,
     show_and_keep,
+    show_to,
     take_making,
     take_place,
     take_protocol,
+    tracked,
 )
 
 
@@ -141,6 +143,8 @@ def supervised(
     choice = SearchOptions(preset, trials, epochs, seed=seed)
     search = SupervisedSearch(choice, place.cache_dir, resolve_device(device), max_minutes)
     train, _ = load_protocol_data(spec, place.data_dir, download=place.download)
-    with progress_view() as progress:
-        result = run_search(spec, train, search, seed=seed, progress=progress)
-    show_and_keep(result, spec.title, **options)
+    with tracked(options, spec, f"supervised-{preset}", seed) as tracker:
+        with progress_view() as progress:
+            result = run_search(spec, train, search, seed=seed, progress=progress)
+        show_and_keep(result, spec.title, **options)
+        show_to(tracker, result)

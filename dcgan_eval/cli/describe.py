@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from ..errors import DcganEvalError
+from ..errors import DcganEvalError, check_installed
 from ..features.store import FeatureStore
 from ..files import check_target, sha256_of
 from ..insight import geometry
@@ -98,7 +97,8 @@ def describe(
     finding_path = checked(path)
     if map_path is not None:
         check_target(map_path, "--map", suffixes=(".png",))
-        _check_map(map_by)
+        if map_by == "UMAP":
+            check_installed("umap", "--map-by UMAP", extra="umap", distribution="umap-learn")
     stores = [FeatureStore(file) for file in (store, other) if file is not None]
     if layers:
         stores[0] = stores[0].only([name for layer in layers for name in layer.split(",")])
@@ -129,14 +129,6 @@ def _sampled(stores: list[FeatureStore], num_rows: int, seed: int) -> tuple[list
     rows = [np.searchsorted(k.sha256, chosen) for k in keys]
     labels = None if keys[0].labels is None else keys[0].labels[rows[0]]
     return [store[r] for store, r in zip(stores, rows, strict=True)], labels
-
-
-def _check_map(by: str) -> None:
-    """Refuse, before the work, a kind of map whose package is not installed."""
-    if by == "UMAP" and importlib.util.find_spec("umap") is None:
-        raise DcganEvalError(
-            "UMAP is not installed", got="--map-by UMAP", remedy="pip install umap-learn, or leave out --map-by"
-        )
 
 
 def _measured(matrices: list[np.ndarray], names: list[str], labels: np.ndarray | None, seed: int) -> dict[str, Any]:

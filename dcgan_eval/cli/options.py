@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from ..tracking import TRACKERS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -158,6 +160,11 @@ record_option = click.option(
     type=click.Path(path_type=Path),
     help="Where the record goes [default: a new file under records/].",
 )
+log_option = click.option(
+    "--log",
+    type=click.Choice(list(TRACKERS)),
+    help="Show scores and curves to a tracker too, which must be installed.",
+)
 draws_options = stack(
     click.option("--per-class", type=COUNT, help="Labels per class of a draw, instead of the protocol's."),
     click.option(
@@ -180,7 +187,7 @@ own_data_options = stack(
     click.option("--test-split", metavar="NAME", help="Split of own data to test on [default: test, else val]."),
     click.option("--label-column", metavar="NAME", help="Column of the labels, where own data have several."),
 )
-probe_options = stack(place_options, own_data_options, seed_option, record_option, json_option)
+probe_options = stack(place_options, own_data_options, seed_option, record_option, log_option, json_option)
 run_options = stack(
     place_options,
     own_data_options,
@@ -197,5 +204,6 @@ run_options = stack(
     click.option("--explain", is_flag=True, help="Say which solver ran, why, and what it took."),
     unconverged_option,
     record_option,
+    log_option,
     json_option,
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ..protocols.sources import EncoderFeatures, Filler, GivenFeatures
 from ..protocols.spec import Protocol
 from ..records import Record
 from ..report.tables import result_panel
+from ..tracking import Tracker, tracking
 from .console import err, out, progress_view
 from .encoder import EncoderChoice
 from .options import default_cache_dir, offering
@@ -102,12 +105,37 @@ def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier:
     protocol, place = take_protocol(name, options, source), take_place(options)
     settings, explain = take_settings(options, classifier), options.pop("explain", False)
     check_record_target(options["record"])
-    with progress_view() as progress:
-        result = evaluate(protocol, source, settings, place, progress)
-    show_and_keep(result, protocol.title, **options)
+    with tracked(options, settings.named(protocol), source.name, settings.seed) as tracker:
+        with progress_view() as progress:
+            result = evaluate(protocol, source, settings, place, progress)
+        show_and_keep(result, protocol.title, **options)
+        show_to(tracker, result)
     if explain:
         for draw in result.draws:
             err.print(_explanation(draw), highlight=False)
+
+
+def tracked(options: dict[str, Any], protocol: Protocol, what: str, seed: int) -> AbstractContextManager[Tracker]:
+    """Return the tracker that is asked for, if any, as a context: opened before the work, closed after it."""
+    kind, record = options.pop("log", None), options["record"]
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    name = f"{protocol.id}-{what}".replace(":", "-").replace("/", "-")
+    folder = (record.parent if record else Path("records")) / "tensorboard" / f"{name}-{stamp}"
+    config = {"protocol": protocol.id, "version": protocol.version, "features": what, "seed": seed}
+    return tracking(kind, name, config, folder, lambda note: err.print(f"Note: {note}", highlight=False, markup=False))
+
+
+def show_to(tracker: Tracker, result: Record) -> None:
+    """Show a tracker the validation curve, a step for each value, and then the score."""
+    parameter, value = result.chosen
+    for step, row in enumerate(result.selection):
+        tracker.log({f"validation/{key}": row.get(key) for key in (parameter, "score", "duality_gap")}, step)
+    low, high = result.ci95
+    final = {"score": result.score, "ci95_low": low, "ci95_high": high, parameter: value}
+    final |= {"duality_gap": result.duality_gap, "time_s": result.time_s}
+    final |= {name: figure["score"] for name, figure in result.figures.items()}
+    what = "test" if result.metric == "accuracy" else "best"  # a search has validation scores alone
+    tracker.log({f"{what}/{key}": number for key, number in final.items()}, len(result.selection))
 
 
 def check_record_target(path: Path | None) -> None:

@@ -24,6 +24,7 @@ from ..models.dcgan import draw_samples
 from ..models.presets import PRESETS, get_preset
 from ..protocols.validation_score import ValidationScore
 from ..report.figures import training_figure, write_image_grid
+from ..tracking import check_tracker
 from ..training import loop
 from ..training.config import RECIPES, TrainingConfig
 from ..training.contrad import ContraDTrainer
@@ -37,7 +38,19 @@ from ..training.schedule import Measurement
 from ..training.start import Start, load_start
 from ..training.trainer import BaseTrainer, Trainer
 from .console import err, out, progress_view
-from .options import COUNT, FRACTION, MINUTES, SEED, SIDE, Number, data_dir_option, example, json_option, stack
+from .options import (
+    COUNT,
+    FRACTION,
+    MINUTES,
+    SEED,
+    SIDE,
+    Number,
+    data_dir_option,
+    example,
+    json_option,
+    log_option,
+    stack,
+)
 
 _TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer, "contrad": ContraDTrainer}
 _BUILT_STARTS = {"random": "", "kmeans": "kmeans"}
@@ -102,6 +115,7 @@ _run_options = stack(
     click.option(
         "--part-mb", type=Number(int, 1, 10**6), help="Cut checkpoints into files of this size [default: one]."
     ),
+    log_option,
     click.option("--resume", is_flag=True, help="Continue the run in --out."),
     click.option("--allow-changes", is_flag=True, help="Continue although the configuration has changed."),
     click.option("--probe", metavar="digits|cifar10-small", help="Measure features on validation rows as it goes."),
@@ -258,7 +272,9 @@ def _outline(data_name: str, data_dir: Path | None, config: TrainingConfig) -> I
 
 def _split(options: dict[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, int]]:
     """Divide the options into those of the run, of the recipe, and the intervals of measurements."""
-    names = ("resume", "allow_changes", "max_minutes", "checkpoint_minutes")
+    names = ("resume", "allow_changes", "max_minutes", "checkpoint_minutes", "log")
+    if options["log"] is not None:
+        check_tracker(options["log"])
     part_mb = options.pop("part_mb")
     run = RunOptions(**{name: options.pop(name) for name in names}, part_bytes=part_mb and part_mb << 20)
     every = {name: options.pop(name) for name in ("probe_every", "samples_every")}

@@ -180,8 +180,7 @@ def _start(protocol: Protocol, train: ImageSet, settings: Settings, progress: Pr
     """Split off the validation rows."""
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
-    if settings.classifier is not None and settings.classifier.name != "l2svm":
-        protocol = protocol.with_classifier(settings.classifier.name)
+    protocol = settings.named(protocol)
     num_held_out = protocol.num_held_out(train.num_images)
     kept, validation = stratified_split(train, num_held_out, settings.seed, "validation")
     classifier, rows = settings.classifier_for(protocol), np.concatenate([kept, validation])

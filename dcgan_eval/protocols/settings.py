@@ -62,6 +62,12 @@ class Settings:
             "allow_unconverged": self.allow_unconverged,
         }
 
+    def named(self, protocol: Protocol) -> Protocol:
+        """Return the protocol under the id that it has with the classifier."""
+        if self.classifier is None or self.classifier.name == "l2svm":
+            return protocol
+        return protocol.with_classifier(self.classifier.name)
+
     def classifier_for(self, protocol: Protocol) -> Classifier:
         """Return what is fitted: the classifier asked for, or the protocol's L2-SVM."""
         if self.classifier is not None:

@@ -19,7 +19,7 @@ from ..errors import TrainingError
 from ..files import check_target, locked, write_file
 from ..models.weights import NETWORKS, save_network
 from ..progress import Progress, no_progress
-from .board import Board
+from ..tracking import Tracker
 from .checkpoint import clear_leftovers, find_checkpoints, newest_checkpoint, read_state
 from .config import TrainingConfig
 from .health import Health
@@ -51,6 +51,8 @@ class RunOptions:
         Time between checkpoints.
     part_bytes : int or None
         Size at which a checkpoint is cut into files.
+    log : str or None
+        Tracker that is shown the tables' rows (:data:`~dcgan_eval.tracking.TRACKERS`).
     """
 
     resume: bool = False
@@ -58,6 +60,7 @@ class RunOptions:
     max_minutes: float | None = None
     checkpoint_minutes: float = 5.0
     part_bytes: int | None = None
+    log: str | None = None
 
 
 def train(
@@ -174,7 +177,8 @@ class _Run:
         write_file(self.folder / "config.json", json.dumps(self.trainer.config.as_dict(), indent=2) + "\n")
         names = ("log", *(measurement.name for measurement in self.measurements))
         self.tables = {name: Table(self.folder / f"{name}.csv", self.trainer.rounds_done) for name in names}
-        self.board = Board(self.folder)
+        config = self.trainer.config.as_dict()
+        self.tracker = Tracker(self.options.log, self.folder.name, config, self.folder / "tensorboard", self.on_event)
 
     def _chosen(self) -> Path | None:
         """Choose the checkpoint to continue from, if any; see first that all that is written at the end can be."""
@@ -226,7 +230,7 @@ class _Run:
         row = self._position() | {key: float(value) for key, value in losses.items()}
         self.health.check(row, next(iter(find_checkpoints(self.folder)[::-1]), None))
         self.tables["log"].append(row)
-        self.board.add("training", row)
+        self._show("training", row)
         self.on_log(row)
 
     def _measure(self, measurement: Measurement) -> None:
@@ -236,9 +240,14 @@ class _Run:
         if "score" in row and row["score"] > max((old["score"] for old in table.rows), default=-math.inf):
             self._export(self.folder / "best", {measurement.name: row})
         table.append(row)
-        self.board.add(measurement.name, row)
+        self._show(measurement.name, row)
         shown = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in self._position())
         self.on_event(f"{self.trainer.seen_images:>12,} images  {measurement.name}" + (f": {shown}" if shown else ""))
+
+    def _show(self, name: str, row: Row) -> None:
+        """Show a row to the tracker, against the images seen."""
+        values = {f"{name}/{key}": value for key, value in row.items() if key != "seen_images"}
+        self.tracker.log(values, int(row["seen_images"]))
 
     def _measure_end(self) -> None:
         """Measure what a finished run has come to, unless it just was."""
@@ -281,6 +290,7 @@ class _Run:
                 self._measure_end()
             self._save()
             paths = self._export(self.folder, {})
+            self.tracker.finish()
         return {
             "status": status,
             "rounds_done": self.trainer.rounds_done,
