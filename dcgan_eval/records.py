@@ -50,7 +50,8 @@ class Record:
         ``name``, the ``parameter`` that was chosen and its ``value``, and what else decided the predictions.
     data : dict
         The two sets, ``train`` and ``test``: name, split, count, fingerprint. ``in_train`` of the test set, where it
-        was counted: ``num_images`` that are in the training set too, pixel for pixel, and of these ``other_label``.
+        was counted: ``num_images`` that are in the training set too, pixel for pixel, and of these ``other_label``;
+        ``near`` counts those that look like a training image, where that was asked for.
     metric : str
         ``"accuracy"``, a fraction.
     score : float

@@ -26,6 +26,7 @@ from .options import (
     example,
     given_option,
     making_options,
+    near_option,
     probe_options,
     run_options,
     store_dtype_option,
@@ -112,6 +113,7 @@ def kmeans(
 @protocol_argument
 @given_option
 @draws_options
+@near_option
 @probe_options
 def knn(protocol: str, given: tuple[Path, Path] | None, **options: Any) -> None:
     """k nearest neighbours on raw pixels, or on --features, by Euclidean distance; k is chosen on validation rows."""

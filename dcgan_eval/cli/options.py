@@ -174,6 +174,9 @@ draws_options = stack(
         help="Fresh draws on the test set, instead of the protocol's.",
     ),
 )
+near_option = click.option(
+    "--near-duplicates", is_flag=True, help="Count test images that look like a training image too (needs ImageHash)."
+)
 given_option = click.option(
     "--features",
     "given",
@@ -192,6 +195,7 @@ run_options = stack(
     place_options,
     own_data_options,
     draws_options,
+    near_option,
     seed_option,
     tol_option,
     click.option(

@@ -14,6 +14,7 @@ from .options import (
     example,
     given_option,
     making_options,
+    near_option,
     probe_options,
     stack,
     tol_option,
@@ -28,7 +29,14 @@ def probe() -> None:
 
 
 _on_features = stack(
-    protocol_argument, encoder_options, layer_option, making_options, given_option, draws_options, probe_options
+    protocol_argument,
+    encoder_options,
+    layer_option,
+    making_options,
+    given_option,
+    draws_options,
+    near_option,
+    probe_options,
 )
 
 

@@ -87,7 +87,7 @@ def take_place(options: dict[str, Any]) -> Place:
 
 def take_settings(options: dict[str, Any], classifier: Classifier | None = None) -> Settings:
     """Take the options that decide a run's numbers out of a command's options."""
-    names = [name for name in ("seed", "tol", "solver", "allow_unconverged") if name in options]
+    names = [name for name in ("seed", "tol", "solver", "allow_unconverged", "near_duplicates") if name in options]
     return Settings(classifier=classifier, **{name: options.pop(name) for name in names})
 
 

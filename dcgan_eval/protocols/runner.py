@@ -15,6 +15,7 @@ import numpy as np
 from .. import provenance
 from ..data.feature_rows import FeatureRows
 from ..data.imageset import ImageSet
+from ..data.repeats import check_near_duplicates, count_near_duplicates
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
 from ..features.store import FeatureStore
@@ -123,6 +124,8 @@ def run_protocol(
     started, place = time.perf_counter(), place or Place()
     _check_same_kind(train, test.images)
     run = _start(protocol, train, settings, progress)
+    if settings.near_duplicates:
+        check_near_duplicates(train)
     if place.probe is not None:
         check_probe_target(place.probe, run.protocol, run.classifier)
     with run.timed("features"):
@@ -318,6 +321,8 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
     worst = next((fit for fit in fits if fit.status not in CERTIFIED), fits[0])
     assert test.num_right is not None, "scored before"
     repeats = test.repeats(train)
+    if run.settings.near_duplicates:
+        repeats["near"] = count_near_duplicates(train, test.images)
     return Record(
         protocol=run.protocol.id,
         spec=asdict(run.protocol),
@@ -415,10 +420,14 @@ def _encoder_note(protocol: Protocol, features: dict[str, Any]) -> list[str]:
 
 def _repeat_note(test: ImageSet, repeats: dict[str, int]) -> list[str]:
     """Say how many test images the classifier was trained on."""
-    if not repeats["num_images"]:
-        return []
-    what, how = ("rows", "number for number") if isinstance(test.images, FeatureRows) else ("images", "pixel for pixel")
-    return [
-        f"of {test.num_images:,} test {what} {repeats['num_images']:,} stand in the training set too, {how}; "
-        f"{repeats['other_label']:,} of these under another label"
-    ]
+    notes, what, how = list[str](), "images", "pixel for pixel"
+    if repeats.get("near"):
+        notes.append(f"{repeats['near']:,} of {test.num_images:,} test images look like one of the training set")
+    if isinstance(test.images, FeatureRows):
+        what, how = "rows", "number for number"
+    if repeats["num_images"]:
+        notes.append(
+            f"of {test.num_images:,} test {what} {repeats['num_images']:,} stand in the training set too, {how}; "
+            f"{repeats['other_label']:,} of these under another label"
+        )
+    return notes

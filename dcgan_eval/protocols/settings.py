@@ -32,6 +32,8 @@ class Settings:
         Report fits that did not converge, marked as such, instead of refusing.
     classifier : Classifier or None
         What is fitted; None is the protocol's L2-SVM. Another classifier has a protocol id of its own.
+    near_duplicates : bool
+        Count near-duplicates of test images within the training set as well; no score depends on it.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class Settings:
     solver: Solver = "auto"
     allow_unconverged: bool = False
     classifier: Classifier | None = None
+    near_duplicates: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _MOST_SEED:

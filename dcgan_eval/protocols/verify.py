@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.imageset import ImageSet
-from ..data.repeats import count_repeats
+from ..data.repeats import check_near_duplicates, count_near_duplicates, count_repeats
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import DcganEvalError, RecordError, WeightsError
 from ..features.extract import EncoderFeatures
@@ -285,7 +285,9 @@ def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -
         return
     yield _same("test data", record.data["test"]["fingerprint"], test.fingerprint)
     if (repeats := record.data["test"].get("in_train")) is not None:
-        yield _same("test images in train", repeats, count_repeats(train, test))
+        exact = {key: count for key, count in repeats.items() if key != "near"}
+        yield _same("test images in train", exact, count_repeats(train, test))
+        yield from _near_duplicates(repeats.get("near"), train, test)
     counts = np.bincount(test.labels, minlength=test.num_classes) * record.num_draws
     yield _same("images of each class", np.sum(record.confusion, axis=1).tolist(), counts.tolist())
     if record.right is not None and len(right_N := unpack_counts(record.right)) == test.num_images:
@@ -293,6 +295,18 @@ def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -
         yield _same("right images of each class", by_class.astype(int).tolist(), np.diag(record.confusion).tolist())
     if record.rows_sha256:
         yield _same("rows of the splits", record.rows_sha256, _rows(record, protocol, train))
+
+
+def _near_duplicates(near: int | None, train: ImageSet, test: ImageSet) -> Iterator[Check]:
+    """Count near-duplicates again, where the record has their count and the package is there."""
+    if near is None:
+        return
+    try:
+        check_near_duplicates(train)
+    except DcganEvalError as error:
+        yield Check("near-duplicates", None, str(error))
+        return
+    yield _same("near-duplicates", near, count_near_duplicates(train, test))
 
 
 def _rows(record: Record, protocol: Protocol, train: ImageSet) -> dict[str, list[str]]:
