@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from dcgan_eval.data.tree import WHOLE, rank
 from dcgan_eval.errors import DataError, unknown_name
 
 ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
+ENTRY_POINTS = "dcgan_eval.datasets"
+"""Group of other packages' data: KIND is a function of the text behind the colon of KIND:TEXT and of a split's name, which
+returns an :class:`~dcgan_eval.data.imageset.ImageSet`, or None where it has no such split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +190,8 @@ def load_data(
     Parameters
     ----------
     name_or_path : str or Path
-        Name in the catalogue, or a place as :func:`~dcgan_eval.data.readers.detect` takes it. A catalogue name wins
-        over a folder of the same name; write ``./cifar10`` for that folder.
+        Name in the catalogue, or a place as :func:`~dcgan_eval.data.readers.detect` takes it, or ``KIND:TEXT`` of another
+        package (:data:`ENTRY_POINTS`). A catalogue name wins over a folder of the same name; write ``./cifar10`` for that folder.
     split : str
         Which split. Data without splits answer to ``"all"`` and ``"train"``, never to ``"test"``. The names val, valid
         and validation stand for one another. In a folder of one's own any subfolder may be a split.
@@ -217,12 +222,33 @@ def load_data(
     """
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download, label_column)
+    if is_offered(name_or_path):
+        return _load_offered(str(name_or_path), split)
     path = _existing_path(name_or_path)
     source = _detected(path, split, label_column)
     name = path.resolve().name if path.is_dir() else path.stem
     return readers.read(
         source, _available_split(source, split, str(path)), name, label_column=label_column, mixed=mixed
     )
+
+
+def is_offered(name: str | Path) -> bool:
+    """Tell whether another installed package offers data under a name, ``KIND:TEXT``; a path that exists is a path."""
+    kind, colon, _ = str(name).partition(":")
+    return bool(colon and not Path(name).exists() and entry_points(group=ENTRY_POINTS, name=kind))
+
+
+def _load_offered(name: str, split: str) -> ImageSet:
+    """Return a split of what another package offers."""
+    kind, _, rest = name.partition(":")
+    images = next(iter(entry_points(group=ENTRY_POINTS, name=kind))).load()(rest, split)
+    if images is None:
+        raise DataError(
+            f"{name} has no {split} split", remedy="choose another --split, or --train-split and --test-split"
+        )
+    if not isinstance(images, ImageSet):
+        raise DataError(f"{name} returns no images", got=type(images).__name__, expected="an ImageSet, or None")
+    return dataclasses.replace(images, name=re.sub(r"[^\w.-]+", "-", name), split=split)
 
 
 def check_data(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.catalog import DATASETS, DatasetInfo, load_data
+from ..data.catalog import DATASETS, DatasetInfo, is_offered, load_data
 from ..data.imageset import ImageSet
 from ..data.splits import first_per_class, stratified_split
 from ..errors import DataError, ProtocolError, unknown_name
@@ -79,7 +79,7 @@ MORE_PROTOCOLS = {
 
 
 def get_protocol(name: str) -> Protocol:
-    """Return the protocol called ``name`` on the command line, or one of our own for the user's data at a path.
+    """Return the protocol called ``name`` on the command line, or one of our own for data at a path or of a package.
 
     Data at a path need a training and a test split; a fifth of the training images choose C.
 
@@ -89,7 +89,7 @@ def get_protocol(name: str) -> Protocol:
         No such protocol, nor a path; the closest names are given.
     """
     known = PROTOCOLS | MORE_PROTOCOLS
-    if name not in known and Path(name).exists():
+    if name not in known and (Path(name).exists() or is_offered(name)):
         return own_protocol(name, f"own data, {Path(name).name}", name)
     if name not in known:
         raise unknown_name("protocol", name, known, ProtocolError)

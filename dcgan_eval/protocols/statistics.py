@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import entry_points
 
 import numpy as np
 from scipy import stats
 
+from ..errors import DcganEvalError
 from ..seeding import rng
+
+ENTRY_POINTS = "dcgan_eval.metrics"
 
 
 def spread_of_draws(scores: Sequence[float]) -> float | None:
@@ -111,7 +116,13 @@ def class_figures(
     -------
     dict
         ``balanced accuracy`` (mean of the classes' recalls) and ``macro F1`` -> (value, low, high), fractions. Classes
-        without an image, and for F1 without a prediction either, do not count.
+        without an image, and for F1 without a prediction either, do not count. What other packages offer as entry
+        points of the group ``dcgan_eval.metrics`` follows: functions of the matrix without classes that never occur.
+
+    Raises
+    ------
+    DcganEvalError
+        A function of another package fails.
 
     Source: percentile bootstrap (Efron 1979), images drawn anew within each class from what became of its images.
     """
@@ -122,17 +133,44 @@ def class_figures(
     shares = confusion / np.maximum(rows, 1)[:, None]
     shares[rows == 0, 0] = 1.0  # of no images: any distribution will do
     draw = rng(seed, "figures over classes")
-    again = np.array([_class_means(draw.multinomial(images, shares)) for _ in range(_RESAMPLES)])
-    low, high = np.nanpercentile(again, [2.5, 97.5], axis=0)
-    names = ("balanced accuracy", "macro F1")
-    return {n: (v, float(a), float(b)) for n, v, a, b in zip(names, _class_means(confusion), low, high, strict=True)}
+    again = [draw.multinomial(images, shares) for _ in range(_RESAMPLES)]
+    found = {}
+    for name, measure in (_MEASURES | _offered()).items():
+        low, high = np.nanpercentile([measure(counts) for counts in again], [2.5, 97.5])
+        found[name] = (measure(confusion), float(low), float(high))
+    return found
 
 
-def _class_means(confusion_KK: np.ndarray) -> tuple[float, float]:
-    """Return the mean recall of the classes that have images, and the mean F1 of those that occur."""
-    right, labels, predictions = np.diag(confusion_KK), confusion_KK.sum(1), confusion_KK.sum(0)
+def _balanced_accuracy(confusion_KK: np.ndarray) -> float:
+    """Return the mean recall of the classes that have images."""
     with np.errstate(invalid="ignore"):
-        return float(np.nanmean(right / labels)), float(np.nanmean(2 * right / (labels + predictions)))
+        return float(np.nanmean(np.diag(confusion_KK) / confusion_KK.sum(1)))
+
+
+def _macro_f1(confusion_KK: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur."""
+    with np.errstate(invalid="ignore"):
+        return float(np.nanmean(2 * np.diag(confusion_KK) / (confusion_KK.sum(1) + confusion_KK.sum(0))))
+
+
+_Measure = Callable[[np.ndarray], float]
+_MEASURES: dict[str, _Measure] = {"balanced accuracy": _balanced_accuracy, "macro F1": _macro_f1}
+
+
+def _offered() -> dict[str, _Measure]:
+    """Return the metrics of other installed packages."""
+
+    def guarded(name: str, measure: _Measure, confusion_KK: np.ndarray) -> float:
+        try:
+            return float(measure(np.asarray(confusion_KK, np.float64)))
+        except Exception as error:  # it may raise anything
+            raise DcganEvalError(
+                f"The metric {name} of another package fails",
+                got=f"{type(error).__name__}: {error}",
+                remedy="mend that package, or uninstall it",
+            ) from error
+
+    return {p.name: partial(guarded, p.name, p.load()) for p in entry_points(group=ENTRY_POINTS)}
 
 
 def calibration_bins(confidence_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
