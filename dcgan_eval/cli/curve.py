@@ -9,24 +9,24 @@ from typing import Any
 import click
 
 from ..files import check_target
-from ..protocols.catalog import get_protocol
 from ..protocols.few_shot import learning_curve
-from ..protocols.sources import EncoderFeatures
 from ..report.figures import learning_curve_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
-from .encoder import EncoderChoice, encoder_options, layer_option
+from .encoder import encoder_options, layer_option
 from .options import (
     Number,
     example,
+    given_option,
     json_option,
     making_options,
+    own_data_options,
     place_options,
     seed_option,
     to_option,
     tol_option,
 )
-from .running import protocol_argument, take_making, take_place, take_settings
+from .running import protocol_argument, take_features, take_place, take_protocol, take_settings
 
 
 class _Counts(click.ParamType):
@@ -45,6 +45,8 @@ class _Counts(click.ParamType):
 @encoder_options
 @layer_option
 @making_options
+@given_option
+@own_data_options
 @place_options
 @seed_option
 @tol_option
@@ -54,8 +56,6 @@ class _Counts(click.ParamType):
 @json_option
 def curve(
     protocol: str,
-    encoder: EncoderChoice,
-    layers: tuple[str, ...],
     per_class: tuple[int, ...],
     num_draws: int | None,
     folder: Path | None,
@@ -63,8 +63,9 @@ def curve(
     **options: Any,
 ) -> None:
     """Run a protocol with more and more labels of each class; a record for each number, and a figure with bands."""
-    spec, place, settings = get_protocol(protocol), take_place(options), take_settings(options)
-    source = EncoderFeatures(encoder.load(), take_making(options, layers))
+    source = take_features(protocol, options)
+    spec = take_protocol(protocol, options | {"per_class": None, "num_draws": None}, source)
+    place, settings = take_place(options), take_settings(options)
     folder = folder or Path("records") / f"curve-{spec.command}-{source.name}".replace(":", "-").replace("/", "-")
     check_target(folder / "curve.png", "--out")
     with progress_view() as progress:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..features.taps import Encoder
 from ..progress import Progress, no_progress
 from ..records import Record
-from .catalog import get_protocol, load_protocol_data
-from .given import given_protocol, load_given_images
+from .catalog import get_protocol
+from .given import given_protocol, load_sets
 from .runner import run_protocol
 from .settings import DEFAULTS, Place, Settings
 from .sources import EncoderFeatures, Filler, GivenFeatures
@@ -45,10 +45,7 @@ def evaluate(
     """
     source = EncoderFeatures(features) if isinstance(features, Encoder) else features
     place = place or Place()
-    if isinstance(source, GivenFeatures):
-        spec = given_protocol(protocol) if isinstance(protocol, str) else protocol
-        train, labelled = load_given_images(spec, source, place)
-        return run_protocol(spec, train, SealedTest(labelled), source, settings, place, progress)
-    spec = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    train, test = load_protocol_data(spec, place.data_dir, download=place.download)
-    return run_protocol(spec, train, test, source, settings, place, progress)
+    find = given_protocol if isinstance(source, GivenFeatures) else get_protocol
+    spec = find(protocol) if isinstance(protocol, str) else protocol
+    train, test = load_sets(spec, source, place)
+    return run_protocol(spec, train, SealedTest(test), source, settings, place, progress)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..progress import Progress, no_progress
 from ..records import Record
-from .catalog import load_protocol_images
+from .given import load_sets
 from .runner import run_protocol
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler
@@ -48,7 +48,7 @@ def learning_curve(
         A class has too few images; the largest number is run first, so that this is known before the work.
     """
     place = place or Place()
-    train, test = load_protocol_images(protocol, place.data_dir, download=place.download)
+    train, test = load_sets(protocol, source, place)
     found = {}
     for labels in sorted(set(per_class), reverse=True):
         found[labels] = run_protocol(

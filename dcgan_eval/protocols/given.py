@@ -8,9 +8,10 @@ from ..data.feature_rows import FeatureRows, as_float32, hash_rows
 from ..data.imageset import ImageSet
 from ..data.labels import number_classes
 from ..errors import DataError, ProtocolError
+from ..features.fill import Filler
 from ..features.given import GivenFeatures, find_rows
 from ..features.given_files import GivenFile
-from .catalog import get_protocol, load_whole_splits, own_protocol, take_protocol_images
+from .catalog import get_protocol, load_protocol_images, load_whole_splits, own_protocol, take_protocol_images
 from .settings import Place
 from .spec import Protocol
 
@@ -82,6 +83,13 @@ def load_given_images(protocol: Protocol, source: GivenFeatures, place: Place) -
         "the labels agree in every row"
     )
     return sets
+
+
+def load_sets(protocol: Protocol, source: Filler, place: Place) -> tuple[ImageSet, ImageSet]:
+    """Load a protocol's labelled sets for any source: those of given features settle which row is which image."""
+    if isinstance(source, GivenFeatures):
+        return load_given_images(protocol, source, place)
+    return load_protocol_images(protocol, place.data_dir, download=place.download)
 
 
 def _hashes_by_order(file: GivenFile, images: ImageSet) -> np.ndarray:

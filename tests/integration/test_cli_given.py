@@ -105,3 +105,13 @@ def test_given_features_beside_an_encoder_are_refused_by_probes_too(run: Run) ->
     result = run("probe", "ridge", "own", "--features", "train.npz", "test.npz", "--layer", "conv1")
     assert result.exit_code == 2
     assert "--layer" in result.stderr
+
+
+def test_a_curve_of_given_features_is_the_protocol_with_few_labels(run: Run) -> None:
+    given = ("own", "--features", "train.npz", "test.npz")
+    made = run("curve", *given, "--per-class", "2,9", "--draws", "2", "-o", "c", "--json")
+    assert made.exit_code == 0, made.output
+    curve = json.loads(made.stdout)
+    alone = json.loads(run("svm", *given, "--per-class", "9", "--draws", "2", "--json").stdout)
+    assert (curve["9"]["score"], curve["9"]["right"]) == (alone["score"], alone["right"])
+    assert run("verify", "c/2.json", "--features", "train.npz", "test.npz", "--rerun").exit_code == 0
