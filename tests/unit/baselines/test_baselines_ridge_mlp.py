@@ -90,7 +90,7 @@ def test_ridge_streams_what_lies_elsewhere() -> None:
 def test_neither_minds_the_scale_of_the_features(scale: float) -> None:
     X, y = blobs(200, 30)
     X_val, _ = blobs(300, 30, seed=1)
-    for classifier in (RidgeClassifier(), MlpClassifier(MlpOptions(width=16, epochs=3))):
+    for classifier in (RidgeClassifier(), MlpClassifier(MlpOptions(width=16, least_steps=20))):
         for value in classifier.values[::2]:
             plain, scaled = classifier.fit(X, y, value), classifier.fit(scale * X, y, value)
             predicted = [classifier.predict([plain], X_val)[0], classifier.predict([scaled], scale * X_val)[0]]
@@ -116,8 +116,12 @@ def test_one_step_of_the_perceptron_is_that_of_adamw() -> None:
     """A single full batch: gradients by hand, Adam's first step is the rate times their sign, the decay comes first."""
     X, y = blobs(50, 8)
     decay, rate = 0.5, 1e-2
-    fit = MlpClassifier(MlpOptions(width=5, epochs=1, minibatch=50, learning_rate=rate, seed=3)).fit(X, y, decay)
-    still = MlpClassifier(MlpOptions(width=5, epochs=1, minibatch=50, learning_rate=1e-30, seed=3)).fit(X, y, 0.0)
+    fit = MlpClassifier(MlpOptions(width=5, epochs=1, least_steps=1, minibatch=50, learning_rate=rate, seed=3)).fit(
+        X, y, decay
+    )
+    still = MlpClassifier(MlpOptions(width=5, epochs=1, least_steps=1, minibatch=50, learning_rate=1e-30, seed=3)).fit(
+        X, y, 0.0
+    )
     mean, spread = X.mean(0), X.std(0)
     (W1, b1), (W2, b2) = still.layers  # of the start, on raw features
     W1, b1 = W1 * spread, b1 + W1 @ mean
@@ -165,5 +169,5 @@ def test_a_perceptron_learns_what_no_linear_classifier_can_and_repeats_itself() 
 
 def test_a_perceptron_that_blows_up_is_no_result() -> None:
     X, y = blobs(60, 8)
-    fit = MlpClassifier(MlpOptions(width=4, epochs=5, learning_rate=1e36)).fit(X, y, 1.0)
+    fit = MlpClassifier(MlpOptions(width=4, learning_rate=1e36)).fit(X, y, 1.0)
     assert fit.status == "non_finite"

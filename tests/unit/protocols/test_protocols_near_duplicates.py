@@ -96,6 +96,7 @@ def test_what_cannot_be_looked_for_is_told_before_the_work(tmp_path: Path, monke
     from click.testing import CliRunner
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DCGAN_EVAL_CACHE", str(tmp_path / "cache"))
     np.savez("f.npz", X=np.eye(6), y=np.arange(6) % 2)
     np.savez("g.npz", X=np.eye(6) + 1, y=np.arange(6) % 2)
     refused = CliRunner().invoke(main, ["svm", "own", "--features", "f.npz", "g.npz", "--near-duplicates"])
@@ -104,4 +105,4 @@ def test_what_cannot_be_looked_for_is_told_before_the_work(tmp_path: Path, monke
     without_the_package(monkeypatch)
     with pytest.raises(DcganEvalError, match="pip install ImageHash"):
         evaluate(get_protocol("digits"), PixelFeatures(), Settings(near_duplicates=True), Place(cache_dir=tmp_path))
-    assert not list(tmp_path.glob("*.h5"))
+    assert not list(tmp_path.rglob("*.h5"))

@@ -19,7 +19,7 @@ from dcgan_eval.protocols.verify import verify
 from dcgan_eval.records import load_record
 
 DRAWS = get_protocol("digits").with_draws(6, 2)
-FEW = MlpOptions(width=24, epochs=4, learning_rate=3e-3, seed=11)  # none of the defaults
+FEW = MlpOptions(width=24, epochs=4, least_steps=8, learning_rate=3e-3, seed=11)  # none of the defaults
 
 
 @pytest.mark.parametrize("name", ["ridge", "mlp"])
