@@ -99,7 +99,7 @@ class MlpClassifier:
     """
 
     name, parameter, keeps_rows, probabilities = "mlp", "weight_decay", False, True
-    values: tuple[float, ...] = (1e-2, 1e-1, 1.0)
+    values: tuple[float, ...] = (1e-1, 1.0, 10.0)
     patience = len(values)
 
     def __init__(self, options: MlpOptions | None = None):

@@ -151,7 +151,7 @@ def _images(protocol: Protocol, source: Filler | None, place: Place) -> tuple[Im
 
 def _same(name: str, recorded: Any, found: Any) -> Check:
     """Compare two values, hashes shortened."""
-    now, then = (str(value)[:16] for value in (found, recorded))
+    now, then = (f"{v:.6g}" if isinstance(v, float) else str(v)[:16] for v in (found, recorded))
     return Check(name, bool(recorded == found), now if recorded == found else f"{now}, recorded {then}")
 
 
