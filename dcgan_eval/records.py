@@ -347,6 +347,8 @@ def _of_the_result(record: Record) -> _Expectations:
         ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
         ("right", lambda: record.right is None or text(record.right)),
         ("figures", lambda: all(number(f["score"]) and interval(f["ci95"]) for f in record.figures.values())),
+        ("figures.top5", lambda: "top5" not in record.figures or _is_ranking(record.figures["top5"])),
+        ("figures.ece", lambda: "ece" not in record.figures or _is_binned(record.figures["ece"]["bins"])),
         ("notes", lambda: isinstance(record.notes, list) and all(map(text, record.notes))),
     ]
 
@@ -405,6 +407,16 @@ def _is_entry(value: Any) -> bool:
         and isinstance(value.get("num_images"), int)
         and all(isinstance(count, int) for count in (value.get("in_train") or {}).values())
     )
+
+
+def _is_ranking(figure: Any) -> bool:
+    """Tell whether a figure says what it follows from: scores of draws, and packed counts."""
+    return isinstance(figure["scores"], list) and all(map(_is_number, figure["scores"])) and _is_text(figure["right"])
+
+
+def _is_binned(bins: Any) -> bool:
+    """Tell whether a value is rows of four numbers: count, confidence, right, squares."""
+    return isinstance(bins, list) and all(len(row) == 4 and all(map(_is_number, row)) for row in bins)
 
 
 def _is_square(value: Any, size: int) -> bool:

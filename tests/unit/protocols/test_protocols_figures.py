@@ -17,6 +17,7 @@ from dcgan_eval.baselines.knn import KnnClassifier, KnnFit
 from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
+from dcgan_eval.errors import RecordError
 from dcgan_eval.protocols.catalog import get_protocol, load_protocol_images
 from dcgan_eval.protocols.classifiers import rank
 from dcgan_eval.protocols.evaluate import evaluate
@@ -186,3 +187,22 @@ def test_figures_are_shown_and_older_records_have_fewer(record: Record) -> None:
     assert rows["expected calibration error"][1] in page
     old = load_record(Path(__file__).parents[3] / "benchmarks/results/digits.json")
     assert [name for name, *_ in figure_rows(old)][:2] == ["balanced accuracy", "macro F1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f["ece"].pop("bins"),
+        lambda f: f["ece"]["bins"][3].pop(),
+        lambda f: f["top5"].pop("right"),
+        lambda f: f["top5"].update(scores=[None, 0.5]),
+        lambda f: f["top5"].update(ci95=[0.5]),
+        lambda f: f.update(ece=None),
+    ],
+)
+def test_figures_that_do_not_say_what_they_follow_from_are_a_damaged_record(record: Record, change, tmp_path) -> None:
+    values = json.loads(record.to_json())
+    change(values["figures"])
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    with pytest.raises(RecordError, match="damaged"):
+        load_record(tmp_path / "r.json")
