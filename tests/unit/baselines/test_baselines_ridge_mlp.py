@@ -155,13 +155,13 @@ def test_a_perceptron_learns_what_no_linear_classifier_can_and_repeats_itself() 
     y, y_val = (np.where(A[:, 0] * A[:, 1] > 0, 7, 3) for A in (X, X_val))  # the sign of a product
     linear = RidgeClassifier()
     assert np.mean(linear.predict([linear.fit(X, y, 1e-3)], X_val)[0] == y_val) < 0.6
-    mlp = MlpClassifier(MlpOptions(seed=5))
+    mlp = MlpClassifier(MlpOptions(width=64, seed=5))
     fits = [fit for fit, _ in mlp.path(X, y, X_val)]
     assert [fit.value for fit in fits] == list(mlp.values)
     assert all(fit.status == "trained" and fit.duality_gap is None for fit in fits)
     assert np.mean(mlp.predict([fits[0]], X_val)[0] == y_val) > 0.75
     before = torch.get_rng_state()
-    again, other = mlp.fit(X, y, mlp.values[0]), MlpClassifier(MlpOptions(seed=6)).fit(X, y, mlp.values[0])
+    again, other = mlp.fit(X, y, mlp.values[0]), MlpClassifier(MlpOptions(width=64, seed=6)).fit(X, y, mlp.values[0])
     assert torch.equal(torch.get_rng_state(), before)  # nobody else's random numbers are used up
     assert np.array_equal(again.layers[0][0], fits[0].layers[0][0])
     assert not np.array_equal(other.layers[0][0], fits[0].layers[0][0])
@@ -169,5 +169,5 @@ def test_a_perceptron_learns_what_no_linear_classifier_can_and_repeats_itself() 
 
 def test_a_perceptron_that_blows_up_is_no_result() -> None:
     X, y = blobs(60, 8)
-    fit = MlpClassifier(MlpOptions(width=4, learning_rate=1e36)).fit(X, y, 1.0)
+    fit = MlpClassifier(MlpOptions(width=4, least_steps=5, epochs=5, learning_rate=1e36)).fit(X, y, 1.0)
     assert fit.status == "non_finite"

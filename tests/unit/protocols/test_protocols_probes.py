@@ -45,7 +45,7 @@ def test_a_probe_is_made_again_from_its_record_alone(name: str, tmp_path: Path) 
 
 
 def test_a_perceptron_that_blows_up_has_no_score(tmp_path: Path) -> None:
-    settings = Settings(classifier=MlpClassifier(MlpOptions(width=4, epochs=2, learning_rate=1e36)))
+    settings = Settings(classifier=MlpClassifier(MlpOptions(width=4, epochs=2, least_steps=2, learning_rate=1e36)))
     with pytest.raises(ConvergenceError, match="non_finite"):
         evaluate(DRAWS, PixelFeatures(), settings, Place(cache_dir=tmp_path))
 
