@@ -45,8 +45,8 @@ _ROUNDING = 1e-12  # of a difference of scores that is as large as the band
 
 # Suite of this toolkit -> (protocol, features); None is the bundled default encoder.
 SUITES: dict[str, tuple[tuple[str, str | None], ...]] = {
-    "smoke": (("digits", None), ("digits", "pixels")),
-    "small": (("cifar10-small", None), ("cifar10-small", "untrained"), ("cifar10-small", "pixels")),
+    "smoke": (("digits", None), ("digits", "untrained"), ("digits", "pixels")),
+    "small": (("cifar10-small", None), ("cifar10-small", "pixels")),
     "paper": (("cifar10", None), ("cifar10-400", None), ("cifar10", "pixels")),
 }
 

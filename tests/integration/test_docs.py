@@ -7,16 +7,18 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from dcgan_eval.cli.main import main
 from dcgan_eval.records import load_record
 
 ROOT = Path(__file__).parents[2]
+Run = Callable[..., Result]
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -24,26 +26,25 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.S)
 
 
-def test_own_encoder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_own_encoder(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, six_lines, factory, _ = blocks("docs/howto/own-encoder.md", "python")
     assert len([line for line in six_lines.splitlines() if line]) == 6
-    subprocess.run([sys.executable, "-c", checkpoint], cwd=tmp_path, check=True)
-    here = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", six_lines], cwd=tmp_path, capture_output=True, text=True, env=here)
-    assert done.returncode == 0, done.stderr
+    exec(checkpoint, {})
+    exec(six_lines, {})
+    printed = capsys.readouterr().out
     (tmp_path / "mine.py").write_text(factory)
     for line in blocks("docs/howto/own-encoder.md", "sh")[0].splitlines():
         result = run(*shlex.split(line)[1:])
         assert result.exit_code == 0, result.output
     record = load_record("simclr.json")
     assert record.features["cached"] == [True, True]  # the same module, weights and rules, by another door
-    assert record.score == float(done.stdout)
+    assert record.score == float(printed)
     assert record.score > 0.9
 
 
 def test_features_that_are_there_already(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     made = blocks("docs/howto/own-encoder.md", "python")[3]
-    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True)
+    exec(made, {})
     given = next(block for block in blocks("docs/howto/own-encoder.md", "sh") if "--features" in block)
     for line in given.splitlines():
         result = run(*shlex.split(line)[1:])
@@ -100,23 +101,23 @@ def test_the_command_reference_is_current() -> None:
 
 
 @pytest.mark.parametrize("document", ["docs/howto/own-data.md", "docs/howto/gpu.md"])
-def test_python_in_the_how_to_pages_runs(document: str, tmp_path: Path) -> None:
-    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+def test_python_in_the_how_to_pages_runs(document: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for code in blocks(document, "python"):
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=here)
-        assert done.returncode == 0, done.stderr
-        assert "converged" in done.stdout
+        exec(code, {})
+        assert "converged" in capsys.readouterr().out
 
 
-def test_a_store_opens_in_other_programs(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_opens_in_other_programs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = ("--weights", "untrained:svhn32:0", "--cache-dir", str(tmp_path))
     store = run("features", "--data", "digits", *weights).output.strip().splitlines()[-1]
     found = []
     for code in blocks("docs/feature-store.md", "python"):
         assert len([line for line in code.splitlines() if line]) == 6
-        done = subprocess.run([sys.executable, "-c", code, store], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        found.append(done.stdout)
+        monkeypatch.setattr(sys, "argv", ["-c", store])
+        exec(code, {})
+        found.append(capsys.readouterr().out)
     assert found[0].startswith("(1797, 7168) float16")
     assert found[1] == "(10, 8)\n"
     assert float(found[2]) > 0.9
