@@ -242,6 +242,7 @@ def check_rows(X: np.ndarray, name: str) -> None:
 
 def _squares(X: np.ndarray) -> np.ndarray:
     """Return the squared distances of all pairs of rows, (N, N), by one product: |x|^2 + |y|^2 - 2 x.y."""
+    X = X - X.mean(0)  # or rows far from the origin would lose their distances to rounding
     gram = X @ X.T
     norms = gram.diagonal()
     return (norms[:, None] + norms - 2 * gram).clip(min=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import ortho_group
 
 from dcgan_eval.data.imageset import ImageSet
@@ -142,3 +143,18 @@ def test_what_cannot_be_described(run, tmp_path: Path) -> None:  # type: ignore[
         geometry.check_rows(np.ones((60, 4)), "x")
     with pytest.raises(DcganEvalError, match="not finite"):
         geometry.check_rows(np.full((60, 4), np.nan), "x")
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e8])
+def test_distances_do_not_depend_on_where_the_rows_lie(offset: float) -> None:
+    X = np.random.default_rng(3).normal(size=(60, 5)) + offset
+    near = np.sort(squareform(pdist(X)), axis=1)  # differences first, pair by pair
+    log_mu = np.sort(np.log(near[:, 2] / near[:, 1]))[:54]
+    y = -np.log1p(-np.arange(1, 55) / 61)
+    assert geometry.two_nn(X) == pytest.approx(log_mu @ y / (log_mu @ log_mu), rel=1e-6)
+
+
+def test_directions_that_hardly_differ_are_told_apart() -> None:
+    X = np.array([1.0, 0.0]) + 1e-7 * np.random.default_rng(4).normal(size=(60, 2))
+    squares = geometry._squares(geometry._unit(X))
+    np.testing.assert_allclose(squares, squareform(pdist(geometry._unit(X), "sqeuclidean")), rtol=1e-5, atol=1e-19)
