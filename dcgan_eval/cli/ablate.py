@@ -12,6 +12,7 @@ from ..files import check_target
 from ..protocols.ablation import ablate as run_ablation
 from ..protocols.catalog import get_protocol
 from ..protocols.sources import EncoderFeatures
+from ..records import Record
 from ..report.figures import ablation_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
@@ -46,10 +47,12 @@ def ablate(
     source = EncoderFeatures(encoder.load(), take_making(options, layers))
     folder = folder or Path("records") / f"ablate-{spec.command}-{source.name}".replace(":", "-")
     check_target(folder / "all.json", "--out")
-    with progress_view() as progress:
-        records = run_ablation(spec, source, settings, place, progress)
-    for name, record in records.items():
+
+    def keep(name: str, record: Record) -> None:
         record.write(folder / f"{name}.json")
+
+    with progress_view() as progress:
+        records = run_ablation(spec, source, settings, place, progress, keep)
     figure = ablation_figure(records, source.layers, folder / "ablation.png", spec.title)
     if as_json:
         click.echo(json.dumps({str(name): json.loads(r.to_json()) for name, r in records.items()}, indent=1))

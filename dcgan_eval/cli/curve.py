@@ -10,6 +10,7 @@ import click
 
 from ..files import check_target
 from ..protocols.few_shot import learning_curve
+from ..records import Record
 from ..report.figures import learning_curve_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
@@ -68,10 +69,12 @@ def curve(
     place, settings = take_place(options), take_settings(options)
     folder = folder or Path("records") / f"curve-{spec.command}-{source.name}".replace(":", "-").replace("/", "-")
     check_target(folder / "curve.png", "--out")
-    with progress_view() as progress:
-        records = learning_curve(spec, source, per_class, num_draws, settings, place, progress)
-    for labels, record in records.items():
+
+    def keep(labels: int, record: Record) -> None:
         record.write(folder / f"{labels}.json")
+
+    with progress_view() as progress:
+        records = learning_curve(spec, source, per_class, num_draws, settings, place, progress, keep)
     figure = learning_curve_figure({source.name: records}, folder / "curve.png", spec.title)
     if as_json:
         click.echo(json.dumps({str(name): json.loads(r.to_json()) for name, r in records.items()}, indent=1))

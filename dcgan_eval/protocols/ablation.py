@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..features.extract import EncoderFeatures
@@ -39,6 +39,7 @@ def ablate(
     settings: Settings = DEFAULTS,
     place: Place | None = None,
     progress: Progress = no_progress,
+    on_record: Callable[[str, Record], object] = lambda *_: None,
 ) -> dict[str, Record]:
     """Run a protocol on every subset of layers; each run chooses its own C and uses the test labels once.
 
@@ -50,6 +51,8 @@ def ablate(
         Whose layers; all subsets are read from one store.
     settings, place, progress
         As for :func:`~dcgan_eval.protocols.runner.run_protocol`.
+    on_record : callable
+        Called with each subset's name and record as soon as it is there.
 
     Returns
     -------
@@ -69,4 +72,5 @@ def ablate(
             place,
             lambda what, done, total, name=name: progress(f"{name}: {what}", done, total),
         )
+        on_record(name, records[name])
     return records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..progress import Progress, no_progress
 from ..records import Record
@@ -21,6 +21,7 @@ def learning_curve(
     settings: Settings = DEFAULTS,
     place: Place | None = None,
     progress: Progress = no_progress,
+    on_record: Callable[[int, Record], object] = lambda *_: None,
 ) -> dict[int, Record]:
     """Run a protocol with several numbers of labels, each with its own choice of C and its own draws.
 
@@ -36,6 +37,8 @@ def learning_curve(
         Fresh draws on the test set for each; None is 10, or the protocol's own.
     settings, place, progress
         As for :func:`~dcgan_eval.protocols.runner.run_protocol`.
+    on_record : callable
+        Called with each number of labels and its record as soon as it is there.
 
     Returns
     -------
@@ -60,4 +63,5 @@ def learning_curve(
             place,
             lambda what, done, total, labels=labels: progress(f"{labels} per class: {what}", done, total),
         )
+        on_record(labels, found[labels])
     return dict(sorted(found.items()))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
+
+from dcgan_eval.protocols.runner import run_protocol
+from dcgan_eval.records import Record, load_record
 
 Run = Callable[..., Result]
 
@@ -115,3 +119,18 @@ def test_a_curve_of_given_features_is_the_protocol_with_few_labels(run: Run) -> 
     alone = json.loads(run("svm", *given, "--per-class", "9", "--draws", "2", "--json").stdout)
     assert (curve["9"]["score"], curve["9"]["right"]) == (alone["score"], alone["right"])
     assert run("verify", "c/2.json", "--features", "train.npz", "test.npz", "--rerun").exit_code == 0
+
+
+def test_an_interrupted_curve_keeps_the_records_that_were_made(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    def once(*arguments: Any) -> Record:
+        if ended:
+            raise KeyboardInterrupt
+        ended.append(run_protocol(*arguments))
+        return ended[0]
+
+    monkeypatch.setattr("dcgan_eval.protocols.few_shot.run_protocol", once)
+    made = run("curve", "own", "--features", "train.npz", "test.npz", "--per-class", "2,9", "--draws", "2", "-o", "c")
+    assert made.exit_code != 0
+    assert load_record(Path("c/9.json")).score == ended[0].score
