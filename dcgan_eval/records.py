@@ -16,6 +16,7 @@ import numpy as np
 from .errors import RecordError
 from .files import write_file
 
+PER_CLASS = "mean per-class accuracy"
 SCHEMA = 3  # 2 adds shown_as, rows_sha256, right and classifier; 3 the protocol, settings, parts and a digest
 CERTIFIED = ("converged", "exact", "trained")  # statuses of fits that may be scored without being asked for
 _MOST_BYTES = 1 << 26  # a record of a million test images has less
@@ -53,7 +54,7 @@ class Record:
         was counted: ``num_images`` that are in the training set too, pixel for pixel, and of these ``other_label``;
         ``near`` counts those that look like a training image, where that was asked for.
     metric : str
-        ``"accuracy"``, a fraction.
+        ``"accuracy"`` or ``"mean per-class accuracy"``, a fraction; ``"validation accuracy"`` of a search.
     score : float
         Mean of the metric on the test set over the draws.
     spread : float or None
@@ -140,6 +141,11 @@ class Record:
     def name(self) -> str:
         """Name for files and tables: protocol and features."""
         return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the score is one on test images."""
+        return self.metric != "validation accuracy"
 
     @property
     def C(self) -> float | None:

@@ -134,7 +134,7 @@ def show_to(tracker: Tracker, result: Record) -> None:
     final = {"score": result.score, "ci95_low": low, "ci95_high": high, parameter: value}
     final |= {"duality_gap": result.duality_gap, "time_s": result.time_s}
     final |= {name: figure["score"] for name, figure in result.figures.items()}
-    what = "test" if result.metric == "accuracy" else "best"  # a search has validation scores alone
+    what = "test" if result.is_tested else "best"  # a search has validation scores alone
     tracker.log({f"{what}/{key}": number for key, number in final.items()}, len(result.selection))
 
 

@@ -28,6 +28,6 @@ def show(records: tuple[Path, ...], as_json: bool) -> None:
         out.print(comparison_table(loaded, f"{len(loaded)} records"))
         return
     out.print(result_panel(loaded[0], loaded[0].name), "", class_table(loaded))
-    if loaded[0].metric == "accuracy":
+    if loaded[0].is_tested:
         out.print("", figures_table(loaded[0]))
     out.print(f"\nMade by: {loaded[0].command} ({loaded[0].created})")

@@ -35,7 +35,7 @@ from .evaluate import evaluate
 from .settings import DEFAULTS, Place, Settings
 from .sources import EncoderFeatures, Filler, PixelFeatures
 from .spec import Protocol
-from .verify import score_band
+from .verify import record_band, score_band
 
 FORMAT = "dcgan-eval-baseline-3"  # 2 adds the digest, 3 how images become features
 SOLVER = "solver"  # the case that every suite has
@@ -261,11 +261,10 @@ def _numbers(record: Record, protocol: Protocol) -> dict[str, Any]:
     """Return what a baseline keeps of a record."""
     names = "protocol protocol_version score num_draws C duality_gap num_features dataset_fingerprint weights_sha256"
     half = (record.ci95[1] - record.ci95[0]) / 2
-    num_train, num_test = (record.data[part]["num_images"] for part in ("train", "test"))
     bands = {
-        "score_band": half if record.num_draws > 1 else score_band(num_test),
+        "score_band": half if record.num_draws > 1 else record_band(record),
         "score_band_at_another_C": half,
-        "curve_band": score_band(protocol.num_held_out(num_train)),
+        "curve_band": score_band(protocol.num_held_out(record.data["train"]["num_images"])),
     }
     rules = {name: record.features.get(name) for name in ("preprocessing", "pooling")}
     curve = {f"{row['C']:g}": row["score"] for row in record.selection}

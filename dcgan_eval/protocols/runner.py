@@ -26,7 +26,7 @@ from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler
 from .spec import Protocol, Ranked, SealedTest
-from .statistics import interval_of_mean, interval_with_images, spread_of_draws
+from .statistics import accuracy, accuracy_in, interval_over_draws, interval_over_images, spread_of_draws
 
 
 @dataclass
@@ -244,7 +244,7 @@ def _validation_curve(run: _Run, X: Matrix, y: np.ndarray, X_val: Matrix, label:
             run.notes.append(f"the path ended before {_named(run, fit.value)}, which did not converge")
             break
         _accepted(run, fit)
-        score = float(np.mean(predicted == y_val))
+        score = accuracy(y_val, predicted, run.protocol.metric)
         curve.append({classifier.parameter: fit.value, "score": score, "gap": fit.duality_gap, "status": fit.status})
         run.progress(f"{label}{_named(run, fit.value)}: validation {score:.1%}", i + 1, num_values)
         best, since_best = (score, 0) if score > best else (best, since_best + 1)
@@ -317,7 +317,8 @@ class _Measured:
 def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Record:
     """Put everything that the run found and used into a record."""
     train, classifier, value, fits = run.train, run.classifier, found.fits[0].value, found.fits
-    scores = [float(np.trace(confusion)) / test.images.num_images for confusion in found.confusions]
+    metric, confusion = run.protocol.metric, np.sum(found.confusions, axis=0)
+    scores = [accuracy_in(of_draw, metric) for of_draw in found.confusions]
     worst = next((fit for fit in fits if fit.status not in CERTIFIED), fits[0])
     assert test.num_right is not None, "scored before"
     repeats = test.repeats(train)
@@ -333,17 +334,17 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
             "train": _data_entry(train, train.fingerprint),
             "test": _data_entry(test.images, test.fingerprint) | {"in_train": repeats},
         },
-        metric="accuracy",
+        metric=metric,
         score=float(np.mean(scores)),
         spread=spread_of_draws(scores),
-        ci95=interval_of_mean(scores, test.images.num_images),
-        ci95_with_images=interval_with_images(scores, test.num_right),
+        ci95=interval_over_draws(scores, confusion, metric),
+        ci95_with_images=interval_over_images(scores, confusion, test.num_right, metric),
         num_draws=len(scores),
         status=worst.status,
         duality_gap=_largest([fit.duality_gap for fit in fits]),
         selection=found.selection,
         draws=[_draw_entry(score, fit, classifier.parameter) for score, fit in zip(scores, fits, strict=True)],
-        confusion=np.sum(found.confusions, axis=0).tolist(),
+        confusion=confusion.tolist(),
         class_names=list(train.class_names),
         rows_sha256=run.rows_sha256,
         right=pack_counts(test.num_right),

@@ -16,6 +16,7 @@ from ..svm.objective import Solution
 from ..svm.saved import load_solution, save_solution
 from .classifiers import Classifier, Fit, SvmFit
 from .spec import Protocol
+from .statistics import accuracy
 
 
 def check_probe_target(path: Path, protocol: Protocol, classifier: Classifier) -> None:
@@ -75,16 +76,16 @@ def read_probe(path: Path) -> tuple[Solution, str]:
     return solution, str(extra.get("record"))
 
 
-def score_of(solution: Solution, X: FeatureStore, test: ImageSet) -> float:
-    """Return the accuracy of a fit on test features whose rows are those of ``test``."""
+def score_of(solution: Solution, X: FeatureStore, test: ImageSet, metric: str) -> float:
+    """Return a metric of a fit on test features whose rows are those of ``test``."""
     if X.shape[1] != solution.W.shape[1]:
         raise WeightsError(
             "The classifier is of other features",
             got=f"{solution.W.shape[1]:,} weights a class, {X.shape[1]:,} features",
             remedy="give the file that was written together with the record",
         )
-    predicted = solution.predict(X, allow_unconverged=True)
-    return float(np.mean(predicted == test.labels))
+    assert test.labels is not None, "protocols test on labelled images"
+    return accuracy(test.labels, solution.predict(X, allow_unconverged=True), metric)
 
 
 def _digest(solution: Solution) -> str:

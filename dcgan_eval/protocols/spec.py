@@ -81,6 +81,8 @@ class Protocol:
         Of the data set, to train and to test on; of data of one's own a missing test split is replaced by ``val``.
     label_column : str or None
         Column of the labels, where the user's data have several.
+    metric : str
+        ``"accuracy"``, or ``"mean per-class accuracy"`` where the paper of the data set measures that.
     shown_as : str
         ``"accuracy"`` or ``"error"``, as published. Scores in records are always accuracies.
     paper : Published or None
@@ -103,6 +105,7 @@ class Protocol:
     test_rows: tuple[int, int] | None = None
     fingerprints: tuple[str, str] | None = None
     preset: str = "imagenet32"
+    metric: str = "accuracy"
     shown_as: str = "accuracy"
     paper: Published | None = None
     relative: bool = False

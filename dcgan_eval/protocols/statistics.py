@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..errors import DcganEvalError
+from ..records import PER_CLASS
 from ..seeding import rng
 
 ENTRY_POINTS = "dcgan_eval.metrics"
@@ -92,6 +93,76 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     freedom = variance**2 / (of_draws**2 / (num_draws - 1) + of_images**2 / (num_test - 1))  # Satterthwaite
     half = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     return [max(0.0, mean - half), min(1.0, mean + half)]
+
+
+def accuracy(labels_N: np.ndarray, predicted_N: np.ndarray, metric: str = "accuracy") -> float:
+    """Return a protocol's metric of some predictions: the share that is right, or the mean of the classes' shares."""
+    right = predicted_N == labels_N
+    if metric == PER_CLASS:
+        return float(np.mean([np.mean(right[labels_N == label]) for label in np.unique(labels_N)]))
+    return float(np.mean(right))
+
+
+def accuracy_in(confusion_KK: np.ndarray, metric: str = "accuracy") -> float:
+    """Return a protocol's metric of counts (labels, predictions)."""
+    if metric == PER_CLASS:
+        return _balanced_accuracy(confusion_KK)
+    return float(np.trace(confusion_KK) / confusion_KK.sum())
+
+
+def interval_over_draws(scores: Sequence[float], confusion_KK: np.ndarray, metric: str = "accuracy") -> list[float]:
+    """Return the 95 % interval of a protocol's metric on these test images.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        Of the draws, fractions.
+    confusion_KK : (K, K) of int
+        Counts (labels, predictions), summed over the draws.
+    metric : str
+        See :class:`~dcgan_eval.protocols.spec.Protocol`.
+
+    Returns
+    -------
+    list of float
+        :func:`interval_of_mean`; of a single mean over classes that of :func:`class_figures`.
+    """
+    if metric == PER_CLASS and len(scores) == 1:
+        return list(class_figures(confusion_KK)["balanced accuracy"][1:])
+    return interval_of_mean(scores, round(np.sum(confusion_KK) / len(scores)))
+
+
+def interval_over_images(
+    scores: Sequence[float], confusion_KK: np.ndarray, right_N: np.ndarray, metric: str = "accuracy"
+) -> list[float]:
+    """Return the 95 % interval of a protocol's metric over other draws and other test images.
+
+    Parameters
+    ----------
+    scores, confusion_KK, metric
+        As for :func:`interval_over_draws`.
+    right_N : ndarray of int
+        In how many of the draws each test image was classified right, (N,).
+
+    Returns
+    -------
+    list of float
+        :func:`interval_with_images`; of means over classes that of :func:`class_figures`, images drawn anew within
+        each class.
+    """
+    if metric == PER_CLASS:
+        return list(class_figures(confusion_KK, len(scores))["balanced accuracy"][1:])
+    return interval_with_images(scores, right_N)
+
+
+def equal_images(confusion_KK: np.ndarray, metric: str, num_draws: int) -> float:
+    """Return the number of test images that, weighed equally, would give a metric the same variance.
+
+    In the mean over K classes each of a class's n_k images weighs 1 / (K n_k): they count as K^2 / sum(1 / n_k) images.
+    """
+    counts = np.asarray(confusion_KK).sum(1) / num_draws
+    counts = counts[counts > 0]
+    return float(len(counts) ** 2 / (1 / counts).sum() if metric == PER_CLASS else counts.sum())
 
 
 _RESAMPLES = 999

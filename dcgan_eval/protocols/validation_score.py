@@ -14,6 +14,7 @@ from ..models.dcgan import Discriminator
 from ..models.presets import Preset
 from ..svm.path import fit_path
 from .catalog import get_protocol, load_protocol_data
+from .statistics import accuracy
 
 _SEED = 0
 _TOL = 1e-3
@@ -74,7 +75,8 @@ class ValidationScore:
         X = self._features(D)
         best, since_best = {"score": 0.0, "C": 0.0}, 0
         for solution in fit_path(X[self.kept], self.labels[self.kept], self.protocol.Cs, tol=_TOL):
-            score = float(np.mean(solution.predict(X[self.validation]) == self.labels[self.validation]))
+            predicted = solution.predict(X[self.validation])
+            score = accuracy(self.labels[self.validation], predicted, self.protocol.metric)
             best, since_best = (
                 ({"score": score, "C": solution.C}, 0) if score > best["score"] else (best, since_best + 1)
             )

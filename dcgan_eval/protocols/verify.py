@@ -28,7 +28,15 @@ from .saved_probe import read_probe, score_of
 from .settings import Place
 from .sources import GivenFeatures, PixelFeatures
 from .spec import Protocol, SealedTest
-from .statistics import calibration_error, interval_of_mean, interval_with_images, spread_of_draws
+from .statistics import (
+    accuracy_in,
+    calibration_error,
+    equal_images,
+    interval_over_draws,
+    interval_over_images,
+    interval_with_images,
+    spread_of_draws,
+)
 
 # Features in bfloat16 differ in the last bits between processors, so some images near a boundary change sides.
 _FLIPPED = 0.02
@@ -54,13 +62,19 @@ class Check:
     detail: str
 
 
-def score_band(num_test: int) -> float:
+def score_band(num_test: float) -> float:
     """Return how far a score may move when nothing but rounding changed, as a fraction.
 
     Three standard deviations of the score's change when 2 % of the predictions flip independently, and one image: 1.0
-    points for 2,000 test images, 0.4 for 10,000.
+    points for 2,000 test images, 0.4 for 10,000. Means over classes have fewer images than there are, see
+    :func:`~dcgan_eval.protocols.statistics.equal_images`.
     """
     return 3 * math.sqrt(_FLIPPED / num_test) + 1 / num_test
+
+
+def record_band(record: Record) -> float:
+    """Return how far the score of a record may move when nothing but rounding changed, see :func:`score_band`."""
+    return score_band(equal_images(np.array(record.confusion), record.metric, record.num_draws))
 
 
 def verify(
@@ -174,7 +188,7 @@ def _digest(record: Record) -> Check:
 
 def _arithmetic(record: Record) -> Iterator[Check]:
     """Compare the record's numbers with each other: everything that follows from something else in it."""
-    if record.metric != "accuracy":  # a search: one validation score, no draws
+    if not record.is_tested:  # a search: one validation score, no draws
         yield _near("score", record.score, max(row["score"] for row in record.selection), "the best of the trials")
         return
     scores = [draw["score"] for draw in record.draws]
@@ -186,9 +200,9 @@ def _arithmetic(record: Record) -> Iterator[Check]:
     yield _near("score", record.score, float(np.mean(scores)), f"{record.score:.4%}, the mean of its draws")
     yield _same("number of draws", record.num_draws, len(scores))
     yield _same("images in the confusion", int(confusion.sum()), num_test * len(scores))
-    yield _near("confusion", np.trace(confusion) / confusion.sum(), record.score, "its trace gives the score")
+    yield _near("confusion", accuracy_in(confusion, record.metric), record.score, "it gives the score")
     yield _near("spread", record.spread, spread_of_draws(scores), "1.96 standard deviations of the draws")
-    yield _near("interval", record.ci95, interval_of_mean(scores, num_test), "computed again")
+    yield _near("interval", record.ci95, interval_over_draws(scores, confusion, record.metric), "computed again")
     yield _same(f"chosen {parameter}", value, best_value(record.selection, parameter))
     yield _same(f"{parameter} of the fits", {draw.get(parameter, value) for draw in record.draws}, {value})
     means = [float(np.mean(row["scores"])) for row in record.selection]
@@ -211,7 +225,7 @@ def _right(record: Record, scores: list[float], confusion: np.ndarray) -> Iterat
         "right images", agree, f"{right_N.sum():,} in all, the trace of the confusion is {np.trace(confusion):,}"
     )
     if agree and record.ci95_with_images is not None:
-        found = interval_with_images(scores, right_N)
+        found = interval_over_images(scores, confusion, right_N, record.metric)
         yield _near("interval with images", record.ci95_with_images, found, "computed again")
 
 
@@ -281,7 +295,7 @@ def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -
     assert test.labels is not None, "protocols test on labelled images"
     yield _same("train data", record.data["train"]["fingerprint"], train.fingerprint)
     yield _same("class names", record.class_names, list(train.class_names))
-    if record.metric != "accuracy":
+    if not record.is_tested:
         return
     yield _same("test data", record.data["test"]["fingerprint"], test.fingerprint)
     if (repeats := record.data["test"].get("in_train")) is not None:
@@ -329,11 +343,11 @@ def _probe(
         yield _same("record of the probe", record.digest, digest)
         command = record.command or "svm"
         stores = cached_stores(source, train.without_labels(), test.without_labels(), place.cache_dir, command)
-        score = score_of(solution, stores[1], test)
+        score = score_of(solution, stores[1], test, record.metric)
     except DcganEvalError as error:
         yield Check("probe", False if isinstance(error, WeightsError) else None, str(error))
         return
-    difference, band = score - record.score, score_band(test.num_images)
+    difference, band = score - record.score, record_band(record)
     detail = f"{score:.2%} from {path.name}, {100 * difference:+.2f} points; band {100 * band:.2f}"
     yield Check("score of the probe", abs(difference) <= band, detail)
 
@@ -353,7 +367,7 @@ def _rerun(
     except RecordError as error:
         return Check("number again", None, str(error))
     again = run_protocol(protocol, train, test, source, settings, place, progress)
-    difference, band = again.score - record.score, score_band(test.images.num_images)
+    difference, band = again.score - record.score, record_band(record)
     parameter, value = again.chosen
     detail = f"{again.score:.2%} at {parameter} = {value:g}, {100 * difference:+.2f} points; band {100 * band:.2f}"
     return Check("number again", abs(difference) <= band, detail)

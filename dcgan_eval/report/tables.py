@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Group
 
-from ..records import Record, unpack_counts
+from ..records import PER_CLASS, Record, unpack_counts
 from .escaping import markdown_cell
 from .paper_numbers import trained_as_published
 from .sheet import Sheet
@@ -45,8 +45,8 @@ def images_interval(record: Record) -> list[float] | None:
 
     None for records of several draws from before schema 2, which do not say which images were right.
     """
-    if record.num_draws == 1:
-        return record.ci95
+    if record.num_draws == 1 or record.metric == PER_CLASS:
+        return record.ci95_with_images or record.ci95
     if record.right is None:
         return None
     from ..protocols.statistics import interval_with_images  # here, because scipy takes long to import
@@ -162,7 +162,7 @@ def figure_rows(record: Record) -> list[tuple[str, str, str]]:
     list of (str, str, str)
         Name, percent, 95 % interval over test images.
     """
-    if record.metric != "accuracy":
+    if not record.is_tested:
         return []
     from ..protocols.statistics import class_figures  # here, because scipy takes long to import
 
@@ -189,12 +189,12 @@ def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Sh
         The fields of a ``Comparison``.
     """
     rows = [
-        (f"{letter}, accuracy %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
+        (f"{letter}, {r.metric} %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
         for letter, r in zip("AB", records, strict=True)
     ]
     low, high = comparison["ci95"]
     rows += [
-        ("difference, points", f"{100 * comparison['difference']:+.2f}"),
+        ("difference of accuracies, points", f"{100 * comparison['difference']:+.2f}"),
         ("95 % interval (paired bootstrap)", f"{100 * low:+.2f} to {100 * high:+.2f}"),
         ("test images", f"{comparison['num_images']:,}"),
     ]
@@ -240,8 +240,8 @@ def score_cell(record: Record) -> str:
 
 
 def _metric_note(record: Record) -> str:
-    """Return what the score is when it is no test score."""
-    return "" if record.metric == "accuracy" else f" ({record.metric.split()[0]})"
+    """Return what the score is when it is not the accuracy on test images."""
+    return "" if record.metric == "accuracy" else f" ({record.metric.removesuffix(' accuracy')})"
 
 
 def _chosen_cell(record: Record) -> str:
