@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import tempfile
@@ -87,11 +89,10 @@ def replacing(path: Path, check: Callable[[Path], None] = lambda written: None) 
         As :func:`write_file`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=PARTIAL + path.suffix, dir=path.parent)
-    partial = Path(name)
+    _clear(path)
+    descriptor, partial = _held(path)
     try:
         os.fchmod(descriptor, 0o666 & ~_umask())
-        os.close(descriptor)
         yield partial
         flush(partial)
         check(partial)
@@ -100,7 +101,29 @@ def replacing(path: Path, check: Callable[[Path], None] = lambda written: None) 
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     flush(path.parent)
+
+
+def _held(path: Path) -> tuple[int, Path]:
+    """Make a temporary file beside ``path``, locked as long as its descriptor is open."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=PARTIAL + path.suffix, dir=path.parent)
+        with suppress(OSError):  # a file system without locks, where nothing is cleared
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # cleared by another process before it was locked
+
+
+def _clear(path: Path) -> None:
+    """Remove the temporary files of ``path`` that no process holds: what wrote them was killed."""
+    pattern = f".{glob.escape(path.stem[:80])}.????????{PARTIAL}{glob.escape(path.suffix)}"
+    for partial in filter(Path.is_file, list(path.parent.glob(pattern))):
+        with suppress(OSError), open(partial, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
 
 
 @contextmanager

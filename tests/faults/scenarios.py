@@ -219,16 +219,16 @@ SCENARIOS = {
         ),
         Scenario(
             "train",
-            lambda i, d: [*TRAIN(i, d / "run"), "--images", "160", "--resume"],
+            lambda i, d: [*TRAIN(i, d / "run"), "--images", "80", "--resume"],
             ("run/*.safetensors",),
             ("run/*.csv",),
         ),
         Scenario(
             "train, continued",
-            lambda i, d: [*TRAIN(i, d / "run"), "--images", "160", "--resume", "--allow-changes"],
+            lambda i, d: [*TRAIN(i, d / "run"), "--images", "80", "--resume", "--allow-changes"],
             ("run/*.safetensors",),
             ("run/*.csv",),
-            before=lambda i, d: [*TRAIN(i, d / "run"), "--images", "80"],
+            before=lambda i, d: [*TRAIN(i, d / "run"), "--images", "40"],
         ),
         Scenario(
             "svm",

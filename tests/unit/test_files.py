@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,42 @@ def test_what_does_not_read_back_does_not_take_the_place(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="read back"):
         write_file(target, "new")
     assert target.read_text() == "old"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    target = tmp_path / "a[1].json"
+    if (child := os.fork()) == 0:
+        with replacing(target) as partial:
+            partial.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = os.listdir(tmp_path)
+    other = tmp_path / left.replace("a[1]", "b")  # of another name: not this writer's
+    other.touch()
+    write_file(target, "whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([other.name, "a[1].json"])
+    assert target.read_text() == "whole"
+
+
+def test_what_a_living_writer_holds_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.json"
+    with replacing(target) as partial:
+        partial.write_text("slow")
+        write_file(target, "fast")
+        assert target.read_text() == "fast"
+    assert target.read_text() == "slow"
+    lock, calls = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        lock(descriptor, how)
+        if not calls:  # another process was faster, and cleared the file as nobody's
+            os.unlink(next(tmp_path.glob(".*")))
+        calls.append(how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_file(target, "again")
+    assert (target.read_text(), calls) == ("again", [fcntl.LOCK_EX, fcntl.LOCK_EX])
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_many_processes_write_one_name(tmp_path: Path) -> None:
