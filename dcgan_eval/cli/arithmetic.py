@@ -58,7 +58,7 @@ def _left_prior(outside: dict[str, Any]) -> list[str]:
     "--plus", multiple=True, type=_Signed(1), help="Exemplars of a concept to add: 3,17,40, or .npy or .json."
 )
 @click.option("--minus", multiple=True, type=_Signed(-1), help="Exemplars of a concept to subtract.")
-@samples_option
+@samples_option(128)
 @pair_options("arithmetic.png")
 def arithmetic(
     plus: tuple[tuple[int, str], ...],
@@ -110,7 +110,7 @@ def arithmetic(
 @click.option("--right", required=True, metavar="INDICES|FILE", help="Exemplars of the other end.")
 @click.option("--rows", type=Number(int, 1, 1_000), default=5, show_default=True, help="Random samples to turn.")
 @click.option("--steps", type=Number(int, 3, 1_001), default=9, show_default=True, help="Columns; odd.")
-@samples_option
+@samples_option(128)
 @pair_options("turn.png")
 def turn(
     left: str,

@@ -32,13 +32,12 @@ discriminator_option = click.option(
     "--discriminator", metavar="NAME|FILE", help="For features [default: the one that belongs to the generator]."
 )
 seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of everything random.")
-samples_option = click.option(
-    "--samples",
-    type=Number(int, 2, 100_000),
-    default=128,
-    show_default=True,
-    help="Size of the grid that indices name.",
-)
+
+
+def samples_option(default: int) -> Any:
+    """Return the option for the size of the grid whose indices name samples."""
+    kind, what = Number(int, 2, 100_000), "Size of the grid that indices name."
+    return click.option("--samples", type=kind, default=default, show_default=True, help=what)
 
 
 def out_option(default: str) -> Any:

@@ -63,6 +63,10 @@ _COMMANDS = {
         f"{_CLI}.features",
         "Cache the features of a data set in HDF5; interrupted, it continues where it stopped.",
     ),
+    "forget": (
+        f"{_CLI}.forget",
+        "Find the maps of the generator that draw an object, from boxes around it, and draw the same z without them.",
+    ),
     "guided": (
         f"{_CLI}.guided",
         "Show what in the images excites units of the discriminator's last layer, by guided backpropagation.",

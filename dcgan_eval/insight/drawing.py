@@ -105,9 +105,14 @@ def _discriminator_path(generator: Path, weights: str | None, discriminator: str
     return beside if beside != generator and beside.is_file() else None
 
 
-@torch.no_grad()
 def settled(G: Generator, seed: int) -> Draw:
-    """Return a generator whose batch norm is frozen, so that an image depends on its own latent vector alone.
+    """Return what draws images with :func:`settled_generator`."""
+    return settled_generator(G, seed).images
+
+
+@torch.no_grad()
+def settled_generator(G: Generator, seed: int) -> Generator:
+    """Return a copy whose batch norm is frozen, so that an image depends on its own latent vector alone.
 
     Parameters
     ----------
@@ -124,7 +129,7 @@ def settled(G: Generator, seed: int) -> Draw:
     batches = (sample_prior(G.preset, CALIBRATION_BATCH, z).to(device) for _ in range(CALIBRATION_BATCHES))
     still = frozen(G, dataset_statistics(G, batches))
     assert isinstance(still, Generator), "a copy of one"
-    return still.images
+    return still
 
 
 @torch.no_grad()

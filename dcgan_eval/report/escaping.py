@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # Control characters, terminal escapes among them; marks that reorder or hide text; halves of surrogate pairs.
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -44,6 +47,20 @@ def latex_cell(text: str) -> str:
     """Return text that LaTeX prints as it stands."""
     # One pass, so that what stands for a character is not itself replaced.
     return re.sub(r"[\\{}$&#^_~%<>|\"–±×]", lambda m: _LATEX[m[0]], printable(text))
+
+
+def html_templates() -> Environment:
+    """Return the templates of the pages, which escape what they are given; a name that is missing is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: errors are made printable without pages
+
+    return Environment(
+        loader=PackageLoader("dcgan_eval.report"),
+        autoescape=True,
+        finalize=lambda value: printable(value, keep="\n") if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 _LATEX = {

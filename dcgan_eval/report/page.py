@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import __version__
 from ..errors import RecordError
 from ..records import Record
 from .charts import Chart, Series, line_chart
-from .escaping import printable
+from .escaping import html_templates
 from .summary import protocol_title, summarise
 from .tables import INTERVALS, features_label, figure_rows, interval, interval_over_images, paper_cell, percent, shown
 
@@ -112,14 +111,7 @@ def build_page(
     """
     if not records:
         raise RecordError("A report needs records", remedy="name some, or make one with `dcgan-eval svm digits`")
-    templates = Environment(
-        loader=PackageLoader("dcgan_eval.report"),
-        autoescape=True,
-        finalize=lambda value: printable(value, keep="\n") if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = html_templates()
     templates.filters |= {
         "percent": percent,
         "share": _share,
