@@ -5,7 +5,6 @@ python docs/make_cli_reference.py
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +34,4 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        sys.exit(PATH.read_text() != reference())
     PATH.write_text(reference())

@@ -36,7 +36,7 @@ BUDGET = {
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     digits = load_data("digits", "all")
-    return digits.take(np.arange(0, 1_536, 24))
+    return digits.take(np.arange(0, 1_536, 48))
 
 
 @pytest.fixture(scope="module")
