@@ -24,9 +24,10 @@ _KILLS = (Action.KILL_BEFORE, Action.KILL_AFTER, Action.TEAR)
 
 @dataclass
 class Tally:
-    """Verdicts of the tries of a row, and what was seen where something was wrong."""
+    """Verdicts of the tries of a row, how many processes were killed, and what was seen where something was wrong."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
+    killed: int = 0
     notes: list[str] = field(default_factory=list)
 
     def add(self, verdict: str, note: str = "") -> None:
@@ -85,7 +86,8 @@ class Bench:
             "stale": self._stale,
         }
         rows[row](target, tries, draw, tally)
-        return {"tries": sum(tally.verdicts.values()), "verdicts": dict(tally.verdicts), "notes": tally.notes}
+        found = {"tries": sum(tally.verdicts.values()), "killed": tally.killed}
+        return found | {"verdicts": dict(tally.verdicts), "notes": tally.notes}
 
     def reference(self, scenario: Scenario) -> Reference:
         """Run a scenario in peace, twice, and make sure that it comes to the same."""
@@ -165,14 +167,16 @@ class Bench:
             action, call = next(moments)
             where = f"{action.name} {wanted.trace[call - 1]}"
             if number % 2:
-                self.run(scenario, Fault(action, call, self.folder))
+                tally.killed += self.run(scenario, Fault(action, call, self.folder)).kind == "killed"
+                false = self._false(scenario, wanted)
             else:
                 where = "at random"
                 for _ in range(draw.randint(1, 3)):
-                    self.child(scenario).kill_after(draw.uniform(0.02, 1.05) * wanted.time_s)
-                    if self._is_done(scenario, wanted):
+                    outcome = self.child(scenario).kill_after(draw.uniform(0.02, 1.05) * wanted.time_s)
+                    tally.killed += outcome.kind == "killed"
+                    false = self._false(scenario, wanted)
+                    if false or self._is_done(scenario, wanted):
                         break
-            false = self._false(scenario, wanted)
             verdict, note = ("falsely complete", str(false)) if false else self._recovers(scenario, wanted)
             tally.add(verdict, f"{where}: {note}")
 
