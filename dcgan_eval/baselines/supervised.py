@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from ..data.imageset import ImageSet
 from ..data.splits import by_label
 from ..devices import COMPUTE_TYPES, arithmetic, computing
 from ..errors import DcganEvalError, TrainingError
+from ..files import locked, write_file
 from ..models.dcgan import Discriminator, LadderDiscriminator, initialise, to_unit_range
 from ..models.presets import GRID, get_ladder
 from ..progress import Progress
+from ..provenance import digest
 from ..seeding import derive, rng
 
-_FORMAT = "dcgan-eval-search-1"
+_FORMAT = "dcgan-eval-search-2"  # 2 adds a digest
 _EVALUATED_AT_ONCE = 250
 
 
@@ -148,14 +150,15 @@ class SupervisedSearch:
         """
         self._check(train)
         path = self._path(train, validation)
-        finished: list[dict[str, Any]] = json.loads(path.read_text())["trials"] if path.exists() else []
         deadline = np.inf if self.max_minutes is None else time.monotonic() + 60 * self.max_minutes
-        for trial in range(len(finished), self.options.trials):
-            found = self._trial(trial, train, validation, deadline, progress)
-            if found is None:
-                break
-            finished.append(found)
-            _write(path, {"format": _FORMAT, "trials": finished})
+        with _alone(path, progress):
+            finished = _read(path)
+            for trial in range(len(finished), self.options.trials):
+                found = self._trial(trial, train, validation, deadline, progress)
+                if found is None:
+                    break
+                finished.append(found)
+                _write(path, finished)
         if not finished:
             raise TrainingError(
                 "No trial was finished in time",
@@ -243,14 +246,44 @@ class SupervisedSearch:
         return np.bincount(pairs, minlength=images.num_classes**2).reshape(images.num_classes, -1)
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename."""
-    partial = path.with_name(path.name + ".partial")
+@contextmanager
+def _alone(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a search, after waiting for another process that makes the same one."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(values))
-        os.replace(partial, path)
+        with locked(path, on_wait=lambda: progress("waiting for another process that searches the same", 0, 1)):
+            yield
     except OSError as error:
+        raise _unkept(path, error) from error
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the finished trials that a file holds, none where there is no file yet."""
+    try:
+        values = json.loads(path.read_bytes())
+        if values["sha256"] != _digest(values["trials"]):
+            raise ValueError("it has changed since it was written")
+        return list(values["trials"])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(
-            "Finished trials cannot be kept", got=f"{path}: {error}", remedy="give another --cache-dir"
+            "Finished trials cannot be read", got=f"{path}: {error}", remedy=f"delete {path} to search from the start"
         ) from error
+
+
+def _write(path: Path, trials: list[dict[str, Any]]) -> None:
+    """Keep the finished trials."""
+    try:
+        write_file(path, json.dumps({"format": _FORMAT, "trials": trials, "sha256": _digest(trials)}))
+    except OSError as error:
+        raise _unkept(path, error) from error
+
+
+def _unkept(path: Path, error: OSError) -> TrainingError:
+    """Build the error for a file that cannot be written (not raised here)."""
+    return TrainingError("Finished trials cannot be kept", got=f"{path}: {error}", remedy="give another --cache-dir")
+
+
+def _digest(trials: list[dict[str, Any]]) -> str:
+    """Return the SHA-256 of trials in one spelling."""
+    return digest(json.dumps(trials, sort_keys=True))

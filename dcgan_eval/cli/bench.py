@@ -19,18 +19,31 @@ from ..report.tables import interval_over_images, score_cell
 from .console import err, out, progress_view
 from .options import example, json_option, making_options, place_options, seed_option, to_option, tol_option
 from .running import take_making, take_place, take_settings
+from .suite import load_lists
 
 
 @click.command(epilog=example("dcgan-eval bench --data digits --data ./own --encoder untrained --encoder mine:net"))
-@click.option("--data", multiple=True, required=True, metavar="PROTOCOL|PATH", help="What to run on; repeated.")
-@click.option("--encoder", "encoders", multiple=True, required=True, metavar="SPEC", help="As for `svm`; repeated.")
+@click.option("--data", multiple=True, metavar="PROTOCOL|PATH", help="What to run on; repeated.")
+@click.option("--encoder", "encoders", multiple=True, metavar="SPEC", help="As for `svm`; repeated.")
+@click.option(
+    "--suite",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file with the lists `data` and `encoder`, beside what is given here.",
+)
 @making_options
 @place_options
 @seed_option
 @tol_option
 @to_option("folder", default=Path("records/bench"), show_default=True)
 @json_option
-def bench(data: tuple[str, ...], encoders: tuple[str, ...], folder: Path, as_json: bool, **options: Any) -> None:
+def bench(
+    data: tuple[str, ...],
+    encoders: tuple[str, ...],
+    suite: Path | None,
+    folder: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run every encoder on every data set: a record for each, one table with intervals and mean ranks.
 
     What has its record already is not run again; what fails is said at the end, with exit code 1, and keeps nothing
@@ -38,6 +51,12 @@ def bench(data: tuple[str, ...], encoders: tuple[str, ...], folder: Path, as_jso
     """
     from ..features.encoders import load_encoder
 
+    if suite is not None:
+        more_data, more_encoders = load_lists(suite)
+        data, encoders = (*data, *more_data), (*encoders, *more_encoders)
+    for option, names in (("--data", data), ("--encoder", encoders)):
+        if not names:
+            raise click.UsageError(f"Missing option '{option}', or a list of them in a file given with --suite.")
     place, making, settings = take_place(options), take_making(options), take_settings(options)
     check_target(folder / "all.json", "--out")
     sources, pairs = {}, list[Pair]()
@@ -45,7 +64,7 @@ def bench(data: tuple[str, ...], encoders: tuple[str, ...], folder: Path, as_jso
         try:
             sources[name] = EncoderFeatures(load_encoder(name), making)
         except DcganEvalError as error:
-            pairs += [Pair(part, name, folder, error=str(error)) for part in data]
+            pairs += [Pair(part, name, folder, error=str(error)) for part in dict.fromkeys(data)]
     with progress_view() as progress:
         for pair in run_pairs(list(dict.fromkeys(data)), sources, folder, settings, place, progress):
             pairs.append(pair)

@@ -1,4 +1,4 @@
-"""A suite of the user's own runs for the gate: a TOML file whose keys are the options of ``svm``."""
+"""Suites in TOML: the user's own runs for the gate, whose keys are the options of ``svm``, and lists for ``bench``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ _KEYS = {
     for spelling in (name.lstrip("-"), name.lstrip("-").replace("-", "_"))
 }
 _WEIGHTS = ("any", "equal")
+_LISTS = 'data = ["digits", "./own"] and encoder = ["imagenet32-plus", "timm:NAME"]'
 _EXAMPLE = '[[run]] with name = "...", protocol = "..." and options of svm'
 
 
@@ -68,12 +69,33 @@ def load_suite(name: str) -> Suite:
     return Suite(path.stem, cases, path.with_suffix(".baseline.json"), runs)
 
 
+def load_lists(path: Path) -> tuple[list[str], list[str]]:
+    """Return the data sets and the encoders that a TOML file names in its lists ``data`` and ``encoder``.
+
+    Raises
+    ------
+    SuiteError
+        No such file, another key, or something else than names.
+    """
+    content = _content(path, _LISTS)
+    _check_keys(content, ["data", "encoder"], f"list of {path}")
+    for key, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+            raise _wrong(f"{key} of {path} is no list of names", names, _LISTS)
+    return content.get("data", []), content.get("encoder", [])
+
+
+def _content(path: Path, expected: str) -> dict[str, Any]:
+    """Parse a TOML file."""
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SuiteError("The suite cannot be read", got=f"{path}: {error}", expected=f"TOML: {expected}") from error
+
+
 def _tables(path: Path) -> list[dict[str, Any]]:
     """Return the tables of the runs in a file."""
-    try:
-        content = tomllib.loads(path.read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SuiteError("The suite cannot be read", got=f"{path}: {error}", expected=f"TOML: {_EXAMPLE}") from error
+    content = _content(path, _EXAMPLE)
     _check_keys(content, ["run"], f"table of {path}")
     tables = content.get("run")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):

@@ -18,12 +18,13 @@ from ..errors import StoreError
 from ..files import PARTIAL, is_locked, locked
 from .store_file import DamagedFile, read_layout
 
-STORE, UNFINISHED, LOCK = "features", "unfinished", "lock"
+STORE, UNFINISHED, SEARCH, LOCK = "features", "unfinished", "search", "lock"
 _STORE_NAME = re.compile(r".+-[0-9a-f]{16}(-[0-9a-f]{8}){2,3}\.h5")  # a third hash: labels being added
+_SEARCH_NAME = re.compile(r"supervised-[0-9a-f]{16}\.json")
 _TEMPORARY = re.compile(
-    r"\..+\.\w{8}\.partial\.(h5|safetensors|npy|parquet|pth?)(\.rows)?|supervised-[0-9a-f]{16}\.json\.partial"
+    r"\..+\.\w{8}\.partial\.(h5|safetensors|npy|parquet|pth?|json)(\.rows)?|supervised-.+\.json\.partial"
 )
-_STILL_WRITTEN_S = 3600  # files under a temporary name have no lock; after so long nobody writes them any more
+_STILL_WRITTEN_S = 3600  # some file systems have no locks: after so long nobody writes under a temporary name
 _DAY_S = 86_400
 
 
@@ -66,7 +67,7 @@ class CacheFile:
         """Whether a process is writing it."""
         if _TEMPORARY.fullmatch(self.path.name):
             return self.age_days * _DAY_S < _STILL_WRITTEN_S
-        return self.kind in (STORE, UNFINISHED) and is_locked(self.target)
+        return self.kind in (STORE, UNFINISHED, SEARCH) and is_locked(self.target)
 
 
 def cache_files(folder: Path) -> list[CacheFile]:
@@ -107,12 +108,13 @@ def _describe(path: Path) -> tuple[str, str] | None:
         return _describe_store(path)
     if _TEMPORARY.fullmatch(name):
         return UNFINISHED, "left by a run that was killed"
-    if name.startswith(".") and name.endswith(".h5.lock"):
-        is_ours = _STORE_NAME.fullmatch(name.removeprefix(".").removesuffix(".lock")) and path.stat().st_size == 0
-        return (LOCK, name.removeprefix(".").removesuffix(".lock")) if is_ours else None
+    if name.startswith(".") and name.endswith(".lock"):
+        locks = name.removeprefix(".").removesuffix(".lock")
+        is_ours = (_STORE_NAME.fullmatch(locks) or _SEARCH_NAME.fullmatch(locks)) and path.stat().st_size == 0
+        return (LOCK, locks) if is_ours else None
     if re.fullmatch(r"(batchnorm|kmeans)-.+\.safetensors", name):
         return _describe_tensors(path)
-    if re.fullmatch(r"supervised-[0-9a-f]{16}\.json", name):
+    if _SEARCH_NAME.fullmatch(name):
         return _describe_search(path)
     return None
 
@@ -152,7 +154,7 @@ def _describe_search(path: Path) -> tuple[str, str] | None:
     try:
         values = json.loads(path.read_bytes())
         is_ours = values["format"].startswith("dcgan-eval-search")
-        return ("search", f"{len(values['trials'])} finished trials") if is_ours else None
+        return (SEARCH, f"{len(values['trials'])} finished trials") if is_ours else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -227,7 +229,7 @@ def free(files: Iterable[CacheFile], on_kept: Callable[[CacheFile], None] = lamb
 
 def _delete(file: CacheFile) -> bool:
     """Delete a file unless it is in use or no longer what it was."""
-    if _TEMPORARY.fullmatch(file.path.name) or file.kind not in (STORE, UNFINISHED):
+    if _TEMPORARY.fullmatch(file.path.name) or file.kind not in (STORE, UNFINISHED, SEARCH):
         if file.in_use or look(file.path) != file:
             return False
         file.path.unlink()

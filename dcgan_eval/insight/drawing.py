@@ -237,7 +237,7 @@ def read_latents(path: Path, preset: Preset) -> Tensor:
     try:
         values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text())
         z_NZ = np.atleast_2d(np.asarray(values, np.float32))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DcganEvalError(
             "Latent vectors cannot be read",
             got=f"{path}: {error}",

@@ -126,11 +126,12 @@ def load_finding(path: Path) -> Finding:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = _digest(values) if is_finding(values) else None
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError("The finding cannot be read", got=f"{path}: {error}", remedy="make it again") from error
-    if not is_finding(values) or values.keys() != {f.name for f in fields(Finding)}:
+    if found is None or values.keys() != {f.name for f in fields(Finding)}:
         raise RecordError("The file is no finding", got=str(path), expected=f"JSON of the format {FORMAT}")
-    if values["digest"] != _digest(values):
+    if values["digest"] != found:
         raise RecordError(f"The finding {path} was changed after it was written", remedy="make it again")
     return Finding(**values | {"pictures": [Shown(**shown) for shown in values["pictures"]]})
 

@@ -255,7 +255,7 @@ def read_boxes(path: Path, preset: Preset, num_samples: int, made_from: Mapping[
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         boxes = np.array(values["boxes"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DcganEvalError("The boxes cannot be read", got=f"{path}: {error!r}", remedy=_DRAW_THEM) from error
     for key, ours in made_from.items():
         if values.get(key, ours) != ours:

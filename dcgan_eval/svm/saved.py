@@ -16,6 +16,7 @@ from dcgan_eval.svm.objective import Solution, Status
 
 _FORMAT = "dcgan-eval-l2svm-1"
 _ARRAYS = ("W", "intercepts", "primal", "dual", "gaps")
+_KINDS = "biufU"  # of NumPy dtypes: truth values, numbers, strings
 
 
 def save_solution(solution: Solution, extra: dict[str, Any] | None = None) -> bytes:
@@ -40,7 +41,7 @@ def save_solution(solution: Solution, extra: dict[str, Any] | None = None) -> by
         The labels are neither numbers nor strings, or ``extra`` is no JSON.
     """
     labels = solution.classes
-    if labels.dtype.kind not in "biufU":
+    if labels.dtype.kind not in _KINDS:
         raise TypeError(f"Classes must be numbers or strings to be saved; got dtype {labels.dtype}.")
     others = (field.name for field in fields(Solution) if field.name not in (*_ARRAYS, "classes"))
     described = {name: getattr(solution, name) for name in others}
@@ -73,12 +74,14 @@ def load_solution(path: Path) -> tuple[Solution, dict[str, Any]]:
             if header.get("format") != _FORMAT:
                 raise _foreign(path, f"format {header.get('format')!r}")
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        described, extra = json.loads(header["solution"]), json.loads(header["extra"])
+        described, extra = dict(json.loads(header["solution"])), dict(json.loads(header["extra"]))
         labels = described.pop("classes")
         described |= {"status": Status(described["status"]), "history": tuple(described["history"])}
         classes = np.array(labels["values"], dtype=labels["dtype"])
+        if classes.dtype.kind not in _KINDS or classes.ndim != 1:
+            raise ValueError(f"classes of dtype {classes.dtype}")
         return Solution(**arrays, classes=classes, **described), extra
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from error
 
 

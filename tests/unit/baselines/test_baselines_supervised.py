@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,38 @@ def test_a_trial_keeps_its_best_epoch(tmp_path: Path) -> None:
     assert np.sum(row["confusion"], axis=1).tolist() == [10, 10]
     (path,) = tmp_path.glob("supervised-*.json")
     assert json.loads(path.read_text())["trials"] == [row]
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"[]", b'{"trials": [{"score": 1.0}]}', None])
+def test_damaged_trials_are_said_and_not_taken(tmp_path: Path, content: bytes | None) -> None:
+    train, validation = striped(48, 0), striped(20, 1)
+    search(tmp_path, 1).run(train, validation, no_progress)
+    (path,) = tmp_path.glob("supervised-*.json")
+    good = path.read_bytes()
+    better = good.replace(b'"dropout": 0', b'"dropout": 9', 1)
+    assert better != good
+    path.write_bytes(better if content is None else content)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        search(tmp_path, 1).run(train, validation, no_progress)
+    path.write_bytes(good)
+    assert search(tmp_path, 1).run(train, validation, no_progress) == json.loads(good)["trials"]
+
+
+def test_a_second_search_waits_for_the_first(tmp_path: Path) -> None:
+    train, validation = striped(48, 0), striped(20, 1)
+    waited: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def slow(what: str, done: int, total: int) -> None:
+            if not second:
+                second.append(pool.submit(search(tmp_path, 2).run, train, validation, lambda *a: waited.append(a[0])))
+                while not waited:
+                    time.sleep(0.01)
+
+        second: list[Future[list[dict]]] = []
+        first = search(tmp_path, 2).run(train, validation, slow)
+        assert second[0].result() == first  # found, not made again
+    assert set(waited) == {"waiting for another process that searches the same"}
 
 
 def test_other_data_or_epochs_are_another_search(tmp_path: Path) -> None:

@@ -34,8 +34,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*more: str) -> Result:
-    words = ["bench", "--data", "set1.npz", "--data", "set2.npz", "--encoder", "net1.safetensors"]
-    return CliRunner().invoke(main, [*words, *more, "--cache-dir", "cache", "--out", "out", "--json"])
+    return bench_on("--data", "set1.npz", "--data", "set2.npz", "--encoder", "net1.safetensors", *more)
+
+
+def bench_on(*words: str) -> Result:
+    return CliRunner().invoke(main, ["bench", *words, "--cache-dir", "cache", "--out", "out", "--json"])
 
 
 def pairs(result: Result) -> dict[tuple[str, str], float | None]:
@@ -71,6 +74,33 @@ def test_a_failure_keeps_nothing_else_back(place: Path) -> None:
     }
     assert found["set1.npz", "net1.safetensors"] is not None
     assert "nothere.safetensors" in result.stderr
+
+
+def test_a_suite_names_what_is_run(place: Path) -> None:
+    (place / "mine.toml").write_text('data = ["set1.npz", "set2.npz"]\nencoder = ["net1.safetensors"]\n')
+    listed = pairs(bench_on("--suite", "mine.toml", "--data", "set1.npz"))
+    assert listed == pairs(run())
+    assert list(listed) == [("set1.npz", "net1.safetensors"), ("set2.npz", "net1.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "Missing option '--data'"),
+        ('data = ["set1.npz"]', "Missing option '--encoder'"),
+        ('data = "set1.npz"', "no list of names"),
+        ("data = [1]", "no list of names"),
+        ('encoder = [""]', "no list of names"),
+        ('encoders = ["a"]', "encoder"),
+        ("data = [", "cannot be read"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_a_suite_that_says_nothing_is_refused(place: Path, content: str, words: str) -> None:
+    (place / "mine.toml").write_bytes(content.encode(errors="surrogateescape"))
+    result = bench_on("--suite", "mine.toml")
+    assert result.exit_code == 2
+    assert words in result.stderr
 
 
 def test_the_table_shows_ranks(place: Path) -> None:
