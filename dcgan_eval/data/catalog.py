@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_eval.data import official, readers
+from dcgan_eval.data import hub, official, readers
 from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.readers import DataNotice, Source
@@ -190,8 +190,9 @@ def load_data(
     Parameters
     ----------
     name_or_path : str or Path
-        Name in the catalogue, or a place as :func:`~dcgan_eval.data.readers.detect` takes it, or ``KIND:TEXT`` of another
-        package (:data:`ENTRY_POINTS`). A catalogue name wins over a folder of the same name; write ``./cifar10`` for that folder.
+        Name in the catalogue, or a place as :func:`~dcgan_eval.data.readers.detect` takes it, ``hf:ORG/NAME`` of
+        the Hugging Face hub, or ``KIND:TEXT`` of another package (:data:`ENTRY_POINTS`). A catalogue name wins over a folder of
+        the same name; write ``./cifar10`` for that folder.
     split : str
         Which split. Data without splits answer to ``"all"`` and ``"train"``, never to ``"test"``. The names val, valid
         and validation stand for one another. In a folder of one's own any subfolder may be a split.
@@ -222,20 +223,32 @@ def load_data(
     """
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download, label_column)
-    if is_offered(name_or_path):
+    if _is_another_packages(name_or_path):
         return _load_offered(str(name_or_path), split)
     path = _existing_path(name_or_path)
     source = _detected(path, split, label_column)
     name = path.resolve().name if path.is_dir() else path.stem
+    if hub.is_on_hub(name_or_path):
+        name = _plain(str(name_or_path))
     return readers.read(
         source, _available_split(source, split, str(path)), name, label_column=label_column, mixed=mixed
     )
 
 
 def is_offered(name: str | Path) -> bool:
+    """Tell whether a name is one of data elsewhere: ``hf:ORG/NAME``, or ``KIND:TEXT`` that another package offers."""
+    return hub.is_on_hub(name) or _is_another_packages(name)
+
+
+def _is_another_packages(name: str | Path) -> bool:
     """Tell whether another installed package offers data under a name, ``KIND:TEXT``; a path that exists is a path."""
     kind, colon, _ = str(name).partition(":")
     return bool(colon and not Path(name).exists() and entry_points(group=ENTRY_POINTS, name=kind))
+
+
+def _plain(name: str) -> str:
+    """Return a name without what does not belong into one of a file."""
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _load_offered(name: str, split: str) -> ImageSet:
@@ -248,7 +261,7 @@ def _load_offered(name: str, split: str) -> ImageSet:
         )
     if not isinstance(images, ImageSet):
         raise DataError(f"{name} returns no images", got=type(images).__name__, expected="an ImageSet, or None")
-    return dataclasses.replace(images, name=re.sub(r"[^\w.-]+", "-", name), split=split)
+    return dataclasses.replace(images, name=_plain(name), split=split)
 
 
 def check_data(
@@ -379,7 +392,9 @@ def _checked_classes(images: ImageSet, info: DatasetInfo, source: Source) -> Ima
 
 
 def _existing_path(name_or_path: str | Path) -> Path:
-    """Return a path that exists, or say that neither a name nor a path was given."""
+    """Return a path that exists, a folder of the hub's included, or say that neither a name nor a path was given."""
+    if hub.is_on_hub(name_or_path):
+        return hub.fetch(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
