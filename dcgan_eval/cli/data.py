@@ -1,4 +1,4 @@
-"""``dcgan-eval data list|check|pack``."""
+"""``dcgan-eval data list|check|pack|dedup``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from rich.table import Table
 from ..data.catalog import DATASETS, check_data, default_data_dir, find, load_data
 from ..data.pack import pack
 from .console import err, out, progress_view
-from .options import SIDE, Number, data_dir_option, download_option, example, json_option
+from .options import (
+    SEED,
+    SIDE,
+    Number,
+    data_dir_option,
+    device_option,
+    download_option,
+    example,
+    json_option,
+    to_option,
+)
 
 
 @click.group(epilog=example("dcgan-eval data list --data-dir ~/data"))
@@ -22,6 +32,11 @@ def data() -> None:
 
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Column, field or array of the labels, where several could be meant."
+)
+
+
+processes_option = click.option(
+    "--processes", type=Number(int, 1, 1_024), help="Processes that decode; one for each core by default."
 )
 
 
@@ -81,7 +96,7 @@ def check(name: str, data_dir: Path | None, download: bool, label_column: str | 
 )
 @click.option("--split", help="Split to pack [default: all there are, one behind the other].")
 @label_column_option
-@click.option("--processes", type=Number(int, 1, 1_024), help="Processes that decode; one for each core by default.")
+@processes_option
 @json_option
 def pack_data(
     source: Path,
@@ -119,6 +134,29 @@ def pack_data(
         err.print(f"Skipped {name}: {why}")
     if len(packed.skipped) > 20:
         err.print(f"... and {len(packed.skipped) - 20} more, all listed in the file under 'skipped'")
+
+
+@data.command(epilog=example("dcgan-eval data dedup ~/imagenet/train --out imagenet32-clean.h5"))
+@click.argument("source", type=click.Path(path_type=Path))
+@to_option("path", required=True, help="HDF5 to write; finding (JSON) and examples (HTML) go beside it.")
+@click.option(
+    "--size", type=Number(int, 32, 4_096), default=32, show_default=True, help="Pixels of a side, as for `data pack`."
+)
+@click.option("--split", help="Split to take [default: all there are, one behind the other].")
+@processes_option
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Root seed of everything random.")
+@device_option
+@json_option
+def dedup(source: Path, path: Path, **settings: Any) -> None:
+    """Pack the images of a place without near-duplicates; the first of each group is kept.
+
+    SOURCE is what `data pack` takes, or a pack, which is taken whole and at its size. An autoencoder turns images into
+    128 bits, and those that share their bits are the same. After an interruption the same command goes on. Beside the
+    pack: a finding with all groups by name, and a page of examples with the closest pairs that are both kept.
+    """
+    from .dedup import write_without_duplicates  # here: the other commands of this group need no torch
+
+    write_without_duplicates(source, path, **settings)
 
 
 def _in_words(found: dict[str, Any]) -> str:

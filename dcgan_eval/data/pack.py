@@ -149,6 +149,61 @@ def pack(
     return packed
 
 
+def source_of(source: Path, size: int, split: str | None = None, label_column: str | None = None) -> str:
+    """Return what a pack of these files, in the state in which they are, says in its attribute ``source``."""
+    return _source(_parts_of(list_images(source, split, label_column), Path(), size))
+
+
+def pack_rows(pack_path: Path, rows: np.ndarray, out: Path, rule: str, on_progress: Progress = no_progress) -> Packed:
+    """Write a pack of some images of another, as a stream.
+
+    Parameters
+    ----------
+    pack_path : Path
+        The other.
+    rows : ndarray
+        Which of its images, rising.
+    out : Path
+        HDF5 file to write.
+    rule : str
+        What was done, for the attribute ``rule``.
+    on_progress : callable
+        Called with (what, images done, images in all).
+
+    Returns
+    -------
+    Packed
+
+    Raises
+    ------
+    DataError
+        The other is no pack, or is damaged.
+    OSError
+        A file cannot be written.
+    """
+    old, images = packfile.read_head(pack_path), packfile.map_images(pack_path)
+    labels = None if old.labels is None else old.labels[rows]
+    blocks = [rows[start : start + packfile.BLOCK_IMAGES] for start in range(0, len(rows), packfile.BLOCK_IMAGES)]
+    hashes = np.concatenate([hash_pixels(images[block]) for block in blocks])
+    shape = (len(rows), *images.shape[1:])
+    numbers = np.full(len(rows), UNLABELLED) if labels is None else labels
+    source = hashlib.sha256(f"{old.attributes.get('source')} {rows.tolist()}".encode()).hexdigest()
+    attributes = {"rule": f"{old.attributes.get('rule')}; {rule}", "source": source}
+    attributes["fingerprint"] = fingerprint_of(shape[1:], numbers, hashes)
+    head = PackHead(
+        labels, [old.names[row] for row in rows], old.class_names, old.skipped, _counts(old.splits, rows), attributes
+    )
+
+    def pixels() -> Iterator[Pixels]:
+        for number, block in enumerate(blocks, start=1):
+            yield images[block]
+            on_progress("packing what is kept", min(number * packfile.BLOCK_IMAGES, len(rows)), len(rows))
+
+    with replacing(out, partial(_compare, head=head, hashes=hashes)) as temporary:
+        packfile.write_pack(temporary, head, shape, pixels())
+    return _packed(out, head)
+
+
 def shrink(item: bytes | Encoded, size: int) -> Pixels:
     """Decode an image and shrink it to a square.
 
@@ -266,7 +321,7 @@ def _parts_of(listing: Listing, folder: Path, size: int) -> list[_Part]:
 def _make(listing: Listing, folder: Path, out: Path, size: int, num_processes: int, on_progress: Progress) -> Packed:
     """Write the parts that are not there yet, and join them; or find that this was done, and only not cleared away."""
     parts = _parts_of(listing, folder, size)
-    source = hashlib.sha256("".join(part.stamp for part in parts).encode()).hexdigest()
+    source = _source(parts)
     if out.exists():
         head = packfile.read_head(out)
         if head.attributes.get("source") != source:
@@ -279,6 +334,11 @@ def _make(listing: Listing, folder: Path, out: Path, size: int, num_processes: i
         done += count
         on_progress("packing", done, listing.num_images)
     return _packed(out, _join(listing, parts, folder / "joined.h5", out, source))
+
+
+def _source(parts: Sequence[_Part]) -> str:
+    """Return the digest of all stamps."""
+    return hashlib.sha256("".join(part.stamp for part in parts).encode()).hexdigest()
 
 
 def _made(parts: Sequence[_Part], num_processes: int) -> Iterator[int]:
@@ -333,16 +393,20 @@ def _join(listing: Listing, parts: Sequence[_Part], joined: Path, out: Path, sou
 
 def _head(listing: Listing, rows: np.ndarray, skipped: list[str], fingerprint: str, source: str, size: int) -> PackHead:
     """Say what the pack of some rows of a listing holds besides pixels."""
-    ends = np.searchsorted(rows, np.cumsum(list(listing.splits.values())))
-    splits = {split: int(n) for split, n in zip(listing.splits, np.diff(ends, prepend=0), strict=True)}
     return PackHead(
         labels=None if listing.labels is None else listing.labels[rows],
         names=[listing.names[row] for row in rows],
         class_names=list(listing.class_names),
         skipped=skipped,
-        splits=splits,
+        splits=_counts(listing.splits, rows),
         attributes={"rule": RULE.format(size=size), "fingerprint": fingerprint, "source": source},
     )
+
+
+def _counts(splits: dict[str, int], rows: np.ndarray) -> dict[str, int]:
+    """Return how many of some rows, which rise, lie in each split."""
+    ends = np.searchsorted(rows, np.cumsum(list(splits.values())))
+    return {split: int(n) for split, n in zip(splits, np.diff(ends, prepend=0), strict=True)}
 
 
 def _numbers(listing: Listing) -> np.ndarray:

@@ -157,6 +157,12 @@ def read_head(path: Path) -> PackHead:
         return PackHead(labels, names, class_names, skipped, _splits(file, path), attributes)
 
 
+def map_images(path: Path) -> Pixels:
+    """Map the images of all splits of a pack, without verifying their checksums; raises as :func:`read_pack` does."""
+    with _opened(path) as file:
+        return _mapped(path, _dataset(file, "images", path, np.uint8, 4))
+
+
 class _Sink(io.RawIOBase):
     """A file for HDF5 to write to that remembers the first error and reports none.
 
