@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -296,13 +297,15 @@ def _from_flat(values: dict[str, Any]) -> dict[str, Any]:
         },
         "classifier": chosen,
         "made": {
-            key: values.get(key)
+            key: values[key]
             for key in ("time_s", "timings_s", "peak_memory_bytes", "environment", "command", "created", "git")
+            if key in values
         },
     }
     return values | parts
 
 
+_FEATURE_TEXTS = ("kind", "preset", "objective", "preprocessing", "pooling", "batch_norm", "compute", "store_dtype")
 _Expectations = list[tuple[str, Callable[[], bool]]]
 
 
@@ -316,15 +319,15 @@ def _of_the_run(record: Record) -> _Expectations:
     text, spec, features = _is_text, record.spec, record.features
     return [
         ("protocol", lambda: all(map(text, (record.protocol, record.metric, record.status)))),
-        ("spec", lambda: isinstance(spec, dict) and text(spec.get("id")) and isinstance(spec.get("version"), int)),
+        ("spec", lambda: isinstance(spec, dict) and text(spec.get("id")) and _is_whole(spec.get("version"))),
         ("spec.shown_as", lambda: spec.get("shown_as") in ("accuracy", "error")),
         ("spec.paper", lambda: _is_published(spec.get("paper"))),
-        ("settings", lambda: isinstance(record.settings, dict) and isinstance(record.seed, int)),
+        ("settings", lambda: isinstance(record.settings, dict) and _is_whole(record.seed)),
         ("features", lambda: isinstance(features, dict) and text(features.get("name"))),
-        ("features.num_features", lambda: isinstance(record.num_features, int)),
+        ("features.num_features", lambda: _is_whole(record.num_features)),
         ("features.layers", lambda: all(map(text, features.get("layers") or []))),
         ("features.weights_sha256", lambda: record.weights_sha256 is None or text(record.weights_sha256)),
-        ("features.preset", lambda: features.get("preset") is None or text(features["preset"])),
+        ("features", lambda: all(isinstance(features.get(key, ""), str | None) for key in _FEATURE_TEXTS)),
         ("classifier", lambda: isinstance(record.classifier, dict) and text(record.classifier.get("name"))),
         ("classifier.value", lambda: text(record.classifier.get("parameter")) and _is_optional(record.chosen[1])),
         ("data", lambda: isinstance(record.data, dict) and all(map(_is_entry, record.data.values()))),
@@ -338,16 +341,17 @@ def _of_the_result(record: Record) -> _Expectations:
     def interval(value: Any) -> bool:
         return isinstance(value, list) and len(value) == 2 and all(map(number, value))
 
-    def rows(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(row, dict) and number(row.get("score")) for row in value)
+    def rows(value: Any, holds: Callable[[Any], bool]) -> bool:
+        parameter = record.classifier["parameter"]
+        return isinstance(value, list) and all(_is_row(row) and holds(row.get(parameter)) for row in value)
 
     return [
-        ("score", lambda: number(record.score) and _is_optional(record.spread) and _is_optional(record.duality_gap)),
+        ("score", lambda: _is_share(record.score) and _is_optional(record.spread) and _is_gap(record.duality_gap)),
         ("ci95", lambda: interval(record.ci95)),
         ("ci95_with_images", lambda: record.ci95_with_images is None or interval(record.ci95_with_images)),
-        ("num_draws", lambda: isinstance(record.num_draws, int)),
-        ("selection", lambda: rows(record.selection)),
-        ("draws", lambda: rows(record.draws)),
+        ("num_draws", lambda: _is_whole(record.num_draws)),
+        ("selection", lambda: rows(record.selection, number)),
+        ("draws", lambda: rows(record.draws, _is_optional)),
         ("class_names", lambda: isinstance(record.class_names, list) and all(map(text, record.class_names))),
         ("confusion", lambda: _is_square(record.confusion, len(record.class_names))),
         ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
@@ -364,8 +368,9 @@ def _of_the_making(made: dict[str, Any]) -> _Expectations:
     number, text = _is_number, _is_text
     return [
         ("made", lambda: isinstance(made, dict) and number(made.get("time_s")) and text(made.get("created"))),
-        ("made.timings_s", lambda: all(map(number, (made.get("timings_s") or {}).values()))),
-        ("made.command", lambda: text(made.get("command")) and isinstance(made.get("environment"), dict)),
+        ("made.timings_s", lambda: all(map(number, made.get("timings_s", {}).values()))),
+        ("made.command", lambda: text(made.get("command"))),
+        ("made.environment", lambda: isinstance(made["environment"].get("packages", {}), dict)),
         ("made.peak_memory_bytes", lambda: number(made.get("peak_memory_bytes"))),
         ("made.git", lambda: made.get("git") is None or isinstance(made["git"], dict)),
     ]
@@ -380,8 +385,30 @@ def _is_true(holds: Callable[[], bool]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Tell whether a value is a number that arithmetic can take."""
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_share(value: Any) -> bool:
+    """Tell whether a value is a fraction."""
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_whole(value: Any) -> bool:
+    """Tell whether a value is a whole number of 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64
+
+
+def _is_row(row: Any) -> bool:
+    """Tell whether a value is a row of a validation curve or of the draws."""
+    return (
+        isinstance(row, dict)
+        and _is_share(row.get("score"))
+        and _is_gap(row.get("duality_gap"))
+        and isinstance(row.get("scores", []), list)
+        and all(map(_is_share, row.get("scores", [])))
+        and isinstance(row.get("status", ""), str)
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -392,6 +419,11 @@ def _is_text(value: Any) -> bool:
 def _is_optional(value: Any) -> bool:
     """Tell whether a value is a number or missing."""
     return value is None or _is_number(value)
+
+
+def _is_gap(value: Any) -> bool:
+    """Tell whether a value is a duality gap, which knows no bound where a fit went wrong, or missing."""
+    return value is None or isinstance(value, float) or _is_whole(value)
 
 
 def _is_published(value: Any) -> bool:
@@ -410,8 +442,9 @@ def _is_entry(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and all(isinstance(value.get(key), str) for key in strings)
-        and isinstance(value.get("num_images"), int)
-        and all(isinstance(count, int) for count in (value.get("in_train") or {}).values())
+        and value["fingerprint"].isascii()
+        and _is_whole(value.get("num_images"))
+        and all(_is_whole(count) for count in (value.get("in_train") or {}).values())
     )
 
 
@@ -430,5 +463,5 @@ def _is_square(value: Any, size: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == size
-        and all(isinstance(row, list) and len(row) == size and all(isinstance(n, int) for n in row) for row in value)
+        and all(isinstance(row, list) and len(row) == size and all(map(_is_whole, row)) for row in value)
     )

@@ -54,12 +54,25 @@ def _protocol_from(spec: dict[str, Any]) -> Protocol:
         if values.get("paper") is not None:
             values["paper"] = Published(**values["paper"])
         protocol = Protocol(**values)
-        counts = (protocol.per_class or 1, protocol.num_draws, protocol.selection_draws, protocol.num_held_out(10))
-        if not all(isinstance(count, int) and count > 0 for count in counts) or not protocol.dataset:
-            raise ValueError(f"counts {counts}")
+        _check_values(protocol)
     except (TypeError, ValueError) as error:
         raise RecordError("The record's protocol cannot be read", got=str(error), remedy="run it again") from error
     return protocol
+
+
+def _check_values(protocol: Protocol) -> None:
+    """Raise unless the values of a protocol are of the types that they must have."""
+    counts = (protocol.per_class or 1, protocol.num_draws, protocol.selection_draws, protocol.num_held_out(10))
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise ValueError(f"counts {counts}")
+    texts = (protocol.dataset, protocol.command, protocol.title, protocol.preset, protocol.metric, *protocol.splits)
+    if not all(isinstance(text, str) and text for text in texts) or len(protocol.splits) != 2:
+        raise ValueError(f"names {texts}")
+    wholes = (protocol.num_test or 1, protocol.patience, *(protocol.subset or ()), *(protocol.test_rows or ()))
+    if not all(isinstance(whole, int) and whole > 0 for whole in wholes):
+        raise ValueError(f"numbers of images {wholes}")
+    if not protocol.Cs or not all(isinstance(C, int | float) for C in protocol.Cs):
+        raise ValueError(f"candidates {protocol.Cs}")
 
 
 def record_source(record: Record, encoder: Encoder | None = None) -> Filler:

@@ -48,6 +48,11 @@ def interval_of_mean(scores: Sequence[float], num_test: int) -> list[float]:
     return [mean - half, mean + half]
 
 
+def fits_scores(scores: Sequence[float], right_N: np.ndarray) -> bool:
+    """Tell whether counts of right images (N,) over some draws add up to the accuracies of the draws."""
+    return bool(np.isclose(np.sum(right_N), np.sum(scores) * len(right_N), rtol=0, atol=0.5))
+
+
 def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[float]:
     """Return a 95 % confidence interval of the accuracy over other draws and other test images.
 
@@ -75,7 +80,7 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     last term together; that of the images' shares over N the second, and the last once more, which is taken off.
     """
     num_draws, num_test = len(scores), len(right_N)
-    if not np.isclose(np.sum(right_N), np.sum(scores) * num_test, rtol=0, atol=0.5):
+    if not fits_scores(scores, right_N):
         raise ValueError(f"{np.sum(right_N)} images were right in all, {np.sum(scores) * num_test:.1f} by the scores")
     if num_draws == 1:
         return interval_of_mean(scores, num_test)

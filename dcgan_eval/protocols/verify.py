@@ -18,7 +18,7 @@ from ..features.extract import EncoderFeatures
 from ..features.fill import Filler
 from ..features.taps import Encoder
 from ..progress import Progress, no_progress
-from ..records import CERTIFIED, Record, unpack_counts
+from ..records import CERTIFIED, PER_CLASS, Record, unpack_counts
 from .catalog import PROTOCOLS, load_protocol_images
 from .examples import cached_stores
 from .given import has_images, load_given_images
@@ -32,6 +32,7 @@ from .statistics import (
     accuracy_in,
     calibration_error,
     equal_images,
+    fits_scores,
     interval_over_draws,
     interval_over_images,
     interval_with_images,
@@ -221,6 +222,8 @@ def _right(record: Record, scores: list[float], confusion: np.ndarray) -> Iterat
     right_N = unpack_counts(record.right)
     fits = len(right_N) == record.data["test"]["num_images"] and right_N.max(initial=0) <= len(scores)
     agree = bool(fits and right_N.sum() == np.trace(confusion))
+    if agree and record.metric != PER_CLASS:
+        agree = fits_scores(scores, right_N)
     yield Check(
         "right images", agree, f"{right_N.sum():,} in all, the trace of the confusion is {np.trace(confusion):,}"
     )

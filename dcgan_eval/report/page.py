@@ -279,19 +279,17 @@ def _made(record: Record) -> list[tuple[str, str]]:
 
 def provenance_rows(record: Record) -> list[tuple[str, Any]]:
     """Return what produced a record, as names and values."""
-    environment = record.environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    git = record.git or {}
+    environment = {"cpu": "unknown", "num_threads": "unknown", "python": "unknown"} | record.environment
+    versions = "".join(f", {name} {version}" for name, version in environment.get("packages", {}).items() if version)
     return [
         ("made", record.created),
         ("processor", f"{environment['cpu']}, {environment['num_threads']} threads"),
-        ("accelerator", environment["accelerator"] or "none"),
-        ("versions", f"Python {environment['python']}, {versions}"),
+        ("accelerator", environment.get("accelerator") or "none"),
+        ("versions", f"Python {environment['python']}{versions}"),
         ("weights SHA-256", record.weights_sha256 or "none"),
         ("data digest", record.dataset_fingerprint),
-        (
-            "commit",
-            f"{record.git['commit']}{', changed' if record.git['changed'] else ''}" if record.git else "unknown",
-        ),
+        ("commit", f"{git.get('commit', 'unknown')}{', changed' if git.get('changed') else ''}"),
         ("seed", record.seed),
         ("peak memory", f"{record.peak_memory_bytes / 1e9:.2f} GB"),
         *((key.replace("_", " "), value) for key, value in _made(record)),

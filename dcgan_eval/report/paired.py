@@ -106,6 +106,12 @@ def _check_same_data(a: Record, b: Record) -> None:
             expected="the same labelled test images",
             remedy="run both on the same data",
         )
+    if a.class_names != b.class_names:
+        raise RecordError(
+            "The records name the classes of their test images differently",
+            got=f"{', '.join(a.class_names[:5])} and {', '.join(b.class_names[:5])}",
+            remedy="run one of them again",
+        )
 
 
 def _right(record: Record) -> str:

@@ -26,7 +26,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def features_label(record: Record) -> str:
     """Return the features' name, with the layers where they are not all."""
-    layers = "" if record.features.get("all_layers", True) else f" ({'+'.join(record.features['layers'])})"
+    layers = "" if record.features.get("all_layers", True) else f" ({'+'.join(record.features.get('layers', []))})"
     return record.features["name"] + layers
 
 
@@ -43,15 +43,17 @@ def interval(record: Record, between: str = "–", digits: int = 2) -> str:
 def images_interval(record: Record) -> list[float] | None:
     """Return the 95 % interval that covers test images too, of the accuracy.
 
-    None for records of several draws from before schema 2, which do not say which images were right.
+    None for records of several draws from before schema 2, which do not say which images were right, and for altered
+    ones, in which these do not add up to the scores.
     """
     if record.num_draws == 1 or record.metric == PER_CLASS:
         return record.ci95_with_images or record.ci95
     if record.right is None:
         return None
-    from ..protocols.statistics import interval_with_images  # here, because scipy takes long to import
+    from ..protocols.statistics import fits_scores, interval_with_images  # here, because scipy takes long to import
 
-    return interval_with_images([draw["score"] for draw in record.draws], unpack_counts(record.right))
+    scores, right_N = [draw["score"] for draw in record.draws], unpack_counts(record.right)
+    return interval_with_images(scores, right_N) if fits_scores(scores, right_N) else None
 
 
 def interval_over_images(record: Record, between: str = "–", digits: int = 2) -> str:
