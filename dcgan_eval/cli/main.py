@@ -100,6 +100,10 @@ _COMMANDS = {
         f"{_CLI}.score_digits",
         "Classify real digits by the nearest generated one, as the paper's supplement does.",
     ),
+    "score-samples": (
+        f"{_CLI}.score_samples",
+        "Measure how far a generator's samples are from real images: KID on the features of an encoder.",
+    ),
     "show": (f"{_CLI}.show", "Show a record, or several beside each other."),
     "svm": (f"{_CLI}.svm", "Run a protocol end to end: features, choice of C, certified L2-SVM, record."),
     "table": (
