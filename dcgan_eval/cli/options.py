@@ -133,11 +133,26 @@ making_options = stack(
         help="Images at once in the encoder [default: 32 on a CPU, else 256].",
     ),
 )
+def _decode_by(count: int | None) -> None:
+    """Set the number of threads that decode images."""
+    if count is not None:
+        from ..data.decoding import set_num_threads
+
+        set_num_threads(count)
+
+
 place_options = stack(
     data_dir_option,
     download_option,
     cache_dir_option,
     click.option("--no-wait", is_flag=True, help="Stop where another process is writing the same features."),
+    click.option(
+        "--num-workers",
+        type=Number(int, 1, 256),
+        expose_value=False,
+        callback=lambda context, option, count: _decode_by(count),
+        help="Threads that decode images [default: as many as cores, 4 at most].",
+    ),
     click.option(
         "--memory",
         "memory_gb",

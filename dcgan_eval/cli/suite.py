@@ -23,7 +23,7 @@ from .running import given_source, take_making, take_protocol, take_settings
 from .svm import svm
 
 # Options of ``svm`` that are no keys: they decide no number, and the gate has its own or none.
-_PLACES = {"data_dir", "download", "cache_dir", "no_wait", "memory_gb"}
+_PLACES = {"data_dir", "download", "cache_dir", "no_wait", "num_workers", "memory_gb"}
 _NOT_KEYS = _PLACES | {"list_layers", "explain", "record", "as_json", "probe", "log", "near_duplicates"}
 _OPTIONS = [option for option in svm.params if isinstance(option, click.Option) and option.name not in _NOT_KEYS]
 # Every spelling of an option -> the option: as typed behind the dashes, or with underscores.

@@ -45,7 +45,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MAX_THREADS = 4
+_num_threads = min(4, os.cpu_count() or 1)
 _CHUNK_IMAGES = 128  # single images are too small for a task of the pool each
 
 
@@ -141,13 +141,19 @@ def as_array(image: Image.Image) -> Pixels:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def set_num_threads(count: int) -> None:
+    """Let images be decoded by so many threads from now on, in this process; at first as many as cores, 4 at most."""
+    global _num_threads
+    _num_threads = count
+
+
 def map_in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
     """Yield ``function(position)`` for 0 to ``count - 1``, worked out by a few threads a little ahead."""
 
     def chunk(start: int) -> list[T]:
         return [function(position) for position in range(start, min(start + _CHUNK_IMAGES, count))]
 
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    threads = _num_threads
     starts = iter(range(0, count, _CHUNK_IMAGES))
     with ThreadPoolExecutor(threads) as pool:
         ahead = [pool.submit(chunk, start) for start in itertools.islice(starts, threads)]
