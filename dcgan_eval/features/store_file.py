@@ -203,15 +203,12 @@ def _fill_in(
 ) -> dict[tuple[str, str], tuple[int, int]]:
     """Create every dataset; return (kind, layer) -> (offset, bytes) of those that are written later."""
     rows, dtype = identity.num_rows, np.dtype(identity.store_dtype)
-    joined = h5py.VirtualLayout((rows, sum(w for _, w in identity.layers)), dtype)
-    blocks, column = {}, 0
+    blocks = {}
     for name, width in identity.layers:
         for kind, shape, kept in (("layers", (rows, width), dtype), ("crc32", (identity.num_blocks,), np.dtype("<u4"))):
             dataset = _allocate(file, f"{kind}/{name}", shape, kept)
             blocks[kind, name] = (dataset.get_offset(), dataset.get_storage_size())
-        joined[:, column : column + width] = h5py.VirtualSource(".", f"layers/{name}", (rows, width), dtype)
-        column += width
-    file.create_virtual_dataset("all", joined)
+    _join(file, identity)
     file["sha256"] = keys.sha256
     for name, answers in behaviour.items():
         file[f"behaviour/{name}"] = answers
@@ -227,9 +224,30 @@ def _fill_in(
     return blocks
 
 
+def _creation() -> h5py.h5p.PropDCID:
+    """Return how a dataset is made: without the time, so that the same features are the same bytes whenever made."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)
+    return creation
+
+
+def _join(file: h5py.File, identity: StoreIdentity) -> None:
+    """Create the virtual dataset ``all``: the layers side by side."""
+    rows, column = identity.num_rows, 0
+    creation, whole = _creation(), h5py.h5s.create_simple((rows, sum(width for _, width in identity.layers)))
+    creation.set_layout(h5py.h5d.VIRTUAL)
+    for name, width in identity.layers:
+        place = whole.copy()
+        place.select_hyperslab((0, column), (rows, width))
+        creation.set_virtual(place, b".", f"layers/{name}".encode(), h5py.h5s.create_simple((rows, width)))
+        column += width
+    kind = h5py.h5t.py_create(np.dtype(identity.store_dtype), logical=True)
+    h5py.h5d.create(file.id, b"all", kind, whole, creation)
+
+
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.h5d.DatasetID:
     """Create a contiguous dataset whose place in the file is fixed at once and never filled."""
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation = _creation()
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     file.require_group(name.partition("/")[0])

@@ -69,6 +69,16 @@ def test_one_file_serves_single_layers_and_all(encoder: Encoder, images: ImageSe
         assert [file[f"layers/{name}"].shape[1] for name in encoder.layers] == [1_024, 2_048, 4_096]
 
 
+def test_the_time_is_not_in_the_file(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
+    """HDF5 would note it in every dataset; the same features are the same bytes whenever they are made."""
+    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    with h5py.File(store.path) as file:
+        datasets: list[h5py.Dataset] = []
+        file.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+        assert len(datasets) > 7  # layers and checks of three, all, and the hashes
+        assert not [item.name for item in datasets if item.id.get_create_plist().get_obj_track_times()]
+
+
 def test_everything_that_changes_the_numbers_changes_the_identity(
     encoder: Encoder, images: ImageSet, tmp_path: Path
 ) -> None:
