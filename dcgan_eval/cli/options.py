@@ -133,6 +133,8 @@ making_options = stack(
         help="Images at once in the encoder [default: 32 on a CPU, else 256].",
     ),
 )
+
+
 def _decode_by(count: int | None) -> None:
     """Set the number of threads that decode images."""
     if count is not None:

@@ -95,8 +95,8 @@ _recipe_options = stack(
     ),
     click.option(
         "--start",
-        metavar="random|kmeans|NAME|DIR",
-        help="Networks to begin with: random, of K-means, bundled ones or a run's [default: recipe].",
+        metavar="random|kmeans|NAME|DIR|FILE",
+        help="Networks to begin with: random, of K-means, bundled ones, a run's, or a file's [default: recipe].",
     ),
     click.option(
         "--held-out", type=Number(int, 0, 10**9), help="Images never trained on, for --neighbours [default: 0]."

@@ -41,7 +41,7 @@ def load_start(name_or_folder: str, preset: Preset) -> Start:
     ----------
     name_or_folder : str
         Bundled weights, or a folder with ``discriminator.safetensors`` and perhaps ``generator.safetensors``, such as a
-        run's.
+        run's, or the file of a discriminator.
     preset : Preset
         What they must be, width included.
 
@@ -58,8 +58,9 @@ def load_start(name_or_folder: str, preset: Preset) -> Start:
     if folder.is_dir():
         paths = {kind: folder / f"{kind}.safetensors" for kind in NETWORKS}
         paths = {kind: path for kind, path in paths.items() if kind == "discriminator" or path.exists()}
+    elif (found := resolve(name_or_folder)) == folder:  # a file; an unknown name is an error
+        paths = {"discriminator": found}
     else:
-        resolve(name_or_folder)  # an unknown name is an error
         paths = {kind: resolve(name_or_folder, kind) for kind in bundled_networks(name_or_folder)}
     networks = {kind: _trainable(load_network(path, kind), path) for kind, path in paths.items()}
     D, G = networks["discriminator"], networks.get("generator")

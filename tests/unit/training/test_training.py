@@ -257,6 +257,9 @@ def test_collapse_is_said_and_no_checkpoint_written_meanwhile(
 
 def test_a_run_starts_from_networks_of_an_earlier_one(images: np.ndarray, uninterrupted: Path, tmp_path: Path) -> None:
     start = load_start(str(uninterrupted), get_preset("svhn32"))
+    alone = load_start(str(uninterrupted / "discriminator.safetensors"), get_preset("svhn32"))
+    assert alone.G is None
+    assert all(torch.equal(a, b) for a, b in zip(alone.D.parameters(), start.D.parameters(), strict=True))
     config = replace(CONFIG, start=start.sha256)
     trainer = Trainer(config, images, start=start)
     assert torch.equal(trainer.D.conv2.conv.weight, final_tensors(uninterrupted)["D.conv2.conv.weight"])
