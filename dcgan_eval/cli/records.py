@@ -12,6 +12,7 @@ import click
 
 from ..errors import RecordError
 from ..files import check_target
+from ..insight.finding import Finding, is_finding, load_finding
 from ..records import Record, load_record
 from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options
@@ -38,25 +39,61 @@ def find_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     RecordError
         There are none, or a file that was named is no record.
     """
-    found: list[tuple[Path, Record]] = []
-    for path in paths or [Path("records")]:
-        if path.is_dir():
-            found += _records_in(path)
-        elif paths:
-            found.append((path, read_record(path)))
+    found = _read(paths, [])
     if not found:
-        raise RecordError(
-            "There are no records",
-            got=", ".join(map(str, paths)) or "no folder records/ here",
-            remedy="name records or a folder of them, or make one with `dcgan-eval svm digits`",
-        )
+        raise _nothing(paths)
     return found
 
 
-def _records_in(folder: Path) -> list[tuple[Path, Record]]:
-    """Read the records of a folder."""
+def find_results(paths: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[tuple[Path, Finding]]]:
+    """Read records as :func:`find_records` does, and the findings of experiments that are named or lie beside them.
+
+    Raises
+    ------
+    RecordError
+        There are neither, a finding is damaged, or a file that was named is none of both.
+    """
+    places = paths or [Path("records")]
+    files = [file for path in places for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    findings = [file for file in files if _is_finding(file)]
+    found = _read(paths, findings)
+    if not found and not findings:
+        raise _nothing(paths)
+    return found, [(file, load_finding(file)) for file in findings]
+
+
+def _is_finding(file: Path) -> bool:
+    """Tell whether a file says that it is a finding."""
+    try:
+        return is_finding(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
+def _read(paths: Sequence[Path], passed_over: Sequence[Path]) -> list[tuple[Path, Record]]:
+    """Read records, some files left out."""
+    found: list[tuple[Path, Record]] = []
+    for path in paths or [Path("records")]:
+        if path.is_dir():
+            found += _records_in(path, passed_over)
+        elif paths and path not in passed_over:
+            found.append((path, read_record(path)))
+    return found
+
+
+def _nothing(paths: Sequence[Path]) -> RecordError:
+    """Return the error for places without records."""
+    return RecordError(
+        "There are no records",
+        got=", ".join(map(str, paths)) or "no folder records/ here",
+        remedy="name records or a folder of them, or make one with `dcgan-eval svm digits`",
+    )
+
+
+def _records_in(folder: Path, passed_over: Sequence[Path]) -> list[tuple[Path, Record]]:
+    """Read the records of a folder, some files left out."""
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(set(folder.glob("*.json")) - set(passed_over)):
         try:
             found.append((path, read_record(path)))
         except RecordError as error:

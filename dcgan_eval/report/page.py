@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .charts import Chart, Series, line_chart
 from .escaping import html_templates
 from .summary import protocol_title, summarise
 from .tables import INTERVALS, features_label, figure_rows, interval, interval_over_images, paper_cell, percent, shown
+
+if TYPE_CHECKING:
+    from .findings import ShownFinding
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Group:
 
 def build_page(
     records: Sequence[tuple[Path, Record]],
+    findings: Sequence[ShownFinding] = (),
     *,
     run_dir: Path | None = None,
     samples: Sequence[Picture] = (),
@@ -90,6 +94,8 @@ def build_page(
     ----------
     records : sequence of (Path, Record)
         What it is about.
+    findings : sequence of ShownFinding
+        Experiments beside them, or alone.
     run_dir : Path or None
         A training folder, whose ``log.csv`` and ``probe.csv`` become curves.
     samples : sequence of Picture
@@ -107,9 +113,9 @@ def build_page(
     Raises
     ------
     RecordError
-        No records, or a training folder without a readable log.
+        Neither records nor findings, or a training folder without a readable log.
     """
-    if not records:
+    if not records and not findings:
         raise RecordError("A report needs records", remedy="name some, or make one with `dcgan-eval svm digits`")
     templates = html_templates()
     templates.filters |= {
@@ -133,6 +139,7 @@ def build_page(
         training=[] if run_dir is None else training_charts(run_dir),
         samples=samples,
         examples=examples or Examples(),
+        findings=findings,
     )
 
 
@@ -256,9 +263,9 @@ def _share(confusion: list[list[int]]) -> list[list[float]]:
     return shares
 
 
-def png_picture(data: bytes, alt: str, caption: str = "") -> Picture:
-    """Return a PNG file's bytes as a picture."""
-    return Picture("data:image/png;base64," + base64.b64encode(data).decode(), alt, caption)
+def encoded_picture(data: bytes, alt: str, caption: str = "", form: str = "png") -> Picture:
+    """Return the bytes of a PNG or GIF file as a picture."""
+    return Picture(f"data:image/{form};base64," + base64.b64encode(data).decode(), alt, caption)
 
 
 def array_picture(image_HWC: np.ndarray, alt: str, caption: str = "") -> Picture:
@@ -267,7 +274,7 @@ def array_picture(image_HWC: np.ndarray, alt: str, caption: str = "") -> Picture
 
     buffer = io.BytesIO()
     Image.fromarray(image_HWC.squeeze()).save(buffer, "PNG")
-    return png_picture(buffer.getvalue(), alt, caption)
+    return encoded_picture(buffer.getvalue(), alt, caption)
 
 
 def _made(record: Record) -> list[tuple[str, str]]:
