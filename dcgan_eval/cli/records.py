@@ -66,7 +66,7 @@ def _is_finding(file: Path) -> bool:
     """Tell whether a file says that it is a finding."""
     try:
         return is_finding(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

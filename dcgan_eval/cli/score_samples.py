@@ -12,6 +12,7 @@ import torch
 
 from ..data.imageset import ImageSet
 from ..devices import resolve_device
+from ..errors import DataError
 from ..features.encoders import load_encoder
 from ..features.extract import ExtractOptions, extract
 from ..files import sha256_of
@@ -25,6 +26,7 @@ from .console import progress_view
 from .findings import checked, data_option, drawn, loaded, pair_options, report_finding
 from .options import Number, data_dir_option, example
 
+_FEWEST = 40  # samples and real images
 _COLUMNS, _ROWS = 16, 3  # of samples and of real images in the picture
 Sets = tuple[np.ndarray, np.ndarray]  # samples and real images, or their features
 
@@ -37,7 +39,7 @@ Sets = tuple[np.ndarray, np.ndarray]  # samples and real images, or their featur
 @click.option("--split", default="train", show_default=True, help="Of the real images.")
 @click.option(
     "--count",
-    type=Number(int, 40, 10_000),
+    type=Number(int, _FEWEST, 10_000),
     default=2_000,
     show_default=True,
     help="Samples, and real images, to compare.",
@@ -78,7 +80,7 @@ def score_samples(
         kernel.check_inception()
     network = None if inception is None else kernel.load_inception(inception, place)
     encoder, pair = load_encoder(spec), load_pair(weights, None, place)
-    real = loaded(name, split, data_dir, count, pair.preset).without_labels()
+    real = _enough(loaded(name, split, data_dir, count, pair.preset).without_labels(), name)
     z_NZ = sample_prior(pair.preset, count, torch_generator(seed, "score samples"))
     images = (drawn(settled(pair.G, seed), z_NZ, place), real.images)
     measured = _kids(_features(encoder, images, device), subsets, seed, "kid")
@@ -93,6 +95,18 @@ def score_samples(
     caption = _picture(images, path, name)
     alt = "Rows of samples above rows of real images"
     report_finding(finding, finding_path, {path: (alt, caption)}, _sentence(measured, encoder.name), as_json)
+
+
+def _enough(real: ImageSet, name: str) -> ImageSet:
+    """Return real images, or raise where there are too few."""
+    if len(real) < _FEWEST:
+        raise DataError(
+            f"There are too few images of {name} to compare with",
+            got=f"{len(real)}",
+            expected=f"{_FEWEST} or more",
+            remedy="choose others with --data or --split",
+        )
+    return real
 
 
 def _features(encoder: Any, images: Sets, device: str) -> Sets:

@@ -15,6 +15,11 @@ from ..files import sha256_of, write_file
 from ..provenance import command_line, environment, git_state
 
 FORMAT = "dcgan-eval-finding-1"
+_KINDS = {
+    **dict.fromkeys(("experiment", "number", "command", "created"), str),
+    **dict.fromkeys(("measured", "settings", "hashes", "environment"), dict),
+    **dict.fromkeys(("pictures", "notes"), list),
+}
 
 
 @dataclass(frozen=True)
@@ -122,18 +127,26 @@ def load_finding(path: Path) -> Finding:
     Raises
     ------
     RecordError
-        Missing or unreadable file, no finding, or one whose digest does not match.
+        Missing or unreadable file, no finding, one whose digest does not match, or fields of another type.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        found = _digest(values) if is_finding(values) else None
-    except (OSError, ValueError, RecursionError) as error:
+        digest = _digest(values) if isinstance(values, dict) else None
+    except (OSError, ValueError, RecursionError) as error:  # NaN has no digest
         raise RecordError("The finding cannot be read", got=f"{path}: {error}", remedy="make it again") from error
-    if found is None or values.keys() != {f.name for f in fields(Finding)}:
+    if not is_finding(values) or values.keys() != {f.name for f in fields(Finding)}:
         raise RecordError("The file is no finding", got=str(path), expected=f"JSON of the format {FORMAT}")
-    if values["digest"] != found:
+    if values["digest"] != digest:
         raise RecordError(f"The finding {path} was changed after it was written", remedy="make it again")
-    return Finding(**values | {"pictures": [Shown(**shown) for shown in values["pictures"]]})
+    if wrong := next((name for name, kind in _KINDS.items() if not isinstance(values[name], kind)), None):
+        raise RecordError(f"The finding {path} is damaged", got=f"{wrong} has another form", remedy="make it again")
+    shown = [s for s in values["pictures"] if isinstance(s, dict) and s.keys() == {f.name for f in fields(Shown)}]
+    texts = [*values["notes"], *(text for s in shown for text in s.values())]
+    if len(shown) != len(values["pictures"]) or not all(isinstance(text, str) for text in texts):
+        raise RecordError(f"The finding {path} is damaged", got="pictures or notes of another form")
+    if values["number"] not in values["measured"]:
+        raise RecordError(f"The finding {path} is damaged", got=f"no {values['number']} among what was measured")
+    return Finding(**values | {"pictures": [Shown(**s) for s in shown]})
 
 
 def is_finding(values: Any) -> bool:

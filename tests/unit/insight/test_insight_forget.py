@@ -159,6 +159,8 @@ BOX = [3, 1, 2, 10, 12]
         ([[3, 1, 2, 10]], {}, "another form"),
         ([BOX, [3, 1]], {}, "cannot be read"),
         ("x", {}, "another form"),
+        (None, {}, "another form"),
+        ([[3, 2**70, 2, 10, 12]], {}, "another form"),
         ([BOX], {"seed": 1}, "other samples"),
         ([BOX], {"generator": "0" * 64}, "other samples"),
     ],

@@ -126,12 +126,14 @@ def test_the_command_scores_and_records(run, pair: Path) -> None:  # type: ignor
     assert (finding.measured["kid_subsets"], finding.measured["kid_subset_size"]) == (100, 20)
     assert set(finding.hashes) == {"generator", "data", "encoder"}
     assert Image.open("s.png").width > 16 * 64
+    np.savez("few.npz", images=images[:39])
     np.savez("grey.npz", images=np.zeros((50, 28, 28, 1), np.uint8))
     for more, message in (
         (("--encoder", "untrained:nothing"), "nothing"),
-        (("--data", "grey.npz"), "not of the shape"),
+        ((*encoder, "--data", "grey.npz"), "not of the shape"),
+        ((*encoder, "--data", "few.npz"), "too few images"),
         (
-            ("--inception", "none.pth"),
+            (*encoder, "--inception", "none.pth"),
             "Inception" if find_spec("torch_fidelity") else "torch_fidelity is not installed",
         ),
         (("--count", 39), "out of range"),

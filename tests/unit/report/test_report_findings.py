@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -117,3 +119,28 @@ def test_nothing_is_no_page(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="needs records"):
         build_page([], [])
     assert "There are no records" in report(tmp_path, "--out", tmp_path / "page.html").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("experiment", "measured", "settings", "pictures", "notes") for value in (None, 3)),
+        ("command", ["a"]),
+        ("notes", [3]),
+        ("pictures", [{"file": "walk.png"}]),
+        ("pictures", [{"file": 3, "sha256": "", "alt": "", "caption": ""}]),
+        ("number", "nothing measured"),
+        ("measured", {"sharpness_pixels": float("nan")}),
+    ],
+)
+def test_any_value_in_any_place_is_a_sentence(walk: Path, name: str, value: object) -> None:
+    """The digest fits, so that only the form is wrong; NaN has none."""
+    values = json.loads(walk.read_text()) | {name: value}
+    del values["digest"]
+    values["digest"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    walk.write_text(json.dumps(values))
+    result = report(walk, "--out", walk.with_name("page.html"))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: The f")
+    walk.write_text("[" * 100_000)
+    assert report(walk, "--out", walk.with_name("page.html")).exit_code == 2
