@@ -54,7 +54,7 @@ def find_results(paths: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list
         There are neither, a finding is damaged, or a file that was named is none of both.
     """
     places = paths or [Path("records")]
-    files = [file for path in places for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    files = [file for path in places for file in (_files_in(path) if path.is_dir() else [path])]
     findings = [file for file in files if _is_finding(file)]
     found = _read(paths, findings)
     if not found and not findings:
@@ -68,6 +68,11 @@ def _is_finding(file: Path) -> bool:
         return is_finding(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return False
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that may be records; whoever opened a pipe there would wait for ever."""
+    return sorted(path for path in folder.glob("*.json") if path.is_file())
 
 
 def _read(paths: Sequence[Path], passed_over: Sequence[Path]) -> list[tuple[Path, Record]]:
@@ -93,7 +98,9 @@ def _nothing(paths: Sequence[Path]) -> RecordError:
 def _records_in(folder: Path, passed_over: Sequence[Path]) -> list[tuple[Path, Record]]:
     """Read the records of a folder, some files left out."""
     found = []
-    for path in sorted(set(folder.glob("*.json")) - set(passed_over)):
+    for path in _files_in(folder):
+        if path in passed_over:
+            continue
         try:
             found.append((path, read_record(path)))
         except RecordError as error:

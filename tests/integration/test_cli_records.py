@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def test_what_is_no_record_in_a_folder_is_passed_over(run) -> None:  # type: ign
     Path("records").mkdir()
     Path("records/package.json").write_text('{"name": "left-pad", "version": "1.3.0"}')
     Path("records/cut.json").write_text("{")
+    Path("records/deep.json").write_text("[" * 100_000)
+    os.mkfifo("records/pipe.json")
     assert "There are no records" in run("list").stderr
     Path("records/r.json").write_bytes(FIXTURE.read_bytes())
     for words in (["list"], ["report"], ["export", "--out", "t.csv"], ["list", "--json"]):
