@@ -158,9 +158,10 @@ def read_head(path: Path) -> PackHead:
 
 
 def map_images(path: Path) -> Pixels:
-    """Map the images of all splits of a pack, without verifying their checksums; raises as :func:`read_pack` does."""
+    """Map the images of all splits of a pack, every block verified once; raises as :func:`read_pack` does."""
     with _opened(path) as file:
-        return _mapped(path, _dataset(file, "images", path, np.uint8, 4))
+        images = _dataset(file, "images", path, np.uint8, 4)
+        return _checked(_mapped(path, images), file, path)
 
 
 class _Sink(io.RawIOBase):
@@ -356,7 +357,11 @@ def _mapped(path: Path, images: h5py.Dataset) -> Pixels:
 
 def _verified(file: h5py.File, images: h5py.Dataset, path: Path) -> Pixels:
     """Read images whose blocks match their checksums."""
-    pixels: Pixels = images[:]
+    return _checked(images[:], file, path)
+
+
+def _checked(pixels: Pixels, file: h5py.File, path: Path) -> Pixels:
+    """Return images; raise unless every block of them matches its checksum."""
     starts = range(0, len(pixels), BLOCK_IMAGES)
     found = [zlib.crc32(pixels[start : start + BLOCK_IMAGES].data) for start in starts]
     if not np.array_equal(found, _dataset(file, "crc32", path, "<u4", 1)[:]):

@@ -171,3 +171,14 @@ def test_bad_input_is_a_sentence(run, folder: Path, tmp_path: Path) -> None:  # 
         assert message in " ".join(result.stderr.split()), (words, result.stderr)
         assert not Path("x.h5").exists()
     assert not Path("x.h5.dedup").exists()
+
+
+def test_a_damaged_pack_is_not_copied(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    pack(folder, Path("all.h5"), size=32, num_processes=1)
+    data = bytearray(Path("all.h5").read_bytes())
+    data[data.find(packfile.read_pack(Path("all.h5")).images[0].tobytes()) + 7] ^= 1
+    Path("all.h5").write_bytes(data)
+    result = run("data", "dedup", "all.h5", "--out", "clean.h5")
+    assert result.exit_code == 2
+    assert "do not match their checksums" in result.stderr
+    assert not Path("clean.h5").exists()
