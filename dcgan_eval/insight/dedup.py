@@ -160,8 +160,9 @@ def first_alike(codes: Codes, *, turned: bool = True) -> np.ndarray:
     marks = rng(0, "semantic hash").integers(0, 2**64, BITS, np.uint64)
     hashes = np.concatenate([np.bitwise_xor.reduce(_bits(words[b]) * marks, axis=1) for b in _blocks(count)])
     of_row, distinct = pd.factorize(hashes)
-    first = np.flatnonzero(~pd.Series(of_row).duplicated().to_numpy())  # distinct hashes are numbered as they appear
-    edges = [np.stack([np.arange(count), first[of_row]])]
+    first = _first_rows(of_row, len(distinct))
+    again = np.flatnonzero(first[of_row] != np.arange(count))  # few: memory is kept for what is the same only
+    edges = [np.stack([again, first[of_row[again]]])]
     if turned:
         table = pd.Index(distinct)
         edges += [_turned_over(codes, first, distinct, b, marks, table) for b in _blocks(len(first))]
@@ -169,8 +170,15 @@ def first_alike(codes: Codes, *, turned: bool = True) -> np.ndarray:
     alike = np.bitwise_count(words[rows] ^ words[others]).sum(1) <= TURNED  # two codes may share a hash of 64 bits
     rows, others = rows[alike], others[alike]
     graph = coo_array((np.ones(len(rows), bool), (rows, others)), shape=(count, count)).tocsr()
-    _, group = connected_components(graph, directed=False)
-    return np.unique(group, return_index=True)[1][group]
+    num_groups, group = connected_components(graph, directed=False)
+    return _first_rows(group, num_groups)[group]
+
+
+def _first_rows(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Return the first row that holds each of the numbers from 0 on."""
+    first = np.empty(count, np.int64)
+    first[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of several values for one place the last stays
+    return first
 
 
 def _bits(words: np.ndarray) -> np.ndarray:
