@@ -206,7 +206,7 @@ def _arithmetic(record: Record) -> Iterator[Check]:
     yield _near("interval", record.ci95, interval_over_draws(scores, confusion, record.metric), "computed again")
     yield _same(f"chosen {parameter}", value, best_value(record.selection, parameter))
     yield _same(f"{parameter} of the fits", {draw.get(parameter, value) for draw in record.draws}, {value})
-    means = [float(np.mean(row["scores"])) for row in record.selection]
+    means = [float(np.mean(row.get("scores") or math.nan)) for row in record.selection]
     yield _near("validation curve", [row["score"] for row in record.selection], means, "means over the draws")
     yield _same("certificate", record.duality_gap, max(gaps, default=None))
     yield _same("status", record.status, worst)

@@ -87,7 +87,7 @@ def test_any_encoding(changes: dict[str, str], tmp_path: Path) -> None:
 
 def test_a_pipe_is_never_cut(tmp_path: Path) -> None:
     lines = run([["list", str(RESULTS)]], tmp_path, COLUMNS="40", LC_ALL="C.UTF-8").decode().splitlines()
-    for path in RESULTS.glob("*.json"):
+    for path in set(RESULTS.glob("*.json")) - {RESULTS / "faults.json"}:
         (line,) = [line for line in lines if line.split()[:1] == [path.name]]
         assert len(line.split()) >= 5
 

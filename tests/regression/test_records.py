@@ -19,7 +19,7 @@ from dcgan_eval.records import load_record
 ROOT = Path(__file__).parents[2]
 CLASSIFIERS = ("knn", "knn_cosine", "logistic", "l2svm_mean_loss", "supervised")
 KNOWN = {(q.id, q.version) for p in PROTOCOLS.values() for q in (p, *map(p.with_classifier, CLASSIFIERS))}
-RECORDS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+RECORDS = sorted(p for p in (ROOT / "benchmarks" / "results").glob("*.json") if p.name != "faults.json")
 ABLATIONS = sorted((ROOT / "benchmarks" / "results").glob("ablate-*/*.json"))
 
 
