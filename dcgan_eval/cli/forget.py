@@ -24,10 +24,7 @@ _COLUMNS, _SHOWN = 12, 36  # images in the picture
 
 
 @click.command(
-    epilog=example(
-        "dcgan-eval forget --annotate --out boxes.html  # draw boxes, download boxes.json\n"
-        "  dcgan-eval forget --boxes boxes.json --out forget.png"
-    )
+    epilog=example("dcgan-eval forget --weights svhn.generator.safetensors --annotate --out boxes.html")
 )
 @click.option("--boxes", type=click.Path(path_type=Path, dir_okay=False), help="Boxes around an object, JSON.")
 @click.option("--annotate", is_flag=True, help="Write the page on which the boxes are drawn instead.")

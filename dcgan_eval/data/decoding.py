@@ -45,7 +45,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_num_threads = min(4, os.cpu_count() or 1)
+_MAX_THREADS = 4
+_num_threads: int | None = None  # asked for
 _CHUNK_IMAGES = 128  # single images are too small for a task of the pool each
 
 
@@ -153,7 +154,7 @@ def map_in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
     def chunk(start: int) -> list[T]:
         return [function(position) for position in range(start, min(start + _CHUNK_IMAGES, count))]
 
-    threads = _num_threads
+    threads = _num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
     starts = iter(range(0, count, _CHUNK_IMAGES))
     with ThreadPoolExecutor(threads) as pool:
         ahead = [pool.submit(chunk, start) for start in itertools.islice(starts, threads)]

@@ -107,7 +107,7 @@ def test_what_was_found(run: Callable[..., Result], case: tuple[Any, ...]) -> No
 
 def test_any_value_anywhere(run: Callable[..., Result]) -> None:
     draw = random.Random(0)
-    for _ in range(40):
+    for _ in range(20):
         name = draw.choice(("digits", "svhn-small-pixels", "cifar10-small-kmeans", "cifar10-small-supervised"))
         way = draw.choice(list(places(json.loads((RESULTS / f"{name}.json").read_text()))))
         new, words = draw.choice(VALUES), draw.choice(COMMANDS)
