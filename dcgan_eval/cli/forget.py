@@ -23,9 +23,7 @@ from .options import device_option, example, json_option, to_option
 _COLUMNS, _SHOWN = 12, 36  # images in the picture
 
 
-@click.command(
-    epilog=example("dcgan-eval forget --weights svhn.generator.safetensors --annotate --out boxes.html")
-)
+@click.command(epilog=example("dcgan-eval forget --weights svhn.generator.safetensors --annotate --out boxes.html"))
 @click.option("--boxes", type=click.Path(path_type=Path, dir_okay=False), help="Boxes around an object, JSON.")
 @click.option("--annotate", is_flag=True, help="Write the page on which the boxes are drawn instead.")
 @samples_option(150)
