@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 
@@ -14,6 +14,8 @@ from ..records import PER_CLASS
 from ..seeding import rng
 
 ENTRY_POINTS = "dcgan_eval.metrics"
+Metrics = Mapping[str, Callable[[np.ndarray], np.ndarray]]
+"""Name -> function of counts (K, K), or of several (R, K, K) at once."""
 
 
 def spread_of_draws(scores: Sequence[float]) -> float | None:
@@ -111,7 +113,7 @@ def accuracy(labels_N: np.ndarray, predicted_N: np.ndarray, metric: str = "accur
 def accuracy_in(confusion_KK: np.ndarray, metric: str = "accuracy") -> float:
     """Return a protocol's metric of counts (labels, predictions)."""
     if metric == PER_CLASS:
-        return _balanced_accuracy(confusion_KK)
+        return float(_balanced_accuracy(confusion_KK))
     return float(np.trace(confusion_KK) / confusion_KK.sum())
 
 
@@ -133,7 +135,7 @@ def interval_over_draws(scores: Sequence[float], confusion_KK: np.ndarray, metri
         :func:`interval_of_mean`; of a single mean over classes that of :func:`class_figures`.
     """
     if metric == PER_CLASS and len(scores) == 1:
-        return list(class_figures(confusion_KK)["balanced accuracy"][1:])
+        return list(class_figures(confusion_KK, metrics=_ALIKE)["balanced accuracy"][1:])
     return interval_of_mean(scores, round(np.sum(confusion_KK) / len(scores)))
 
 
@@ -156,7 +158,7 @@ def interval_over_images(
         each class.
     """
     if metric == PER_CLASS:
-        return list(class_figures(confusion_KK, len(scores))["balanced accuracy"][1:])
+        return list(class_figures(confusion_KK, len(scores), metrics=_ALIKE)["balanced accuracy"][1:])
     return interval_with_images(scores, right_N)
 
 
@@ -171,11 +173,15 @@ def equal_images(confusion_KK: np.ndarray, metric: str, num_draws: int) -> float
 
 
 _RESAMPLES = 999
+_BLOCK_COUNTS = 1 << 22  # counts of resamples at once
 _BINS = 15  # Guo et al. 2017
 
 
 def class_figures(
-    confusion_KK: Sequence[Sequence[int]] | np.ndarray, num_draws: int = 1, seed: int = 0
+    confusion_KK: Sequence[Sequence[int]] | np.ndarray,
+    num_draws: int = 1,
+    seed: int = 0,
+    metrics: Metrics | None = None,
 ) -> dict[str, tuple[float, float, float]]:
     """Return figures that weigh every class alike, with 95 % intervals over other test images.
 
@@ -187,6 +193,8 @@ def class_figures(
         Draws behind them, on the same test images.
     seed : int
         Root seed of the bootstrap.
+    metrics : mapping or None
+        What :func:`class_metrics` gave, where many records are looked at; None looks for them.
 
     Returns
     -------
@@ -208,37 +216,49 @@ def class_figures(
     images = np.rint(rows / num_draws).astype(int)
     shares = confusion / np.maximum(rows, 1)[:, None]
     shares[rows == 0, 0] = 1.0  # of no images: any distribution will do
-    draw = rng(seed, "figures over classes")
-    again = [draw.multinomial(images, shares) for _ in range(_RESAMPLES)]
+    draw, chosen = rng(seed, "figures over classes"), class_metrics() if metrics is None else metrics
+    values, block = {name: list[np.ndarray]() for name in chosen}, max(1, _BLOCK_COUNTS // max(1, confusion.size))
+    for start in range(0, _RESAMPLES, block):
+        size = (min(block, _RESAMPLES - start), len(images))
+        again_RKK = draw.multinomial(images, shares, size=size)
+        for name, metric in chosen.items():
+            values[name].append(np.atleast_1d(metric(again_RKK)))
     found = {}
-    for name, measure in (_MEASURES | _offered()).items():
-        low, high = np.nanpercentile([measure(counts) for counts in again], [2.5, 97.5])
-        found[name] = (measure(confusion), float(low), float(high))
+    for name, metric in chosen.items():
+        low, high = np.nanpercentile(np.concatenate(values[name]), [2.5, 97.5])
+        found[name] = (float(metric(confusion)), float(low), float(high))
     return found
 
 
-def _balanced_accuracy(confusion_KK: np.ndarray) -> float:
-    """Return the mean recall of the classes that have images."""
+def _balanced_accuracy(confusion_KK: np.ndarray) -> np.ndarray:
+    """Return the mean recall of the classes that have images, of one matrix or of each of several (R, K, K)."""
+    right = np.diagonal(confusion_KK, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore"):
-        return float(np.nanmean(np.diag(confusion_KK) / confusion_KK.sum(1)))
+        return np.asarray(np.nanmean(right / confusion_KK.sum(-1), axis=-1))
 
 
-def _macro_f1(confusion_KK: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur."""
+def _macro_f1(confusion_KK: np.ndarray) -> np.ndarray:
+    """Return the mean F1 of the classes that occur, of one matrix or of each of several (R, K, K)."""
+    right = np.diagonal(confusion_KK, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore"):
-        return float(np.nanmean(2 * np.diag(confusion_KK) / (confusion_KK.sum(1) + confusion_KK.sum(0))))
+        return np.asarray(np.nanmean(2 * right / (confusion_KK.sum(-1) + confusion_KK.sum(-2)), axis=-1))
 
 
-_Measure = Callable[[np.ndarray], float]
-_MEASURES: dict[str, _Measure] = {"balanced accuracy": _balanced_accuracy, "macro F1": _macro_f1}
+_ALIKE: Metrics = {"balanced accuracy": _balanced_accuracy}
 
 
-def _offered() -> dict[str, _Measure]:
-    """Return the metrics of other installed packages."""
+def class_metrics() -> Metrics:
+    """Return the metrics of :func:`class_figures`: ours, and those of other installed packages."""
+    return {**_ALIKE, "macro F1": _macro_f1, **_offered()}
 
-    def guarded(name: str, measure: _Measure, confusion_KK: np.ndarray) -> float:
+
+def _offered() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return the metrics of other installed packages, which take one matrix."""
+
+    def guarded(name: str, measure: Callable[[np.ndarray], float], counts: np.ndarray) -> np.ndarray:
         try:
-            return float(measure(np.asarray(confusion_KK, np.float64)))
+            matrices = np.asarray(counts, np.float64).reshape(-1, *counts.shape[-2:])
+            return np.array([float(measure(matrix)) for matrix in matrices]).reshape(counts.shape[:-2])
         except Exception as error:  # it may raise anything
             raise DcganEvalError(
                 f"The metric {name} of another package fails",

@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,8 @@ def build_page(
     """
     if not records and not findings:
         raise RecordError("A report needs records", remedy="name some, or make one with `dcgan-eval svm digits`")
+    from ..protocols.statistics import class_metrics  # here, because scipy takes long to import
+
     templates = html_templates()
     templates.filters |= {
         "percent": percent,
@@ -125,7 +128,7 @@ def build_page(
         "label": features_label,
         "interval": interval,
         "images": interval_over_images,
-        "figures": figure_rows,
+        "figures": partial(figure_rows, metrics=class_metrics()),
     }
     templates.filters["score"] = lambda r: percent(shown(r, r.score))
     templates.filters["metric"] = lambda r: r.metric.replace("accuracy", r.shown_as)

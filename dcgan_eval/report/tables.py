@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
@@ -12,6 +12,9 @@ from ..records import PER_CLASS, Record, unpack_counts
 from .escaping import markdown_cell
 from .paper_numbers import trained_as_published
 from .sheet import Sheet
+
+if TYPE_CHECKING:
+    from ..protocols.statistics import Metrics
 
 INTERVALS = (
     "Intervals are of 95 %: draws is that of the mean over draws of training images on the same test images, "
@@ -151,13 +154,15 @@ def class_table(records: Sequence[Record]) -> Sheet:
 _FIGURES = {"top5": "top-5 accuracy", "ece": "expected calibration error"}
 
 
-def figure_rows(record: Record) -> list[tuple[str, str, str]]:
+def figure_rows(record: Record, metrics: Metrics | None = None) -> list[tuple[str, str, str]]:
     """Return the figures beside the score: those that weigh every class alike, and what the record has of its scores.
 
     Parameters
     ----------
     record : Record
         Of any schema; one of validation scores alone has none.
+    metrics : mapping or None
+        As for :func:`~dcgan_eval.protocols.statistics.class_figures`.
 
     Returns
     -------
@@ -168,7 +173,7 @@ def figure_rows(record: Record) -> list[tuple[str, str, str]]:
         return []
     from ..protocols.statistics import class_figures  # here, because scipy takes long to import
 
-    figures = class_figures(record.confusion, record.num_draws)
+    figures = class_figures(record.confusion, record.num_draws, metrics=metrics)
     figures |= {name: (f["score"], *f["ci95"]) for key, name in _FIGURES.items() if (f := record.figures.get(key))}
     return [
         (name, percent(value), f"{percent(low)} to {percent(high)}") for name, (value, low, high) in figures.items()
