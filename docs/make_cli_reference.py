@@ -18,7 +18,8 @@ HEAD = "# Command line\n\nGenerated from `--help` by `docs/make_cli_reference.py
 
 def commands(command: click.Command, parent: click.Context | None, name: str) -> Iterator[tuple[str, str]]:
     """Yield (full name, help) of a command and of those below it."""
-    context = click.Context(command, parent=parent, info_name=name, terminal_width=100, max_content_width=100)
+    wide = {"terminal_width": 100, "max_content_width": 100} | command.context_settings
+    context = click.Context(command, parent=parent, info_name=name, **wide)
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
