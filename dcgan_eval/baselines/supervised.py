@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..provenance import digest
 from ..seeding import derive, rng
 
 _FORMAT = "dcgan-eval-search-2"  # 2 adds a digest
+_WAITING = "waiting for another process that searches the same"
 _EVALUATED_AT_ONCE = 250
 
 
@@ -249,11 +250,12 @@ class SupervisedSearch:
 @contextmanager
 def _alone(path: Path, progress: Progress) -> Iterator[None]:
     """Hold the lock of a search, after waiting for another process that makes the same one."""
-    try:
-        with locked(path, on_wait=lambda: progress("waiting for another process that searches the same", 0, 1)):
-            yield
-    except OSError as error:
-        raise _unkept(path, error) from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path, on_wait=lambda: progress(_WAITING, 0, 1)))
+        except OSError as error:
+            raise _unkept(path, error) from error
+        yield
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

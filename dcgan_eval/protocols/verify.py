@@ -238,7 +238,7 @@ def _figures(record: Record, confusion: np.ndarray) -> Iterator[Check]:
     if (top := record.figures.get("top5")) is not None:
         counts = unpack_counts(top["right"])
         fits = len(counts) == num_test and len(top["scores"]) == record.num_draws
-        fits = fits and abs(np.sum(top["scores"]) * num_test - counts.sum()) < 0.5
+        fits = fits and fits_scores(top["scores"], counts)
         if fits and record.right is not None:
             fits = bool(np.all(counts >= unpack_counts(record.right)))  # right is right among five
         yield Check("top-5 images", bool(fits), f"{counts.sum():,} right among five")

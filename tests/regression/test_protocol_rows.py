@@ -113,3 +113,9 @@ def test_draws_are_pinned(name: str, stream: str, number: int, train_images: Ima
     assert protocol.per_class is not None
     rows = draw_per_class(images, kept, protocol.per_class, 0, number, stream)
     assert digest(images, rows) == DRAWS[name, stream, number]
+
+
+def test_the_digits_split_is_pinned() -> None:
+    train, test = load_protocol_data(get_protocol("digits"))
+    assert (train.num_images, test.images.num_images) == (1_297, 500)
+    assert not set(train.pixel_hashes) & set(test.images.pixel_hashes)
