@@ -259,9 +259,10 @@ class Bench:
             arguments = ["baseline", "pixels", self.inputs / "own.npz"]
             logs = [self.scratch / f"log{n}.txt" for n in range(2)]
             children = [Child(arguments, log, directory=self.folder) for log in logs]
-            kinds = [child.end().kind for child in children]
+            outcomes = [child.end() for child in children]
             names = sorted(path.name for path in self.folder.glob("records/*.json"))
-            tally.add("recovered" if kinds == ["ok", "ok"] and len(names) == 2 else "lost", f"{kinds} {names}")
+            is_right = [outcome.kind for outcome in outcomes] == ["ok", "ok"] and len(names) == 2
+            tally.add("recovered" if is_right else "lost", f"{names} {[outcome.text[-400:] for outcome in outcomes]}")
 
     def _flips(self, target: str, tries: int, draw: random.Random, tally: Tally) -> None:
         """Flip one bit of a file; then use it."""
