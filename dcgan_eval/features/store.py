@@ -171,7 +171,7 @@ class FeatureStore:
         for block in range(self.identity.num_blocks):
             self.part(layer, block)
         shape = (self.identity.num_rows, dict(self.identity.layers)[layer])
-        return np.memmap(self.path, self.identity.store_dtype, "r", self._layout.layers[layer], shape)
+        return np.memmap(self._file, self.identity.store_dtype, "r", self._layout.layers[layer], shape)
 
     def scale(self, layer: str) -> float:
         """Return the power of two by which a layer's features were multiplied in the file; 1 as a rule."""
@@ -180,8 +180,7 @@ class FeatureStore:
     @property
     def keys(self) -> RowKeys:
         """Which image each row of the file is, as far as it is known."""
-        # Every byte that HDF5 looks at here was checked against its hash when the file was opened.
-        with h5py.File(self.path, "r", locking=False) as file:
+        with self._hdf5() as file:
             sha256: np.ndarray = file["sha256"][:]
             labels, names = (file[name][:] if name in file else None for name in ("labels", "names"))
             class_names = tuple(map(str, file["labels"].attrs["class_names"])) if labels is not None else ()
@@ -192,8 +191,12 @@ class FeatureStore:
     @property
     def behaviour(self) -> Answers:
         """What the encoder answered to a few fixed images when the store was made."""
-        with h5py.File(self.path, "r", locking=False) as file:
+        with self._hdf5() as file:
             return {name: answers[:] for name, answers in file.get("behaviour", {}).items()}
+
+    def _hdf5(self) -> h5py.File:
+        """Give the open file to HDF5: its structure was checked when it was opened, and its name may have changed since."""
+        return h5py.File(self._file, "r")
 
     def _block(self, block: int) -> np.ndarray:
         """Return a block of all layers at hand, joined, as it was before it was scaled."""
@@ -232,7 +235,12 @@ def find_store(cache_dir: Path, identity: StoreIdentity, is_alike: Callable[[Ans
     """
     wanted = set(identity.layers)
     for path in sorted(cache_dir.glob(f"*-{identity.base_hash}-*.h5")):
-        store = FeatureStore(path)
+        try:
+            store = FeatureStore(path)
+        except StoreError:
+            if path.exists():
+                raise
+            continue  # deleted by another process since it was listed
         found = store.identity
         if found.base_hash == identity.base_hash and wanted <= set(found.layers) and is_alike(store.behaviour):
             return path
