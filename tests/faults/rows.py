@@ -256,7 +256,7 @@ class Bench:
         for _ in range(tries):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
-            arguments = ["baseline", "pixels", self.inputs / "own.npz"]
+            arguments = ["baseline", "pixels", self.inputs / "own.npz", "--cache-dir", self.folder / "cache"]
             logs = [self.scratch / f"log{n}.txt" for n in range(2)]
             children = [Child(arguments, log, directory=self.folder) for log in logs]
             outcomes = [child.end() for child in children]
