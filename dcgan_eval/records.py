@@ -323,14 +323,16 @@ def _of_the_run(record: Record) -> _Expectations:
         ("spec.shown_as", lambda: spec.get("shown_as") in ("accuracy", "error")),
         ("spec.paper", lambda: _is_published(spec.get("paper"))),
         ("settings", lambda: isinstance(record.settings, dict) and _is_whole(record.seed)),
-        ("features", lambda: isinstance(features, dict) and text(features.get("name"))),
+        ("features", lambda: isinstance(features, dict) and text(features.get("name")) and text(features["kind"])),
+        ("features.files", lambda: features["kind"] != "given" or _are_files(features["files"])),
         ("features.num_features", lambda: _is_whole(record.num_features)),
         ("features.layers", lambda: all(map(text, features.get("layers") or []))),
         ("features.weights_sha256", lambda: record.weights_sha256 is None or text(record.weights_sha256)),
         ("features", lambda: all(isinstance(features.get(key, ""), str | None) for key in _FEATURE_TEXTS)),
         ("classifier", lambda: isinstance(record.classifier, dict) and text(record.classifier.get("name"))),
         ("classifier.value", lambda: text(record.classifier.get("parameter")) and _is_optional(record.chosen[1])),
-        ("data", lambda: isinstance(record.data, dict) and all(map(_is_entry, record.data.values()))),
+        ("data", lambda: all(map(_is_entry, record.data.values()))),
+        ("data", lambda: {"train", "test" if record.is_tested else "validation"} <= record.data.keys()),
     ]
 
 
@@ -350,8 +352,8 @@ def _of_the_result(record: Record) -> _Expectations:
         ("ci95", lambda: interval(record.ci95)),
         ("ci95_with_images", lambda: record.ci95_with_images is None or interval(record.ci95_with_images)),
         ("num_draws", lambda: _is_whole(record.num_draws)),
-        ("selection", lambda: rows(record.selection, number)),
-        ("draws", lambda: rows(record.draws, _is_optional)),
+        ("selection", lambda: rows(record.selection, number) and len(record.selection) > 0),
+        ("draws", lambda: rows(record.draws, _is_optional) and len(record.draws) >= record.is_tested),
         ("class_names", lambda: isinstance(record.class_names, list) and all(map(text, record.class_names))),
         ("confusion", lambda: _is_square(record.confusion, len(record.class_names))),
         ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
@@ -444,8 +446,14 @@ def _is_entry(value: Any) -> bool:
         and all(isinstance(value.get(key), str) for key in strings)
         and value["fingerprint"].isascii()
         and _is_whole(value.get("num_images"))
+        and isinstance(value.get("in_train"), dict | None)
         and all(_is_whole(count) for count in (value.get("in_train") or {}).values())
     )
+
+
+def _are_files(files: dict[str, Any]) -> bool:
+    """Tell whether a value says which files of features were given."""
+    return all(_is_text(files[split]["name"]) and _is_text(files[split]["sha256"]) for split in ("train", "test"))
 
 
 def _is_ranking(figure: Any) -> bool:
@@ -455,7 +463,7 @@ def _is_ranking(figure: Any) -> bool:
 
 def _is_binned(bins: Any) -> bool:
     """Tell whether a value is rows of four numbers: count, confidence, right, squares."""
-    return isinstance(bins, list) and all(len(row) == 4 and all(map(_is_number, row)) for row in bins)
+    return isinstance(bins, list) and len(bins) > 0 and all(len(row) == 4 and all(map(_is_number, row)) for row in bins)
 
 
 def _is_square(value: Any, size: int) -> bool:

@@ -195,7 +195,7 @@ class FeatureStore:
             return {name: answers[:] for name, answers in file.get("behaviour", {}).items()}
 
     def _hdf5(self) -> h5py.File:
-        """Give the open file to HDF5: its structure was checked when it was opened, and its name may have changed since."""
+        """Give HDF5 the file that was opened, whose structure was checked; its name may be gone by now."""
         return h5py.File(self._file, "r")
 
     def _block(self, block: int) -> np.ndarray:

@@ -62,14 +62,16 @@ def _protocol_from(spec: dict[str, Any]) -> Protocol:
 
 def _check_values(protocol: Protocol) -> None:
     """Raise unless the values of a protocol are of the types that they must have."""
-    counts = (protocol.per_class or 1, protocol.num_draws, protocol.selection_draws, protocol.num_held_out(10))
+    per_class = 1 if protocol.per_class is None else protocol.per_class
+    counts = (per_class, protocol.num_draws, protocol.selection_draws, protocol.num_held_out(10))
     if not all(isinstance(count, int) and count > 0 for count in counts):
         raise ValueError(f"counts {counts}")
     texts = (protocol.dataset, protocol.command, protocol.title, protocol.preset, protocol.metric, *protocol.splits)
     if not all(isinstance(text, str) and text for text in texts) or len(protocol.splits) != 2:
         raise ValueError(f"names {texts}")
-    wholes = (protocol.num_test or 1, protocol.patience, *(protocol.subset or ()), *(protocol.test_rows or ()))
-    if not all(isinstance(whole, int) and whole > 0 for whole in wholes):
+    pairs = [pair for pair in (protocol.subset, protocol.test_rows) if pair is not None]
+    wholes = (1 if protocol.num_test is None else protocol.num_test, protocol.patience, *sum(pairs, ()))
+    if not all(isinstance(whole, int) and whole > 0 for whole in wholes) or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"numbers of images {wholes}")
     if not protocol.Cs or not all(isinstance(C, int | float) for C in protocol.Cs):
         raise ValueError(f"candidates {protocol.Cs}")
@@ -112,7 +114,7 @@ def record_source(record: Record, encoder: Encoder | None = None) -> Filler:
         encoder = encoder or load_encoder(made["name"], **made.get("rules", {}))
         how = {key: made[key] for key in ("batch_norm", "compute", "store_dtype")}
         return EncoderFeatures(encoder, ExtractOptions(tuple(made["layers"]), **how))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RecordError("The record does not say how its features were made", got=str(error)) from error
 
 

@@ -66,6 +66,19 @@ FOUND = (  # each was a traceback
     ("made", "environment", {}, "report"),
     ("made", "timings_s", None, "report"),
 )
+FOUND_IN_DIGITS = (  # whose images are at hand
+    ("spec", "per_class", [], "verify"),
+    ("spec", "subset", {}, "verify"),
+    ("features", "kind", GONE, "verify"),
+    ("features", "kind", "given", "verify"),
+    ("features", "rules", {"normalise": 1}, "verify"),
+    ("data", {}, "verify"),
+    ("data", "train", GONE, "verify"),
+    ("data", "test", "in_train", [], "verify"),
+    ("selection", [], "verify"),
+    ("draws", [], "verify"),
+    ("figures", {"ece": {"score": 0.1, "ci95": [0.0, 0.2], "bins": []}}, "verify"),
+)
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -95,10 +108,13 @@ def check(result: Result, what: object) -> None:
     assert result.exit_code in (0, 1, 2, 3), what
 
 
-@pytest.mark.parametrize("case", FOUND, ids=lambda case: " ".join(map(str, case[:-2])) + f" {case[-2]!r:.20}")
+@pytest.mark.parametrize(
+    "case", FOUND + FOUND_IN_DIGITS, ids=lambda case: " ".join(map(str, case[:-2])) + f" {case[-2]!r:.20}"
+)
 def test_what_was_found(run: Callable[..., Result], case: tuple[Any, ...]) -> None:
     *way, new, command = case
-    name = "cifar10-small-kmeans" if "splits" in way else "svhn-small-pixels"  # which has rows of the test split alone
+    name = "digits" if case in FOUND_IN_DIGITS else "svhn-small-pixels"
+    name = "cifar10-small-kmeans" if "splits" in way else name  # which has rows of the test split alone
     write_changed(name, tuple(way), new)
     for words in COMMANDS:
         if words[0] == command:
