@@ -109,10 +109,10 @@ def _weights_file(spec: str | Path | None) -> Path:
                 remedy=f"name their network too: --arch torchvision:resnet50 --checkpoint {spec}",
             )
     elif spec is not None and os.sep not in str(spec) and path is not None and path.suffix not in SUFFIXES:
-        from torchvision import models
-
         known = read_manifest()["weights"]
         if spec not in known:
+            from torchvision import models  # here, because it takes seconds to import
+
             raise unknown_name(
                 "bundled weights", str(spec), [*known, *_zoo(models.list_models(), str(spec))], EncoderError
             )

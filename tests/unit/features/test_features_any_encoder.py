@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,8 @@ def test_a_discriminator_can_be_given_other_rules(tmp_path: Path) -> None:
     assert replace(store.identity, pooling="max4").base_hash != store.identity.base_hash
     with pytest.raises(EncoderError, match=r"cannot run images of 64x64x3.*--image-size; 32 is one"):
         extract(load_encoder("untrained:svhn32", image_size=64), ImageSet(pixels), cache_dir=tmp_path)
+
+
+def test_weights_of_this_toolkit_need_no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # an import of it fails
+    assert load_encoder("imagenet32-plus").layers == load_encoder(None).layers

@@ -218,7 +218,7 @@ def test_only_the_toolkits_own_discriminators_are_told_by_their_weights_alone() 
 
 
 SCRIPT = """
-import torch, torchvision
+import torch
 from torch import nn
 from dcgan_eval import Encoder
 class Net(nn.Module):
@@ -232,7 +232,7 @@ class Other(nn.Module):
 class Holder:
     class Net(nn.Module):
         def forward(self, x): return -x
-print(Encoder(nn.Sequential(Net(), Other(), Holder.Net(), torchvision.models.squeezenet1_1()), ["0"]).architecture)
+print(Encoder(nn.Sequential(Net(), Other(), Holder.Net(), nn.TransformerEncoderLayer(8, 2)), ["0"]).architecture)
 """
 
 

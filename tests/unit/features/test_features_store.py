@@ -83,6 +83,7 @@ def test_the_time_is_not_in_the_file(encoder: Encoder, images: ImageSet, tmp_pat
 def test_everything_that_changes_the_numbers_changes_the_identity(
     encoder: Encoder, images: ImageSet, tmp_path: Path
 ) -> None:
+    images = images.take(np.arange(40))
     base = extract(encoder, images, options=EXACT, cache_dir=tmp_path).identity
     tinted = copy.deepcopy(images.images)
     tinted[0, 0, 0, 0] ^= 1

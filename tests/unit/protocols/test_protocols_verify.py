@@ -58,7 +58,7 @@ def own_folder(folder: Path) -> Path:
 
 RUNS: dict[str, Callable[[], tuple[Any, Any, Settings]]] = {
     "layers of an encoder": lambda: (
-        "digits",
+        DRAWS,
         EncoderFeatures(load_encoder("untrained:svhn32:0"), ExtractOptions(("conv1",))),
         Settings(seed=3),
     ),
