@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -188,6 +189,17 @@ def is_locked(path: Path) -> bool:
 def _lock_of(path: Path) -> Path:
     """Return the file that is locked while ``path`` is written."""
     return path.with_name(f".{path.name}.lock")
+
+
+def check_regular(path: Path) -> None:
+    """Raise an OSError for a pipe, a device or a socket: to open one could wait for ever.
+
+    Called before a file in a folder of this toolkit is opened; that says what is not there, or is a folder.
+    """
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a device or a socket", str(path))
 
 
 def flush(path: Path) -> None:

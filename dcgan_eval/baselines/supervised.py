@@ -24,7 +24,7 @@ from ..data.imageset import ImageSet
 from ..data.splits import by_label
 from ..devices import COMPUTE_TYPES, arithmetic, computing
 from ..errors import DcganEvalError, TrainingError
-from ..files import locked, write_file
+from ..files import check_regular, locked, write_file
 from ..models.dcgan import Discriminator, LadderDiscriminator, initialise, to_unit_range
 from ..models.presets import GRID, get_ladder
 from ..progress import Progress
@@ -261,6 +261,7 @@ def _alone(path: Path, progress: Progress) -> Iterator[None]:
 def _read(path: Path) -> list[dict[str, Any]]:
     """Return the finished trials that a file holds, none where there is no file yet."""
     try:
+        check_regular(path)
         values = json.loads(path.read_bytes())
         if values["sha256"] != _digest(values["trials"]):
             raise ValueError("it has changed since it was written")

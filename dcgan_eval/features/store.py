@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from ..errors import StoreError, unknown_name
-from ..files import PARTIAL, flush, locked
+from ..files import PARTIAL, check_regular, flush, locked
 from .store_file import (
     BLOCK_ROWS,
     Answers,
@@ -430,6 +430,7 @@ class StoreWriter:
 def _opened(path: Path, complete: bool) -> tuple[Any, Layout]:
     """Open a store for reading, or say why not."""
     try:
+        check_regular(path)
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - stays open as long as the store is used
         layout = read_layout(file)
         if complete and not done_blocks(file, layout).all():

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..files import write_file
+from ..files import check_regular, write_file
 
 _DIGEST = "sha256"
 
@@ -52,6 +52,7 @@ def read_tensors(path: Path, *, sealed: str | None = None) -> tuple[dict[str, Te
         No safetensors file (a pickle, say), truncated, unreadable, or changed since it was written.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -80,6 +81,7 @@ def _digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     """Say what a file is that is no safetensors file, without unpickling it."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             start = file.read(4)
     except OSError:

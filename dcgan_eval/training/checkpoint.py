@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..files import PARTIAL, flush, write_file
+from ..files import PARTIAL, check_regular, flush, write_file
 
 FORMAT = "dcgan-eval-checkpoint-3"
 UNSEALED = "dcgan-eval-checkpoint-2"
@@ -170,6 +170,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     remedy = f"delete {path} to go back to the checkpoint before it"
     try:
+        check_regular(path / "checkpoint.json")
         state: dict[str, Any] = json.loads((path / "checkpoint.json").read_text())
         if not isinstance(state, dict) or state.get("format") not in (FORMAT, UNSEALED):
             raise ValueError(f"no format {FORMAT!r}")
@@ -209,6 +210,7 @@ def _read(path: Path) -> bytes:
     for entry in read_state(path)["parts"]:
         part = path / entry["file"]
         try:
+            check_regular(part)
             data = part.read_bytes()
         except OSError:
             data = b""

@@ -8,14 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 import h5py
 import pytest
 
+from dcgan_eval.baselines import supervised
 from dcgan_eval.errors import DcganEvalError
+from dcgan_eval.features.store import FeatureStore
 from dcgan_eval.files import check_target, kind_of, locked, replacing, write_file
+from dcgan_eval.models.tensors import read_tensors
+from dcgan_eval.training.checkpoint import read_state
 
 
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
@@ -158,3 +165,24 @@ def test_without_locks_the_user_must_say_that_one_process_writes(
     monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
     with locked(tmp_path / "a.h5"):
         pass
+
+
+@pytest.mark.parametrize(
+    "read",
+    [FeatureStore, read_tensors, supervised._read, lambda path: read_state(path.parent)],
+    ids=["store", "tensors", "search", "checkpoint"],
+)
+def test_a_pipe_among_our_files_is_refused_at_once(read: Callable[[Path], object], tmp_path: Path) -> None:
+    pipe = tmp_path / "checkpoint.json"
+    os.mkfifo(pipe)
+
+    def release() -> None:  # whoever waits for a writer all the same
+        time.sleep(3)
+        with open(os.open(pipe, os.O_RDWR | os.O_NONBLOCK), "wb"):
+            pass
+
+    threading.Thread(target=release, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(DcganEvalError, match="it is a pipe"):
+        read(pipe)
+    assert time.monotonic() - began < 3
