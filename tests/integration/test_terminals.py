@@ -67,8 +67,9 @@ def run(commands: list[list[str]], folder: Path, **changes: str) -> bytes:
         {"PYTHONIOENCODING": "ascii"},
         {"PYTHONIOENCODING": "latin-1"},
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "C.UTF-8"},
     ],
-    ids=["ascii", "latin-1", "C locale"],
+    ids=["ascii", "latin-1", "C locale", "UTF-8"],
 )
 def test_any_encoding(changes: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<html>a page that was there</html>")
@@ -76,7 +77,7 @@ def test_any_encoding(changes: dict[str, str], tmp_path: Path) -> None:
     for name in SOME:
         shutil.copy(RESULTS / f"{name}.json", tmp_path / "some")
     text = run(COMMANDS, tmp_path, **changes)
-    shown = text.decode(changes.get("PYTHONIOENCODING", "ascii"))
+    shown = text.decode("utf-8" if "UTF-8" in str(changes) else changes.get("PYTHONIOENCODING", "ascii"))
     assert PERCENT["cifar10"] in shown
     assert f"{100 * read('cifar10')['ci95'][0]:.2f}" in shown
     page = (tmp_path / "page.html").read_bytes().decode("utf-8")  # files are UTF-8 wherever they are written
