@@ -238,7 +238,7 @@ def find_store(cache_dir: Path, identity: StoreIdentity, is_alike: Callable[[Ans
         try:
             store = FeatureStore(path)
         except StoreError:
-            if path.exists():
+            if os.path.lexists(path):
                 raise
             continue  # deleted by another process since it was listed
         found = store.identity

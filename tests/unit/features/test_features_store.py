@@ -23,12 +23,11 @@ from safetensors.torch import save_file
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, StoreError, WeightsError
 from dcgan_eval.features import extract as extract_module
-from dcgan_eval.features import store as store_module
 from dcgan_eval.features.batchnorm import frozen
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, compute_statistics, extract
 from dcgan_eval.features.pooling import pool_to_grid
-from dcgan_eval.features.store import FeatureStore, StoreWriter, find_partial, find_store
+from dcgan_eval.features.store import FeatureStore, StoreWriter
 from dcgan_eval.features.taps import Encoder, tapped
 
 EXACT = ExtractOptions(compute="float32", store_dtype="float32", device="cpu")
@@ -276,59 +275,6 @@ def test_a_folder_that_cannot_be_written(encoder: Encoder, images: ImageSet, tmp
     with pytest.raises(StoreError, match="cannot be written"):
         extract(encoder, images, options=EXACT, cache_dir=in_the_way / "cache")
     assert in_the_way.read_text() == "not a folder"
-
-
-def test_another_writer_is_noticed_or_waited_for(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
-    store = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
-    other = tmp_path / "other" / store.path.name
-    with writer_of(store, other) as first:
-        with pytest.raises(StoreError, match="Another process is writing"):
-            extract(encoder, images, options=EXACT, cache_dir=other.parent, wait=False)
-        waits: list[str] = []
-
-        def finish(what: str, done: int, total: int) -> None:
-            if what.startswith("waiting") and not waits:
-                waits.append(what)
-                for block in first.missing_blocks():
-                    first.write(block, {layer: store.part(layer, block) for layer in store.layers})
-                first.finish()
-                first.__exit__(None, None, None)
-
-        waited = extract(encoder, images, options=EXACT, cache_dir=other.parent, progress=finish)
-    assert waits == ["waiting for another process that writes the features of noise-train"]
-    assert np.array_equal(waited.read(), store.read())
-
-
-def test_a_file_that_another_process_names_deletes_or_replaces_stays_what_was_opened(
-    encoder: Encoder, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
-    wanted = whole.read(), whole.behaviour, whole.keys.sha256.tolist(), np.array(whole.memmap("conv1"))
-    partial = whole.path.with_name(whole.path.name + ".partial")
-    whole.path.rename(partial)
-    opened = store_module._opened
-
-    def overtaken(path: Path, complete: bool) -> tuple[Any, Any]:
-        found = opened(path, complete)
-        path.rename(path.with_suffix("")) if path.exists() else None  # the other process has finished
-        return found
-
-    monkeypatch.setattr(store_module, "_opened", overtaken)
-    assert find_partial(tmp_path, whole.identity, lambda answers: answers.keys() == wanted[1].keys()) == whole.path
-    whole.path.unlink()
-    assert np.array_equal(whole.read(), wanted[0])
-    assert np.array_equal(whole.memmap("conv1"), wanted[3])
-    assert whole.keys.sha256.tolist() == wanted[2]
-    assert all(np.array_equal(answer, wanted[1][name]) for name, answer in whole.behaviour.items())
-
-
-def test_a_store_that_vanishes_after_it_was_listed_is_not_there(
-    encoder: Encoder, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = extract(encoder, images, options=EXACT, cache_dir=tmp_path)
-    opened = store_module._opened
-    monkeypatch.setattr(store_module, "_opened", lambda path, complete: (path.unlink(), opened(path, complete))[1])
-    assert find_store(tmp_path, whole.identity, lambda answers: True) is None
 
 
 def test_a_store_killed_between_its_last_block_and_its_name_completes(
