@@ -194,7 +194,7 @@ def _lock_of(path: Path) -> Path:
 def check_regular(path: Path) -> None:
     """Raise an OSError for a pipe, a device or a socket: to open one could wait for ever.
 
-    Called before a file in a folder of this toolkit is opened; that says what is not there, or is a folder.
+    Called before one of the files of this toolkit is opened; that says what is not there, or is a folder.
     """
     with suppress(FileNotFoundError):
         mode = path.stat().st_mode

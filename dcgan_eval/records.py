@@ -331,6 +331,11 @@ def _of_the_run(record: Record) -> _Expectations:
         ("features", lambda: all(isinstance(features.get(key, ""), str | None) for key in _FEATURE_TEXTS)),
         ("classifier", lambda: isinstance(record.classifier, dict) and text(record.classifier.get("name"))),
         ("classifier.value", lambda: text(record.classifier.get("parameter")) and _is_optional(record.chosen[1])),
+        (
+            "classifier.values",
+            lambda: "values" not in record.classifier or _are_candidates(record.classifier["values"]),
+        ),
+        ("classifier.patience", lambda: _is_whole(record.classifier.get("patience", 1))),
         ("data", lambda: all(map(_is_entry, record.data.values()))),
         ("data", lambda: {"train", "test" if record.is_tested else "validation"} <= record.data.keys()),
     ]
@@ -353,7 +358,7 @@ def _of_the_result(record: Record) -> _Expectations:
         ("ci95_with_images", lambda: record.ci95_with_images is None or interval(record.ci95_with_images)),
         ("num_draws", lambda: _is_whole(record.num_draws)),
         ("selection", lambda: rows(record.selection, number) and len(record.selection) > 0),
-        ("draws", lambda: rows(record.draws, _is_optional) and len(record.draws) >= record.is_tested),
+        ("draws", lambda: rows(record.draws, _is_optional) and (len(record.draws) > 0 or not record.is_tested)),
         ("class_names", lambda: isinstance(record.class_names, list) and all(map(text, record.class_names))),
         ("confusion", lambda: _is_square(record.confusion, len(record.class_names))),
         ("rows_sha256", lambda: all(isinstance(v, list) and all(map(text, v)) for v in record.rows_sha256.values())),
@@ -416,6 +421,11 @@ def _is_row(row: Any) -> bool:
 def _is_text(value: Any) -> bool:
     """Tell whether a value is text."""
     return isinstance(value, str)
+
+
+def _are_candidates(values: Any) -> bool:
+    """Tell whether a value is what a classifier's hyperparameter is chosen from."""
+    return isinstance(values, list) and len(values) > 0 and all(map(_is_number, values))
 
 
 def _is_optional(value: Any) -> bool:

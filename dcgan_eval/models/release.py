@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..files import check_regular
 from .dcgan import Discriminator, Generator
 from .presets import GRID, LADDERS, Ladder, get_ladder
 from .weights import blank_network
@@ -175,6 +176,7 @@ def _read_arrays(container: Path) -> dict[int, np.ndarray]:
 def _read_array(path: Path) -> np.ndarray:
     """Read one array of finite float32."""
     try:
+        check_regular(path)
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise WeightsError(

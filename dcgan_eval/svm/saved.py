@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from dcgan_eval.errors import WeightsError
+from dcgan_eval.files import check_regular
 from dcgan_eval.svm.objective import Solution, Status
 
 _FORMAT = "dcgan-eval-l2svm-1"
@@ -69,6 +70,7 @@ def load_solution(path: Path) -> tuple[Solution, dict[str, Any]]:
         The file is missing, damaged, or holds something else.
     """
     try:
+        check_regular(path)
         with safe_open(path, "numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != _FORMAT:

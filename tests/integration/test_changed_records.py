@@ -47,38 +47,42 @@ COMMANDS = (
     ("compare", "m.json", "good.json"),
     ("verify", "m.json", "--data-dir", "nowhere"),
 )
-FOUND = (  # each was a traceback
-    ("selection", 1, "C", {}, "verify"),
-    ("selection", 1, "scores", "", "verify"),
-    ("selection", 0, "scores", GONE, "verify"),  # the hour of the fault campaign found these two
-    ("selection", 1, "C", GONE, "verify"),
-    ("selection", 1, "duality_gap", {}, "show"),
-    ("selection", 1, "score", 1e308, "show"),
-    ("draws", 1, "score", 10**400, "show"),
-    ("draws", 1, "score", 0.0, "report"),
-    ("draws", 1, "score", 0.0, "verify"),
-    ("draws", 0, "score", float("nan"), "verify"),
-    ("spec", "splits", 1, "verify"),
-    ("class_names", 1, "x", "compare"),
-    ("data", "test", "fingerprint", "\ud800", "export"),
-    ("features", "batch_norm", [{}], "report"),
-    ("made", "environment", "packages", [], "report"),
-    ("made", "environment", {}, "report"),
-    ("made", "timings_s", None, "report"),
-)
-FOUND_IN_DIGITS = (  # whose images are at hand
-    ("spec", "per_class", [], "verify"),
-    ("spec", "subset", {}, "verify"),
-    ("features", "kind", GONE, "verify"),
-    ("features", "kind", "given", "verify"),
-    ("features", "rules", {"normalise": 1}, "verify"),
-    ("data", {}, "verify"),
-    ("data", "train", GONE, "verify"),
-    ("data", "test", "in_train", [], "verify"),
-    ("selection", [], "verify"),
-    ("draws", [], "verify"),
-    ("figures", {"ece": {"score": 0.1, "ci95": [0.0, 0.2], "bins": []}}, "verify"),
-)
+FOUND = {  # each was a traceback
+    "svhn-small-pixels": (
+        ("selection", 1, "C", {}, "verify"),
+        ("selection", 1, "scores", "", "verify"),
+        ("selection", 0, "scores", GONE, "verify"),  # the hour of the fault campaign found these two
+        ("selection", 1, "C", GONE, "verify"),
+        ("selection", 1, "duality_gap", {}, "show"),
+        ("selection", 1, "score", 1e308, "show"),
+        ("draws", 1, "score", 10**400, "show"),
+        ("draws", 1, "score", 0.0, "report"),
+        ("draws", 1, "score", 0.0, "verify"),
+        ("draws", 0, "score", float("nan"), "verify"),
+        ("class_names", 1, "x", "compare"),
+        ("data", "test", "fingerprint", "\ud800", "export"),
+        ("features", "batch_norm", [{}], "report"),
+        ("made", "environment", "packages", [], "report"),
+        ("made", "environment", {}, "report"),
+        ("made", "timings_s", None, "report"),
+    ),
+    "cifar10-small-kmeans": (  # which has rows of the test split alone
+        ("spec", "splits", 1, "verify"),
+    ),
+    "digits": (  # whose images are at hand
+        ("spec", "per_class", [], "verify"),
+        ("spec", "subset", {}, "verify"),
+        ("features", "kind", GONE, "verify"),
+        ("features", "kind", "given", "verify"),
+        ("features", "rules", {"normalise": 1}, "verify"),
+        ("data", {}, "verify"),
+        ("data", "train", GONE, "verify"),
+        ("data", "test", "in_train", [], "verify"),
+        ("selection", [], "verify"),
+        ("draws", [], "verify"),
+        ("figures", {"ece": {"score": 0.1, "ci95": [0.0, 0.2], "bins": []}}, "verify"),
+    ),
+}
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -109,16 +113,24 @@ def check(result: Result, what: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", FOUND + FOUND_IN_DIGITS, ids=lambda case: " ".join(map(str, case[:-2])) + f" {case[-2]!r:.20}"
+    ("name", "case"),
+    [(name, case) for name, cases in FOUND.items() for case in cases],
+    ids=lambda v: v if isinstance(v, str) else " ".join(map(str, v[:-2])) + f" {v[-2]!r:.20}",
 )
-def test_what_was_found(run: Callable[..., Result], case: tuple[Any, ...]) -> None:
+def test_what_was_found(run: Callable[..., Result], name: str, case: tuple[Any, ...]) -> None:
     *way, new, command = case
-    name = "digits" if case in FOUND_IN_DIGITS else "svhn-small-pixels"
-    name = "cifar10-small-kmeans" if "splits" in way else name  # which has rows of the test split alone
     write_changed(name, tuple(way), new)
     for words in COMMANDS:
         if words[0] == command:
             check(run(*words), words)
+
+
+@pytest.mark.parametrize(("key", "new"), [("values", {}), ("values", "x"), ("values", [None, 1.0]), ("patience", "x")])
+def test_no_run_is_made_again_from_what_is_no_value(run: Callable[..., Result], key: str, new: Any) -> None:
+    write_changed("digits-pixels", ("classifier", key), new)
+    result = run("verify", "m.json", "--rerun")
+    check(result, (key, new))
+    assert f"classifier.{key} has another form" in result.stderr
 
 
 def test_any_value_anywhere(run: Callable[..., Result]) -> None:

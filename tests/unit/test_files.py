@@ -21,7 +21,9 @@ from dcgan_eval.baselines import supervised
 from dcgan_eval.errors import DcganEvalError
 from dcgan_eval.features.store import FeatureStore
 from dcgan_eval.files import check_target, kind_of, locked, replacing, write_file
+from dcgan_eval.models import release
 from dcgan_eval.models.tensors import read_tensors
+from dcgan_eval.svm.saved import load_solution
 from dcgan_eval.training.checkpoint import read_state
 
 
@@ -169,8 +171,15 @@ def test_without_locks_the_user_must_say_that_one_process_writes(
 
 @pytest.mark.parametrize(
     "read",
-    [FeatureStore, read_tensors, supervised._read, lambda path: read_state(path.parent)],
-    ids=["store", "tensors", "search", "checkpoint"],
+    [
+        FeatureStore,
+        read_tensors,
+        supervised._read,
+        lambda path: read_state(path.parent),
+        load_solution,
+        release._read_array,
+    ],
+    ids=["store", "tensors", "search", "checkpoint", "classifier", "released array"],
 )
 def test_a_pipe_among_our_files_is_refused_at_once(read: Callable[[Path], object], tmp_path: Path) -> None:
     pipe = tmp_path / "checkpoint.json"
