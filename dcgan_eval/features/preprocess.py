@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import EncoderError
 from ..models.dcgan import to_unit_range
@@ -111,10 +112,16 @@ class ByImage:
 
 
 def _resize(images_NHWC: Tensor, size: int) -> Tensor:
-    """Resize the shorter side and cut out the centre square."""
-    from torchvision.transforms.v2 import functional  # here, because importing it takes a second
-
-    images_NCHW = functional.resize(
-        images_NHWC.permute(0, 3, 1, 2), [size], interpolation=functional.InterpolationMode.BICUBIC, antialias=True
-    )
-    return functional.center_crop(images_NCHW, [size, size]).permute(0, 2, 3, 1)
+    """Resize the shorter side and cut out the centre square, with torchvision's rule for the sides and the corner."""
+    height, width = images_NHWC.shape[1:3]
+    shorter = min(height, width)
+    sides = [int(size * side / shorter) for side in (height, width)]
+    x_NCHW = images_NHWC.permute(0, 3, 1, 2)
+    if sides != [height, width]:
+        in_bytes = x_NCHW.device.type == "cpu"  # elsewhere uint8 cannot be interpolated
+        x_NCHW = functional.interpolate(
+            x_NCHW if in_bytes else x_NCHW.float(), sides, mode="bicubic", align_corners=False, antialias=True
+        )
+        x_NCHW = x_NCHW if in_bytes else x_NCHW.clamp_(0, 255).round_().to(torch.uint8)
+    top, left = (round((side - size) / 2) for side in sides)
+    return x_NCHW[..., top : top + size, left : left + size].permute(0, 2, 3, 1)

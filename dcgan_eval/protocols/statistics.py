@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # not scipy.stats, which takes a second to import
 
 from ..errors import DcganEvalError
 from ..records import PER_CLASS
@@ -42,12 +43,18 @@ def interval_of_mean(scores: Sequence[float], num_test: int) -> list[float]:
         [low, high]: Student's t over the draws, or Wilson's interval of a proportion for a single one.
     """
     if len(scores) == 1:
-        hits = round(scores[0] * num_test)
-        interval = stats.binomtest(hits, num_test).proportion_ci(method="wilson")
-        return [float(interval.low), float(interval.high)]
-    mean, error = float(np.mean(scores)), float(stats.sem(scores))
-    half = float(stats.t.ppf(0.975, len(scores) - 1)) * error  # two-sided 95 %
+        return _wilson(round(scores[0] * num_test), num_test)
+    mean, error = float(np.mean(scores)), float(np.std(scores, ddof=1)) / len(scores) ** 0.5
+    half = float(stdtrit(len(scores) - 1, 0.975)) * error  # two-sided 95 %
     return [mean - half, mean + half]
+
+
+def _wilson(hits: int, num: int) -> list[float]:
+    """Return Wilson's (1927) 95 % score interval of a proportion; exactly 0 or 1 where every trial ended alike."""
+    share, z = hits / num, float(ndtri(0.975))
+    scale = 2 * (num + z**2)
+    centre, half = (2 * num * share + z**2) / scale, z / scale * math.sqrt(4 * num * share * (1 - share) + z**2)
+    return [0.0 if hits == 0 else centre - half, 1.0 if hits == num else centre + half]
 
 
 def fits_scores(scores: Sequence[float], right_N: np.ndarray) -> bool:
@@ -98,7 +105,7 @@ def interval_with_images(scores: Sequence[float], right_N: np.ndarray) -> list[f
     if variance == 0:
         return [mean, mean]
     freedom = variance**2 / (of_draws**2 / (num_draws - 1) + of_images**2 / (num_test - 1))  # Satterthwaite
-    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    half = float(stdtrit(freedom, 0.975) * np.sqrt(variance))
     return [max(0.0, mean - half), min(1.0, mean + half)]
 
 

@@ -187,7 +187,9 @@ class _Progress:
     def note(self, state: _State) -> None:
         """Record an iterate."""
         gap, primal = float(relative(state.gap, state.primal).max()), float(state.primal.sum())
-        moved = gap < 0.5 * min(self.history, default=float("inf")) or primal < self.lowest * (1 - 1e-5)
+        # an objective below zero is rounding: on it, too, only a fall counts
+        fell = primal - self.lowest < -1e-5 * abs(primal)
+        moved = gap < 0.5 * min(self.history, default=float("inf")) or fell
         self.idle, self.lowest = 0 if moved else self.idle + 1, primal
         self.history.append(gap)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.transforms.v2 import functional
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, EncoderError
@@ -101,6 +102,15 @@ def test_preprocessing_rules_against_pillow_and_by_hand(small: ImageSet) -> None
     assert np.abs(resized.permute(1, 2, 0).numpy() - smooth).max() <= 2
     assert Preprocess("0.5/0.25", 8)(torch.zeros(1, 10, 20, 3, dtype=torch.uint8)).unique() == -2
     assert Preprocess("imagenet", 32).words != Preprocess("imagenet").words != Preprocess("paper").words
+
+
+@pytest.mark.parametrize("sides", [(20, 16), (16, 20), (7, 50), (33, 16), (1, 3), (16, 16), (16, 17)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_resized_as_torchvision_resizes_them(sides: tuple[int, int], channels: int) -> None:
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, *sides, channels), dtype=np.uint8))
+    theirs = functional.resize(images.permute(0, 3, 1, 2), [16], functional.InterpolationMode.BICUBIC)
+    theirs = functional.center_crop(theirs, [16, 16]).float() / 127.5 - 1
+    assert torch.equal(Preprocess(image_size=16)(images), theirs)
 
 
 @pytest.mark.parametrize("rule", ["imagnet", "0.5", "0.5/0", "0.5,0.5/0.1", "a/b"])

@@ -30,7 +30,8 @@ def test_a_block_of_features_stays_on_its_gpu(rule: Preprocess) -> None:
             D = LadderDiscriminator(get_preset("svhn32"))
         encoder = discriminator_encoder(D, "D")
         encoder.preprocess = rule
-        images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8, device="cuda")
+        sides = (32, 32) if rule.image_size is None else (47, 36)
+        images = torch.zeros(4, *sides, 3, dtype=torch.uint8, device="cuda")
         features = block_on_a_gpu(encoder, images)
         assert {name: (f.device.type, tuple(f.shape)) for name, f in features.items()} == {
             "conv1": ("cuda", (4, 1_024)),

@@ -17,10 +17,17 @@ def scored(right_DN: np.ndarray) -> tuple[list[float], np.ndarray]:
     return right_DN.mean(1).tolist(), right_DN.sum(0)
 
 
-def test_a_single_draw_has_wilsons_interval() -> None:
-    right = np.random.default_rng(0).random((1, 500)) < 0.7
-    low, high = stats.binomtest(int(right.sum()), 500).proportion_ci(method="wilson")
-    assert interval_with_images(*scored(right)) == pytest.approx([low, high])
+@pytest.mark.parametrize("hits", [0, 1, 350, 499, 500])
+def test_a_single_draw_has_wilsons_interval(hits: int) -> None:
+    right = np.arange(500)[None] < hits
+    low, high = stats.binomtest(hits, 500).proportion_ci(method="wilson")
+    assert interval_with_images(*scored(right)) == pytest.approx([low, high], rel=1e-14)
+
+
+def test_a_few_draws_have_students_interval() -> None:
+    scores = [0.61, 0.64, 0.6, 0.66]
+    expected = stats.t.interval(0.95, 3, np.mean(scores), stats.sem(scores))
+    assert interval_of_mean(scores, 500) == pytest.approx(expected, rel=1e-14)
 
 
 def test_draws_that_all_agree_are_worth_one() -> None:
