@@ -13,8 +13,9 @@ import json
 from pathlib import Path
 
 from dcgan_eval.files import sha256_of
+from dcgan_eval.models.bundled import manifest_digest
 from dcgan_eval.models.dcgan import Generator, draw_samples
-from dcgan_eval.models.weights import NETWORKS, load_network, manifest_digest, read_card, save_network
+from dcgan_eval.models.weights import NETWORKS, load_network, read_card, save_network
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig

@@ -91,8 +91,8 @@ def _print_layers(encoder: Encoder, image_shape: tuple[int, int, int]) -> None:
 
 def _bundled() -> list[str]:
     """Return names of weights: bundled ones, and presets without training."""
+    from ..models.bundled import read_manifest
     from ..models.presets import PRESETS
-    from ..models.weights import read_manifest
 
     return [*read_manifest()["weights"], *(f"untrained:{name}" for name in PRESETS)]
 

@@ -13,8 +13,9 @@ from ..files import sha256_of
 from ..insight import guided as back
 from ..insight.drawing import settled_discriminator
 from ..insight.finding import Finding
+from ..models.bundled import resolve
 from ..models.dcgan import Discriminator, build
-from ..models.weights import load_network, resolve
+from ..models.weights import load_network
 from ..report.panels import write_rows
 from .findings import checked, data_option, loaded, out_option, report_finding, seed_option
 from .options import Number, data_dir_option, device_option, example, json_option

@@ -62,7 +62,7 @@ def _samples(given: Path | None, records: list[Record]) -> list[Picture]:
             raise RecordError(
                 "The samples cannot be read", got=f"{given}: {error}", remedy="check --samples"
             ) from error
-    from ..models.weights import bundled_dir, read_manifest
+    from ..models.bundled import bundled_dir, read_manifest
 
     names = sorted({record.features["name"] for record in records} & read_manifest()["weights"].keys())
     files = {name: bundled_dir() / f"{name}.samples.png" for name in names}

@@ -10,8 +10,9 @@ import torch
 
 from ..files import check_target
 from ..insight.drawing import in_batches, read_latents, settled
+from ..models.bundled import resolve
 from ..models.dcgan import Generator, draw_samples, to_uint8
-from ..models.weights import load_network, resolve
+from ..models.weights import load_network
 from ..report.figures import write_image_grid
 from ..report.panels import write_numbered
 from .console import out

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from ..errors import WeightsError
 from ..files import check_target, sha256_of
+from ..models.bundled import bundled_networks, read_manifest, resolve
 from ..models.dcgan import Discriminator
 from ..models.release import RELEASE_CARD, import_release
-from ..models.weights import bundled_networks, read_card, read_manifest, resolve, save_network
+from ..models.weights import read_card, save_network
 from .console import out
 from .options import example, json_option, to_option
 

@@ -22,7 +22,7 @@ STORE, UNFINISHED, SEARCH, LOCK = "features", "unfinished", "search", "lock"
 _STORE_NAME = re.compile(r".+-[0-9a-f]{16}(-[0-9a-f]{8}){2,3}\.h5")  # a third hash: labels being added
 _SEARCH_NAME = re.compile(r"supervised-[0-9a-f]{16}\.json")
 _TEMPORARY = re.compile(
-    r"\..+\.\w{8}\.partial\.(h5|safetensors|npy|parquet|pth?|json)(\.rows)?|supervised-.+\.json\.partial"
+    r"\..+\.\w{8}\.partial\.(h5|safetensors|npy|parquet|pth?|json|zip)(\.rows)?|supervised-.+\.json\.partial"
 )
 _STILL_WRITTEN_S = 3600  # some file systems have no locks: after so long nobody writes under a temporary name
 _DAY_S = 86_400

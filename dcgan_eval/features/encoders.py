@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from ..errors import EncoderError, WeightsError, unknown_name
+from ..models.bundled import read_manifest, resolve
 from ..models.dcgan import Discriminator, build
 from ..models.presets import get_preset
-from ..models.weights import FORMAT, UNSEALED, load_network, read_card, read_manifest, read_tensors, resolve
+from ..models.weights import FORMAT, UNSEALED, load_network, read_card, read_tensors
 from ..seeding import derive
 from .checkpoints import SUFFIXES, load_checkpoint
 from .libraries import LIBRARIES, Built, forms, from_entry_point, from_library

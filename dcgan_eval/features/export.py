@@ -1,4 +1,4 @@
-"""A feature store's rows in the formats of other programs, block by block: NumPy, Parquet, PyTorch."""
+"""A feature store's rows in the formats of other programs, block by block: NumPy, Parquet, PyTorch, Zarr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..data.collection import printable
-from ..errors import StoreError
+from ..errors import StoreError, check_installed
 from ..files import check_target, replacing
 from ..progress import Progress, no_progress
 from .store import FeatureStore
@@ -23,6 +23,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "npy": (".npy",),
     "parquet": (".parquet",),
     "pt": (".pt", ".pth"),
+    "zarr": (".zarr.zip", ".zip"),
 }
 """Format -> suffixes, the usual one first; HDF5 is the store itself."""
 
@@ -36,7 +37,11 @@ def check_export(path: Path, form: str) -> None:
     ------
     StoreError
         A wrong suffix, or a file of another kind in its place.
+    DcganEvalError
+        The format's library is not installed.
     """
+    if form == "zarr":
+        check_installed("zarr", "--format zarr", extra="zarr")
     for target in [path, *(_beside(path, what) for what in ("labels", "sha256", "names") if form == "npy")]:
         check_target(target, "--out", StoreError, suffixes=FORMATS[form])
 
@@ -53,6 +58,7 @@ def export(store: FeatureStore, form: str, path: Path, progress: Progress = no_p
         ``NAME.names.npy`` beside it. ``"parquet"``: a row each of ``features`` (list), ``sha256``, ``label``,
         ``name``, and ``class_names`` as JSON in the metadata of the file. ``"pt"``: a dictionary of ``features``,
         ``sha256``, ``labels``, ``names``, ``class_names`` that ``torch.load(path, weights_only=True)`` reads.
+        ``"zarr"``: a group of the same arrays in one zip file, ``class_names`` among its attributes.
     path : Path
         Where it goes.
     progress : callable
@@ -73,6 +79,7 @@ def export(store: FeatureStore, form: str, path: Path, progress: Progress = no_p
         "npy": _to_npy,
         "parquet": _to_parquet,
         "pt": _to_pt,
+        "zarr": _to_zarr,
     }
     try:
         writers[form](rows, path, progress)
@@ -157,6 +164,25 @@ def _to_pt(store: FeatureStore, path: Path, progress: Progress) -> None:
 def _shape_in(path: Path) -> tuple[int, ...]:
     """Return the shape of the features in a file of PyTorch's, without reading them."""
     return tuple(torch.load(path, mmap=True, weights_only=True)["features"].shape)
+
+
+def _to_zarr(store: FeatureStore, path: Path, progress: Progress) -> None:
+    """Write a group of arrays into a zip file, which has its name in one step, as a folder of chunks could not."""
+    import zarr
+    from zarr.storage import ZipStore
+
+    def check(written: Path) -> None:
+        with ZipStore(written, mode="r") as archive:
+            _check(zarr.open_array(archive, path="features", mode="r").shape, store)
+
+    with replacing(path, check) as partial, ZipStore(partial, mode="w") as archive:
+        # format 2 has fixed-length strings, which no standard fixes yet for format 3, and is read by every version
+        group = zarr.create_group(archive, zarr_format=2, attributes={"class_names": list(store.keys.class_names)})
+        features = group.create_array("features", shape=store.shape, chunks=(_ROWS, store.shape[1]), dtype="float32")
+        for rows, block in _blocks(store, progress):
+            features[rows] = block  # one chunk: what is in a zip file is never written twice
+        for what, values in _columns(store).items():
+            group.create_array(what, data=values)
 
 
 def _check(shape: tuple[int, ...], store: FeatureStore) -> None:

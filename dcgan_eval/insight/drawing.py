@@ -17,9 +17,10 @@ from ..errors import DcganEvalError, WeightsError
 from ..features.batchnorm import CALIBRATION_BATCH, dataset_statistics, frozen
 from ..features.pooling import Pooling
 from ..files import sha256_of
+from ..models.bundled import read_manifest, resolve
 from ..models.dcgan import Discriminator, Generator, grid_latents, sample_prior
 from ..models.presets import Preset
-from ..models.weights import load_network, read_manifest, resolve
+from ..models.weights import load_network
 from ..seeding import torch_generator
 
 Draw = Callable[[Tensor], Tensor]  # latent vectors (N, Z) -> images (N, C, H, W) in [-1, 1]

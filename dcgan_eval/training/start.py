@@ -9,9 +9,10 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..files import sha256_of
+from ..models.bundled import bundled_networks, resolve
 from ..models.dcgan import Discriminator, Generator, lacks_running_statistics
 from ..models.presets import Ladder, Preset
-from ..models.weights import NETWORKS, blank_network, bundled_networks, load_network, read_card, resolve
+from ..models.weights import NETWORKS, blank_network, load_network, read_card
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _use_baseline(inputs: Path, folder: Path) -> Work:
 
 def _make_bundled(inputs: Path, folder: Path) -> None:
     """Copy the manifest of the bundled weights."""
-    from dcgan_eval.models.weights import bundled_dir
+    from dcgan_eval.models.bundled import bundled_dir
 
     (folder / "manifest.json").write_bytes((bundled_dir() / "manifest.json").read_bytes())
 
@@ -194,17 +194,17 @@ def _make_bundled(inputs: Path, folder: Path) -> None:
 def _use_bundled(inputs: Path, folder: Path) -> Work:
     """Find each of the bundled weights through the manifest."""
     from dcgan_eval.files import sha256_of
-    from dcgan_eval.models import weights
+    from dcgan_eval.models import bundled
 
     def use() -> None:
-        real = weights.bundled_dir()
+        real = bundled.bundled_dir()
         for path in real.iterdir():
             if path.name != "manifest.json":
                 (folder / path.name).symlink_to(path)
-        weights.bundled_dir = lambda: folder
-        manifest = weights.read_manifest()
-        names = [(name, kind) for name in sorted(manifest["weights"]) for kind in weights.bundled_networks(name)]
-        print(manifest["default"], [(n, k, sha256_of(weights.resolve(n, k))) for n, k in names])
+        bundled.bundled_dir = lambda: folder
+        manifest = bundled.read_manifest()
+        names = [(name, kind) for name in sorted(manifest["weights"]) for kind in bundled.bundled_networks(name)]
+        print(manifest["default"], [(n, k, sha256_of(bundled.resolve(n, k))) for n, k in names])
 
     return use
 

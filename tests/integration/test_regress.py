@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcgan_eval.errors import RecordError
-from dcgan_eval.models import weights
+from dcgan_eval.models import bundled
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import save_network
@@ -136,12 +136,12 @@ def test_a_damaged_cache(
 def test_a_damaged_weight_file(
     quick_baseline: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = shutil.copytree(weights.bundled_dir(), tmp_path / "pretrained")
+    copy = shutil.copytree(bundled.bundled_dir(), tmp_path / "pretrained")
     for path in copy.glob("*.discriminator.safetensors"):
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
-    monkeypatch.setattr(weights, "bundled_dir", lambda: copy)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: copy)
     monkeypatch.setitem(SUITES, "smoke", (("digits", None),))
     measures = judge(run_suite(our_suite("smoke"), cache_dir=tmp_path), quick_baseline[0])
     assert failures(measures) == {("bundled", "run")}

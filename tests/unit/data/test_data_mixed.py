@@ -8,7 +8,6 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.transforms import functional as vision
 
 from dcgan_eval.data.items import Spool
 from dcgan_eval.data.mixed import MixedImages, gather
@@ -82,6 +81,8 @@ def test_images_of_one_size_have_the_hashes_of_arrays():
 @pytest.mark.parametrize("size", [8, 12, 32, 50])
 def test_resizing_is_what_torchvision_does(size):
     images = MixedImages([encoded(array) for array in ARRAYS], str)
+    from torchvision.transforms import functional as vision  # here, because it takes longer to import than all else
+
     bicubic = vision.InterpolationMode.BICUBIC
     for row, square in enumerate(images.resized(size)):
         image = vision.resize(Image.fromarray(ARRAYS[row]), [size], bicubic)

@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import zarr
+from zarr.storage import ZipStore
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import StoreError
 from dcgan_eval.features import export as module
 from dcgan_eval.features.cache import cache_files
-from dcgan_eval.features.export import check_export, export
+from dcgan_eval.features.export import FORMATS, check_export, export
 from dcgan_eval.features.extract import ExtractOptions, extract
 from dcgan_eval.features.given_files import read_given
 from dcgan_eval.features.store import FeatureStore
@@ -68,7 +70,18 @@ def _read_pt(path: Path) -> Found:
     return held["features"].numpy(), held["sha256"], held["labels"].tolist(), held["names"], held["class_names"]
 
 
-READERS: dict[str, Callable[[Path], Found]] = {"npy": _read_npy, "parquet": _read_parquet, "pt": _read_pt}
+def _read_zarr(path: Path) -> Found:
+    group = zarr.open_group(ZipStore(path), mode="r")
+    keys = [group[name][:].tolist() for name in ("sha256", "labels", "names")]
+    return group["features"][:], *keys, group.attrs["class_names"]
+
+
+READERS: dict[str, Callable[[Path], Found]] = {
+    "npy": _read_npy,
+    "parquet": _read_parquet,
+    "pt": _read_pt,
+    "zarr": _read_zarr,
+}
 
 
 @pytest.mark.parametrize("form", READERS)
@@ -85,7 +98,7 @@ def test_every_format_holds_what_the_store_holds(
 
     monkeypatch.setattr(FeatureStore, "read", counted)
     seen: list[tuple[int, int]] = []
-    path = export(store, form, tmp_path / f"f.{form}", lambda what, done, total: seen.append((done, total)))
+    path = export(store, form, tmp_path / f"f{FORMATS[form][0]}", lambda what, done, total: seen.append((done, total)))
     assert sizes == [256, 256, 88]
     assert seen == [(256, 600), (512, 600), (600, 600)]
     found, wanted = READERS[form](path), expected(store)
@@ -100,12 +113,14 @@ def test_every_format_holds_what_the_store_holds(
 @pytest.mark.parametrize("form", READERS)
 def test_what_is_not_known_is_left_out(form: str, encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
     bare = extract(encoder, images.take(np.arange(20)).without_labels(), cache_dir=tmp_path / "c")
-    path = export(bare.only("conv1"), form, tmp_path / f"f.{form}")
+    path = export(bare.only("conv1"), form, tmp_path / f"f{FORMATS[form][0]}")
     if form == "npy":
         assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["f.npy", "f.sha256.npy"]
         assert np.load(path).shape == (20, bare.width("conv1"))
     elif form == "parquet":
         assert pq.read_schema(path).names == ["features", "sha256"]
+    elif form == "zarr":
+        assert sorted(zarr.open_group(ZipStore(path), mode="r").array_keys()) == ["features", "sha256"]
     else:
         assert set(torch.load(path, weights_only=True)) == {"features", "sha256"}
 
@@ -120,7 +135,9 @@ def test_features_come_back_from_parquet(store: FeatureStore, tmp_path: Path) ->
     assert given.class_names == ("x", "y", "z")
 
 
-@pytest.mark.parametrize(("form", "name"), [("npy", "f.npz"), ("parquet", "f.pt"), ("pt", "f.h5"), ("hdf5", "f.npy")])
+@pytest.mark.parametrize(
+    ("form", "name"), [("npy", "f.npz"), ("parquet", "f.pt"), ("pt", "f.h5"), ("hdf5", "f.npy"), ("zarr", "f.h5")]
+)
 def test_a_wrong_suffix_is_refused(form: str, name: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="another suffix"):
         check_export(tmp_path / name, form)
@@ -143,8 +160,8 @@ def test_a_damaged_store_gives_no_file(store: FeatureStore, tmp_path: Path) -> N
     copy.write_bytes(data)
     for form in READERS:
         with pytest.raises(StoreError, match="checksum"):
-            export(FeatureStore(copy), form, tmp_path / f"d.{form}")
-        assert not (tmp_path / f"d.{form}").exists()
+            export(FeatureStore(copy), form, tmp_path / f"d{FORMATS[form][0]}")
+        assert not (tmp_path / f"d{FORMATS[form][0]}").exists()
 
 
 def test_what_a_killed_export_leaves_is_known_to_the_cache(store: FeatureStore, tmp_path: Path) -> None:

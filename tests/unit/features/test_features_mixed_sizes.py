@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.transforms.v2 import functional
 
 from dcgan_eval.baselines.kmeans import KMeansFeatures, KMeansOptions
 from dcgan_eval.data.catalog import load_data
@@ -45,7 +44,9 @@ def encoder() -> Encoder:
     return Encoder(network, ["1"], normalise="imagenet", image_size=16, pooling="avg1")
 
 
-def test_each_image_is_resized_by_the_encoders_rule(tmp_path: Path, encoder: Encoder) -> None:
+def test_each_image_is_resized_as_torchvision_does(tmp_path: Path, encoder: Encoder) -> None:
+    from torchvision.transforms.v2 import functional  # here, because it takes longer to import than all else
+
     folder = photographs(tmp_path / "photos", ".png")
     images = load_data(folder, "train", mixed=True)
     store = extract(encoder, images, options=EXACT, cache_dir=tmp_path / "cache")

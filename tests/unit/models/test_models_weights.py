@@ -13,17 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from dcgan_eval.errors import WeightsError
 from dcgan_eval.files import sha256_of
+from dcgan_eval.models.bundled import bundled_dir, bundled_networks, read_manifest, resolve
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
-from dcgan_eval.models.weights import (
-    bundled_dir,
-    bundled_networks,
-    load_network,
-    read_card,
-    read_manifest,
-    resolve,
-    save_network,
-)
+from dcgan_eval.models.weights import load_network, read_card, save_network
 
 
 @pytest.fixture
@@ -201,7 +194,7 @@ def test_the_width_is_in_the_file(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_a_damaged_manifest_is_a_sentence(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcgan_eval.models.weights.bundled_dir", lambda: tmp_path)
+    monkeypatch.setattr("dcgan_eval.models.bundled.bundled_dir", lambda: tmp_path)
     (tmp_path / "manifest.json").write_text(damage)
     with pytest.raises(WeightsError, match="manifest"):
         read_manifest()

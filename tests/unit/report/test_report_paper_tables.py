@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dcgan_eval.features.encoders import load_encoder
-from dcgan_eval.models.weights import read_card, resolve
+from dcgan_eval.models.bundled import resolve
+from dcgan_eval.models.weights import read_card
 from dcgan_eval.protocols.catalog import PROTOCOLS
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.paper_numbers import TABLES, trained_as_published

@@ -17,7 +17,7 @@ from torch import nn
 from dcgan_eval.cli.main import main
 from dcgan_eval.errors import TrainingError, WeightsError
 from dcgan_eval.files import sha256_of
-from dcgan_eval.models import weights
+from dcgan_eval.models import bundled, weights
 from dcgan_eval.models.dcgan import build, to_unit_range
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import load_network, read_card
@@ -215,14 +215,14 @@ def test_weights_without_a_generator_say_so(tmp_path: Path, monkeypatch: pytest.
             size = path.stat().st_size
             entries[name][kind] = {"file": path.name, "sha256": sha256_of(path), "size_bytes": size}
     manifest = {"default": "alone", "weights": entries}
-    sealed = {**manifest, "sha256": weights.manifest_digest(manifest)}
+    sealed = {**manifest, "sha256": bundled.manifest_digest(manifest)}
     (tmp_path / "manifest.json").write_text(json.dumps(sealed))
-    monkeypatch.setattr(weights, "bundled_dir", lambda: tmp_path)
-    assert weights.resolve(None).name == "alone.discriminator.safetensors"
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tmp_path)
+    assert bundled.resolve(None).name == "alone.discriminator.safetensors"
     with pytest.raises(WeightsError, match="no generator") as caught:
-        weights.resolve("alone", "generator")
+        bundled.resolve("alone", "generator")
     assert "pair" in str(caught.value)
-    assert weights.resolve(None, "generator").name == "pair.generator.safetensors"
+    assert bundled.resolve(None, "generator").name == "pair.generator.safetensors"
     assert load_start("alone", get_preset("svhn32")).G is None
     assert load_start("pair", get_preset("svhn32")).G is not None
 
