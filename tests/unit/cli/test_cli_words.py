@@ -58,10 +58,11 @@ def test_the_list_of_commands_says_what_each_command_says() -> None:
 def parse(path: tuple[str, ...], *words: str) -> click.Context:
     """Let a command take its words, without running it."""
     command: click.Command = main
+    parent = click.Context(main, **main.context_settings)  # a command keeps the names of its help that it first had
     for name in path:
         assert isinstance(command, click.Group)
-        command = command.get_command(click.Context(command), name) or command
-    return command.make_context(path[-1] if path else "dcgan-eval", list(words))
+        command = command.get_command(parent, name) or command
+    return command.make_context(path[-1] if path else "dcgan-eval", list(words), parent=parent)
 
 
 @pytest.mark.parametrize(("path", "option"), NUMERIC, ids=["-".join((*p, o.opts[-1])) for p, o in NUMERIC])
@@ -177,9 +178,10 @@ def test_every_command_in_a_remedy_is_understood() -> None:
         for quoted in re.findall(r"`([^`]+)`", text):
             words = quoted.removeprefix("dcgan-eval ").split()
             if len(words) > 1 and words[0] in _COMMANDS:
-                command = main.get_command(click.Context(main), words[0])
+                parent = click.Context(main, **main.context_settings)
+                command = main.get_command(parent, words[0])
                 assert command is not None
-                command.make_context(words[0], words[1:], resilient_parsing=True)
+                command.make_context(words[0], words[1:], parent=parent, resilient_parsing=True)
 
 
 HEAVY = {"torch", "torchvision", "sklearn", "pandas", "matplotlib", "pyarrow", "h5py", "jinja2", "scipy"}
