@@ -18,7 +18,7 @@ from dcgan_eval.data import hub, official, readers
 from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.readers import DataNotice, Source
-from dcgan_eval.data.tree import WHOLE, rank
+from dcgan_eval.data.tree import WHOLE, rank, split_named
 from dcgan_eval.errors import DataError, unknown_name
 
 ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
@@ -341,8 +341,9 @@ def _answering_split(source: Source, split: str) -> str | None:
     """Name the split that answers for the one asked for, if any; the whole never answers for a test split."""
     if split in source.splits:
         return split
-    if split in _VALIDATION:
-        return next((other for other in _VALIDATION if other in source.splits), None)
+    split, there = split_named(split) or split, {split_named(each) or each: each for each in source.splits}
+    if split in there or split in _VALIDATION:
+        return next((there[other] for other in (split, *_VALIDATION) if other in there), None)
     return WHOLE if source.splits == (WHOLE,) and split == "train" else None
 
 

@@ -23,13 +23,13 @@ from dcgan_eval.data.folders import Found, hidden, walk
 from dcgan_eval.data.items import Item
 from dcgan_eval.data.labels import Labels, number_classes
 from dcgan_eval.data.mixed import Unit
-from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, Branch, Tree, arrange
+from dcgan_eval.data.tree import SPELLINGS, WHOLE, Branch, Tree, arrange, by_split, rank, split_named
 from dcgan_eval.errors import DataError
 
 UNIT_IMAGES = 1024
 Notes = dict[str, list[str]]
 
-_SPLIT_IN_NAME = re.compile(rf"(?:^|[_.-])({'|'.join(SPLIT_NAMES)})(?:[_.-]|$)")
+_SPLIT_IN_NAME = re.compile(rf"(?:^|[_.-])({'|'.join(SPELLINGS)})(?:[_.-]|$)", re.IGNORECASE)
 _LABEL_KEYS = ("label", "cls", "class", "class_name", "target", "category")
 _JSON_BYTES = 1 << 20  # a label needs no more
 
@@ -263,7 +263,7 @@ def _meaning_of_archives(members: dict[str, list[str]]) -> dict[str, str]:
     stems = {name: posixpath.basename(name)[: -len(".tar")] for name in members}
     if len(members) == 1:
         return folder
-    splits = {name: match[1] for name, stem in stems.items() if (match := _SPLIT_IN_NAME.search(stem))}
+    splits = {name: split_named(match[1]) for name, stem in stems.items() if (match := _SPLIT_IN_NAME.search(stem))}
     if len(splits) == len(members) and len(set(splits.values())) > 1:
         return {name: f"{folder[name]}{splits[name]}/" for name in members}
     flat = not any("/" in inner for inners in members.values() for inner in inners)
@@ -277,16 +277,12 @@ def _meaning_of_archives(members: dict[str, list[str]]) -> dict[str, str]:
 
 def _from_lists(place: Path, label_column: str | None) -> Collection:
     """Read a list of images, and those of the other splits beside it."""
-    stems = [place.stem] if place.stem not in SPLIT_NAMES else list(SPLIT_NAMES)
-    paths = {stem: path for stem in stems if (path := place.with_stem(stem)).is_file()}
     names: list[str] = []
     stated: list[str | None] = []
     branches: dict[str, Branch] = {}
-    for stem, path in paths.items():
+    for split, path in _lists_beside(place).items():
         rows = sorted(lists.read_list(path, label_column), key=lambda row: row[0])
-        branches[stem if stem in SPLIT_NAMES else WHOLE] = Branch(
-            list(range(len(names), len(names) + len(rows))), None, ()
-        )
+        branches[split] = Branch(list(range(len(names), len(names) + len(rows))), None, ())
         names += [name for name, _ in rows]
         stated += [label for _, label in rows]
     items = [Item(place.parent / name) for name in names]
@@ -299,6 +295,15 @@ def _from_lists(place: Path, label_column: str | None) -> Collection:
             remedy="correct the paths, or move the list to the folder that they start from",
         )
     return Collection(place.parent, tuple(names), tuple(items), Tree(branches, (), {}), tuple(stated))
+
+
+def _lists_beside(place: Path) -> dict[str, Path]:
+    """Return the list of each split in the folder of a list that is named after one; else the list alone."""
+    if not split_named(place.stem):
+        return {WHOLE: place}
+    beside = {path.stem: path for path in place.parent.glob("*" + place.suffix) if path.is_file()}
+    found = by_split(sorted(filter(split_named, beside)))
+    return {split: beside[found[split]] for split in sorted(found, key=rank)}
 
 
 def _collection(place: Path, files: dict[str, Item], tree: Tree, label_column: str | None, notes: Notes) -> Collection:

@@ -10,6 +10,7 @@ import numpy as np
 from dcgan_eval.data import readers
 from dcgan_eval.data.collection import Listing
 from dcgan_eval.data.imageset import UNLABELLED
+from dcgan_eval.data.tree import split_named
 from dcgan_eval.errors import DataError
 
 
@@ -49,6 +50,7 @@ def list_images(place: Path, split: str | None = None, label_column: str | None 
             expected="a folder of images, .tar or .parquet files, a list of images, or a saved data set",
             remedy="give the folder that holds the images; decompress .tar.gz and unpack .zip first",
         )
+    split = split if split is None or split in source.splits else split_named(split) or split
     if split is not None and split not in source.splits:
         raise DataError(
             f"{place} has no {split} split", got=", ".join(source.splits), remedy="choose one of these with --split"

@@ -15,7 +15,7 @@ import numpy as np
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.labels import number_classes
 from dcgan_eval.data.lists import choose_label_column
-from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, rank
+from dcgan_eval.data.tree import SPELLINGS, WHOLE, by_split, rank, split_named
 from dcgan_eval.errors import DataError
 
 _IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")
@@ -120,13 +120,14 @@ def _files(path: Path) -> dict[str, tuple[Path, Roles]]:
     if path.is_file():
         return {split: (path, keys) for split, keys in _splits_of(path).items()}
     archives = sorted(file for file in path.glob("*.npz") if file.is_file())
-    named = {file.stem: file for file in archives if file.stem in SPLIT_NAMES}
+    named = by_split(file.stem for file in archives if split_named(file.stem))
     if not named:
         return _files(archives[0]) if len(archives) == 1 else {}
     found = {}
-    for stem, file in named.items():
+    for split, stem in named.items():
+        file = path / f"{stem}.npz"
         splits = _splits_of(file)
-        found[stem] = (file, splits.get(stem) or next(iter(splits.values())))
+        found[split] = (file, splits.get(split) or next(iter(splits.values())))
     return found
 
 
@@ -164,11 +165,13 @@ def sort_by_role(names: Iterable[str], kinds: Mapping[str, int] = _ROLES) -> Key
     found: Keys = {}
     for name in names:
         plain = re.sub(r"[^a-z0-9]", "", name.lower())
-        for split in ("", *sorted(SPLIT_NAMES, key=len, reverse=True)):
-            role = plain.removeprefix(split) if plain.startswith(split) else plain
-            role = role.removesuffix(split) if role == plain else role
-            if role in kinds and (split == "" or role != plain):
-                roles = found.setdefault(split or WHOLE, tuple([] for _ in range(1 + max(kinds.values()))))
+        for spelling in ("", *sorted(SPELLINGS, key=len, reverse=True)):
+            role = plain.removeprefix(spelling)
+            role = role.removesuffix(spelling) if role == plain else role
+            if role in kinds and (spelling == "" or role != plain):
+                roles = found.setdefault(
+                    SPELLINGS.get(spelling, WHOLE), tuple([] for _ in range(1 + max(kinds.values())))
+                )
                 roles[kinds[role]].append(name)
                 break
     return found

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcgan_eval.data.lists import choose_label_column
+from dcgan_eval.data.tree import SPELLINGS, WHOLE, by_split, split_named
 from dcgan_eval.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
 _SHARD = re.compile(r"(?P<split>[A-Za-z_]\w*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
-_WHOLE = re.compile(r"(?P<split>train|test|val|valid|validation|extra|all)\.parquet")
+_WHOLE = re.compile(rf"(?P<split>{'|'.join((*SPELLINGS, WHOLE))})\.parquet", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     for path in sorted(path for path in folder.glob("*.parquet") if path.is_file()):
         match = _SHARD.fullmatch(path.name) or _WHOLE.fullmatch(path.name)
         if match:
-            found.setdefault(match["split"], []).append(path)
+            found.setdefault(_split_in(match), []).append(path)
     return found
 
 
@@ -107,7 +108,8 @@ def saved_splits(folder: Path) -> dict[str, list[Path]]:
         If a file that the folder's own list names is missing.
     """
     kinds = {"": folder, **{sub.name: sub for sub in sorted(folder.iterdir()) if (sub / "state.json").is_file()}}
-    found = {split or "all": files for split, place in kinds.items() if (files := _state_files(place))}
+    listed = {name or WHOLE: files for name, place in kinds.items() if (files := _state_files(place))}
+    found = {split: listed[name] for split, name in by_split(listed).items()}
     missing = [str(path) for files in found.values() for path in files if not path.is_file()]
     if missing:
         raise DataError(f"{folder} lacks files of the data set saved there", got=f"no {missing[0]}")
@@ -139,7 +141,12 @@ def split_of(path: Path) -> str | None:
             remedy=f"give the folder instead: {path.parent}",
         )
     match = shard or whole
-    return match["split"] if match else None
+    return _split_in(match) if match else None
+
+
+def _split_in(match: re.Match[str]) -> str:
+    """Return the split of a file's name."""
+    return split_named(match["split"]) or match["split"]
 
 
 def read_table(files: Sequence[Path], label_column: str | None = None) -> Table:

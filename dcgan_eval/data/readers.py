@@ -20,7 +20,7 @@ from dcgan_eval.data.folders import walk
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.labels import number_classes
 from dcgan_eval.data.mixed import MixedImages, gather
-from dcgan_eval.data.tree import SPLIT_NAMES, WHOLE, rank
+from dcgan_eval.data.tree import WHOLE, rank, split_named
 from dcgan_eval.errors import DataError
 
 DIGITS_SIZE = 32
@@ -133,13 +133,18 @@ def find_files(
     Source or None
         None if there are no images.
     """
-    if not place.exists() or (split_names_only and not any((place / each).is_dir() for each in SPLIT_NAMES)):
+    if not place.exists() or (split_names_only and not _has_split_folders(place)):
         return None
     found = collect(place, split, label_column)
     if found is None or (split_names_only and found.splits == (WHOLE,)):
         return None
     form = "tar" if found.items[0].size is not None else "folders" if place.is_dir() else "list"
     return Source(form, place, found.splits, found, found.notes)
+
+
+def _has_split_folders(place: Path) -> bool:
+    """Tell whether a folder holds one that is named after a split."""
+    return place.is_dir() and any(split_named(each.name) and each.is_dir() for each in place.iterdir())
 
 
 def find_npz(path: Path) -> Source | None:

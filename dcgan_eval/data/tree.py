@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from dcgan_eval.data.labels import sort_names
+from dcgan_eval.errors import DataError
 
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation", "extra")
+SPELLINGS = {**{name: name for name in SPLIT_NAMES}, "training": "train", "testing": "test"}
 WHOLE = "all"  # the split of data that have none
 _MEANINGLESS = {"images", "image", "imgs", "img", "jpg", "jpeg", "jpegimages", "png", "photos", "pictures", "data"}
 
@@ -48,12 +50,17 @@ class Tree(NamedTuple):
     notes: dict[str, list[str]]
 
 
+def split_named(name: str) -> str | None:
+    """Return the split that a folder, a file, an array or a user means by a name, whatever its case; None if none."""
+    return SPELLINGS.get(name.lower())
+
+
 def arrange(names: Sequence[str], folders: Collection[str], split: str | None = None) -> Tree:
     """Find the splits and classes in the names of image files.
 
     Below a split, or below the whole, the first folder is the class, however deep the image lies. Split folders are
-    those named train, test, val, valid, validation or extra: if other folders with images lie beside them, all are
-    classes, unless the split folders hold class folders.
+    with a name of :data:`SPELLINGS` in any case: if other folders with images lie beside them, all are classes, unless
+    the split folders hold class folders.
 
     Parameters
     ----------
@@ -67,14 +74,19 @@ def arrange(names: Sequence[str], folders: Collection[str], split: str | None = 
     Returns
     -------
     Tree
+
+    Raises
+    ------
+    DataError
+        If two folders have names of one split.
     """
     notes: dict[str, list[str]] = {}
     base = _common_folder(names)
     inner = [name.removeprefix(base) for name in names]
     below = {folder.removeprefix(base) for folder in folders if folder.startswith(base)}
     tops = list(dict.fromkeys(name.split("/")[0] for name in inner if "/" in name))
-    told = split is not None and split not in SPLIT_NAMES and split in tops
-    present = sorted(set(tops) if told else set(tops) & set(SPLIT_NAMES), key=rank)
+    told = split is not None and not split_named(split) and split in tops
+    present = sorted((top for top in tops if told or split_named(top)), key=lambda top: rank(split_named(top) or top))
     groups = {top: [row for row, name in enumerate(inner) if name.startswith(top + "/")] for top in present}
     beside = [row for row, name in enumerate(inner) if name.split("/")[0] not in present]
     if any("/" in inner[row] for row in beside) and not any(_has_classes(inner, *group) for group in groups.items()):
@@ -86,9 +98,32 @@ def arrange(names: Sequence[str], folders: Collection[str], split: str | None = 
         prefixes = {top: top + "/" for top in groups}
     else:
         groups, prefixes = {WHOLE: list(range(len(inner)))}, {WHOLE: ""}
-    branches = {top: _branch(inner, rows, prefixes[top], below, notes) for top, rows in groups.items()}
+    branches = {
+        called: _branch(inner, groups[top], prefixes[top], below, notes) for called, top in by_split(groups).items()
+    }
     class_names = sort_names(folder for branch in branches.values() for folder in branch.folders)
     return Tree(branches, class_names, notes)
+
+
+def by_split(names: Iterable[str]) -> dict[str, str]:
+    """Return which of some names of folders or files stands for each split; a name of no split stands for itself.
+
+    Raises
+    ------
+    DataError
+        If two are names of one split, of which one would be lost.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = split_named(name) or name
+        if split in found:
+            raise DataError(
+                f"Two names stand for the {split} split",
+                got=f"{found[split]} and {name}",
+                remedy="put their images together under one of them, or rename the other",
+            )
+        found[split] = name
+    return found
 
 
 def rank(split: str) -> tuple[int, str]:
@@ -134,8 +169,8 @@ def _common_folder(names: Sequence[str], meaningless_only: bool = False) -> str:
             return base
         (only,) = first
         depth, second = min(map(len, parts)), {part[1] for part in parts}
-        inside = len(second) > 1 or second <= set(SPLIT_NAMES) or (depth > 3 and min(second).lower() in _MEANINGLESS)
-        wraps = depth > 2 and inside and only not in SPLIT_NAMES
+        inside = len(second) > 1 or all(map(split_named, second)) or (depth > 3 and min(second).lower() in _MEANINGLESS)
+        wraps = depth > 2 and inside and not split_named(only)
         if only.lower() not in _MEANINGLESS and (meaningless_only or not wraps):
             return base
         base += only + "/"

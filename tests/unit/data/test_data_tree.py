@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -203,3 +207,58 @@ def test_arranging_depends_on_nothing_but_the_names():
     assert tree.splits["train"].classes == ["a", "b"]
     assert tree.splits["val"].rows == [2]
     assert tree.notes == {"class folders without images": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("TRAIN", "TEST"), ("training", "Testing"), ("train", "Validation")]
+)
+def test_split_names_are_recognised_in_any_case(tmp_path, train, test):
+    asked = "val" if test == "Validation" else "test"
+    for form in ("folders", "archives", "lists", "npz", "parquet"):
+        place = write_splits(tmp_path / form, form, train, test)
+        images, later, again = (
+            load_data(place, split) for split in ("train", test, asked)
+        )  # spelled as there, and not
+        assert images.images[:, 0, 0, 0].tolist() == images.labels.tolist() == [0, 1], form
+        assert later.images[:, 0, 0, 0].tolist() == again.images[:, 0, 0, 0].tolist() == [2], form
+        assert (later.class_names, later.labels.tolist()) == (("ant", "bee"), [1]), form
+
+
+def write_splits(place: Path, form: str, train: str, test: str) -> Path:
+    """Write an ant and a bee to train on and a bee to test, of grey values 0, 1 and 2; return what to load."""
+    place.mkdir()
+    for split, classes in ((train, {0: "ant", 1: "bee"}), (test, {2: "bee"})):
+        pixels, labels = [np.full((4, 4, 3), value, np.uint8) for value in classes], list(classes.values())
+        images = {f"{split}/{name}/{value}.png": value for value, name in classes.items()}
+        if form == "npz":
+            np.savez(place / f"{split}.npz", images=np.stack(pixels), labels=labels)
+        elif form == "parquet":
+            pq.write_table(pa.table({"image": [*map(encoded, pixels)], "label": labels}), place / f"{split}.parquet")
+        else:
+            _write_files(place, form, split, images)
+    return place / {"lists": f"{train}.txt", "archives": "tars"}.get(form, "")
+
+
+def _write_files(place: Path, form: str, split: str, images: dict[str, int]) -> None:
+    """Write the images of a split, and the list or archive that holds them."""
+    for name, value in images.items():
+        grow(place, name, start=value)
+    if form == "lists":
+        (place / f"{split}.txt").write_text("\n".join(f"{name} {name.split('/')[1]}" for name in images))
+    if form == "archives":
+        (place / "tars").mkdir(exist_ok=True)
+        with tarfile.open(place / "tars" / f"{split}.tar", "w") as tar:
+            tar.add(place / split, ".")
+
+
+def encoded(image: np.ndarray) -> bytes:
+    """Return an image as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    grow(tmp_path, "train/ant/0.png", "Train/ant/1.png", "test/ant/2.png")
+    with pytest.raises(DataError, match=r"Two names stand for the train split\. Got: Train and train"):
+        load_data(tmp_path, "train")
