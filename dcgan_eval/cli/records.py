@@ -115,15 +115,19 @@ def list_records(paths: tuple[Path, ...], as_json: bool) -> None:
     """List records, one line each [default: those in records/]."""
     found = find_records(paths)
     if as_json:
-        fields = ("protocol", "score", "status", "created", "command")
-        rows = [{"file": str(path), **{name: getattr(r, name) for name in fields}} for path, r in found]
+        fields = ("protocol", "dataset_fingerprint", "score", "status", "created", "command")
+        rows = [
+            {"file": str(path), "data": r.data["train"]["name"], **{name: getattr(r, name) for name in fields}}
+            for path, r in found
+        ]
         click.echo(json.dumps(rows, indent=1))
         return
     from ..report.sheet import Sheet
-    from ..report.tables import features_label, score_cell
+    from ..report.tables import features_label, run_name, score_cell
 
     cells = [
-        (path.name, r.protocol, features_label(r), score_cell(r), r.created[:16].replace("T", " ")) for path, r in found
+        (path.name, run_name(r), features_label(r), score_cell(r), r.created[:16].replace("T", " "))
+        for path, r in found
     ]
     headings = ("file", "protocol", "features", "score %", "made")
     out.print(Sheet(f"{len(found)} records", headings, cells, ("score %",)))

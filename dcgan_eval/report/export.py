@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import replacing, write_file
 from ..records import Record
 from .escaping import csv_cell, latex_cell, printable
-from .tables import images_interval
+from .tables import images_interval, own_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ def _row(path: Path, r: Record) -> dict[str, Any]:
         "record": path.name,
         "protocol": r.protocol,
         "protocol_version": r.protocol_version,
+        "data": r.data["train"]["name"],
         "features": r.features["name"],
         "layers": " ".join(r.features.get("layers", [])),
         "num_features": r.num_features,
@@ -83,13 +84,18 @@ def export_records(records: Sequence[tuple[Path, Record]], path: Path) -> Path:
         with replacing(path) as partial:
             frame.to_parquet(partial, index=False)
         return path
-    text = frame.map(csv_cell).to_csv(index=False) if path.suffix == ".csv" else _latex(frame)
+    text = (
+        frame.map(csv_cell).to_csv(index=False)
+        if path.suffix == ".csv"
+        else _latex(frame, [record for _, record in records])
+    )
     return write_file(path, text)
 
 
-def _latex(frame: pd.DataFrame) -> str:
+def _latex(frame: pd.DataFrame, records: Sequence[Record]) -> str:
     """Return the table to print."""
     table = frame[["protocol", "features"]].assign(
+        protocol=[printable(r.protocol + own_data(r)) for r in records],
         accuracy=(100 * frame["score"]).map("{:.2f}".format),
         draws=[
             f"{100 * a:.2f}–{100 * b:.2f}" if n > 1 else ""

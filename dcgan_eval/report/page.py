@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,18 @@ from ..errors import RecordError
 from ..records import Record
 from .charts import Chart, Series, line_chart
 from .escaping import html_templates
-from .summary import protocol_title, summarise
-from .tables import INTERVALS, features_label, figure_rows, interval, interval_over_images, paper_cell, percent, shown
+from .summary import protocol_titles, summarise
+from .tables import (
+    INTERVALS,
+    features_label,
+    figure_rows,
+    interval,
+    interval_over_images,
+    paper_cell,
+    percent,
+    run_name,
+    shown,
+)
 
 if TYPE_CHECKING:
     from .findings import ShownFinding
@@ -65,14 +76,19 @@ class Examples:
 
 @dataclass(frozen=True)
 class Group:
-    """The records of one protocol: its id and version, its title in words, and what is charted of them."""
+    """The records that may be compared: the name of their run, its title in words, and what is charted of them."""
 
-    protocol: str
+    name: str
     title: str
     records: list[tuple[Path, Record]]
     curves: list[Chart]
     draws: Chart | None
     layers: list[tuple[str, float]]
+
+    @property
+    def anchor(self) -> str:
+        """What links to the section."""
+        return re.sub(r"[^\w.-]+", "-", self.name)
 
     @property
     def scores(self) -> list[tuple[str, float]]:
@@ -133,10 +149,12 @@ def build_page(
     templates.filters["score"] = lambda r: percent(shown(r, r.score))
     templates.filters["metric"] = lambda r: r.metric.replace("accuracy", r.shown_as)
     templates.globals["provenance"] = provenance_rows
+    anchors = {id(record): f"record-{i}" for i, (_, record) in enumerate(records)}  # files may share a name
+    templates.filters["anchor"] = lambda r: anchors[id(r)]
     return templates.get_template("page.html.j2").render(
         title=title,
         version=__version__,
-        groups=[_group(name, list(rows)) for name, rows in itertools.groupby(_sorted(records), lambda item: item[0])],
+        groups=_groups(records),
         summary=summarise(records),
         intervals=INTERVALS,
         training=[] if run_dir is None else training_charts(run_dir),
@@ -146,20 +164,18 @@ def build_page(
     )
 
 
-def _sorted(records: Sequence[tuple[Path, Record]]) -> list[tuple[str, tuple[Path, Record]]]:
-    """Sort by protocol, then by falling score."""
-    return sorted(
-        ((f"{r.protocol} v{r.protocol_version}", (p, r)) for p, r in records), key=lambda i: (i[0], -i[1][1].score)
-    )
+def _groups(records: Sequence[tuple[Path, Record]]) -> list[Group]:
+    """Group records that may be compared, by falling score in each group."""
+    titles = protocol_titles([r for _, r in records])
+    ordered = sorted(records, key=lambda item: (run_name(item[1]), -item[1].score))
+    runs = itertools.groupby(ordered, key=lambda item: run_name(item[1]))
+    return [_group(name, titles[name], list(rows)) for name, rows in runs]
 
 
-def _group(protocol: str, rows: list[tuple[str, tuple[Path, Record]]]) -> Group:
-    """Collect what the page shows of a protocol."""
-    records = [item for _, item in rows]
-    title = protocol_title(records[0][1])
-    return Group(
-        protocol, title, records, _curves([r for _, r in records]), _draws([r for _, r in records]), _layers(records)
-    )
+def _group(name: str, title: str, rows: list[tuple[Path, Record]]) -> Group:
+    """Collect what the page shows of a run by several encoders."""
+    records = [r for _, r in rows]
+    return Group(name, title, rows, _curves(records), _draws(records), _layers(rows))
 
 
 def _curves(records: list[Record]) -> list[Chart]:

@@ -12,7 +12,7 @@ from ..records import Record
 from .escaping import csv_cell, latex_cell, markdown_cell
 from .paper_numbers import PAPER, PublishedRow, PublishedTable, Section, trained_as_published
 from .sheet import Sheet
-from .tables import features_label, images_interval, percent, shown
+from .tables import features_label, images_interval, percent, run_name, shown
 
 NamedRecord = tuple[Path, Record]
 OTHER = "other protocols or parts of the data, beside no published number"
@@ -41,7 +41,7 @@ class Row:
     num_draws, num_test : int or None
         Test scores behind ``ours``, and the test images of each.
     protocol, status, record : str
-        Id and version, worst status of the fits, file.
+        Id and version with the name of one's own data, worst status of the fits, file.
     duality_gap : float or None
         Largest relative gap of the fits.
     """
@@ -85,7 +85,7 @@ def table_rows(table: PublishedTable, records: Sequence[NamedRecord]) -> list[Ro
         By section: the published rows in their order, then ours from best to worst.
     """
     ours = [item for item in records if item[1].data["train"]["name"] == table.dataset]
-    ours.sort(key=lambda item: (item[1].protocol, -item[1].score))
+    ours.sort(key=lambda item: (run_name(item[1]), -item[1].score))
     rows: list[Row] = []
     for section in table.sections:
         rows += [_published(section.title, row) for row in section.rows]
@@ -123,7 +123,7 @@ def _ours(section: str, path: Path, record: Record, rows: Iterable[PublishedRow]
         images_high=images[1],
         num_draws=record.num_draws,
         num_test=[part["num_images"] for part in record.data.values()][-1],
-        protocol=f"{record.protocol} v{record.protocol_version}",
+        protocol=run_name(record),
         status=record.status,
         duality_gap=record.duality_gap,
         record=path.as_posix(),

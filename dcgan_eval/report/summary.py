@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from ..protocols.catalog import PROTOCOLS
 from ..records import Record
 from .escaping import markdown_cell
-from .tables import features_label, percent, shown
+from .tables import features_label, percent, run_name, shown
 
 _DRAWS = re.compile(r"(.+?)_(\d+)_per_class_(\d+)_draws")
 
@@ -24,7 +25,7 @@ class Summary:
     Attributes
     ----------
     protocols : list of str
-        Ids of the columns; of one's own data, which share an id, with the set's name and hash.
+        Names of the columns, see :func:`~dcgan_eval.report.tables.run_name`.
     titles : list of str
         What they are, in words, with what is shown: accuracy or error.
     paper : list of str
@@ -39,19 +40,27 @@ class Summary:
     rows: list[tuple[str, list[tuple[Path, Record] | None]]]
 
 
+def protocol_titles(records: Sequence[Record]) -> dict[str, str]:
+    """Return the name of each run (:func:`~dcgan_eval.report.tables.run_name`) with a title that no other has."""
+    titles = {run_name(record): protocol_title(record) for record in records}
+    counts = Counter(titles.values())
+    return {name: title if counts[title] == 1 else f"{title} ({name})" for name, title in titles.items()}
+
+
 def protocol_title(record: Record) -> str:
     """Return a record's protocol in words; its id where neither record nor catalogue knows better."""
-    classifier = record.classifier["name"]
     draws = _DRAWS.fullmatch(record.protocol)
-    base = draws[1] if draws else record.protocol
+    classifier, base = record.classifier["name"], draws[1] if draws else record.protocol
+    by = "" if classifier == "l2svm" else f", by {classifier}"
+    low_shot = f"; {draws[2]} labels per class, {draws[3]} draws" if draws else ""
     for protocol in PROTOCOLS.values():
         if base in (protocol.id, protocol.with_classifier(classifier).id):
-            other = "" if base == protocol.id else f", by {classifier}"
-            return protocol.title + other + (f"; {draws[2]} labels per class, {draws[3]} draws" if draws else "")
+            return protocol.title + by + low_shot
     if base.startswith("own_"):
-        return f"own data, {record.data['train']['name']}"
+        return f"own data, {record.data['train']['name']}{by}{low_shot}"
     spec = record.spec
-    return str(spec["title"]) if spec.get("id") == record.protocol and "title" in spec else record.protocol
+    is_titled = spec.get("id") == record.protocol and "title" in spec
+    return f"{spec['title']}{by}" if is_titled else record.protocol
 
 
 def summarise(records: Sequence[tuple[Path, Record]]) -> Summary:
@@ -64,17 +73,18 @@ def summarise(records: Sequence[tuple[Path, Record]]) -> Summary:
     """
     last: dict[tuple[str, str], tuple[Path, Record]] = {}
     for path, record in sorted(records, key=lambda item: item[1].created):
-        last[features_label(record), _column(record)] = (path, record)
+        last[features_label(record), run_name(record)] = (path, record)
     order = {protocol.id: i for i, protocol in enumerate(PROTOCOLS.values())}
-    protocols = sorted({protocol for _, protocol in last}, key=lambda id_: (order.get(id_, len(order)), id_))
-    examples = [next(record for (_, id_), (_, record) in last.items() if id_ == protocol) for protocol in protocols]
+    latest = {name: record for (_, name), (_, record) in last.items()}
+    protocols = sorted(latest, key=lambda name: (order.get(latest[name].protocol, len(order)), name))
+    examples, titles = [latest[name] for name in protocols], protocol_titles(list(latest.values()))
     by_encoder: dict[str, list[tuple[Path, Record] | None]] = {}
     for encoder, _ in last:
         by_encoder[encoder] = [last.get((encoder, protocol)) for protocol in protocols]
     rows = sorted(by_encoder.items(), key=lambda row: [-cell[1].score if cell else 0.0 for cell in row[1]])
     return Summary(
         protocols,
-        [f"{protocol_title(r)}: {r.metric.replace('accuracy', r.shown_as)} %" for r in examples],
+        [f"{titles[run_name(r)]}: {r.metric.replace('accuracy', r.shown_as)} %" for r in examples],
         ["" if r.paper is None else _published(r) for r in examples],
         rows,
     )
@@ -92,14 +102,6 @@ def mean_ranks(summary: Summary) -> dict[str, float]:
         return {}
     ranks = [rankdata([-cell[1].score for cell in cells if cell]) for cells in columns]
     return dict(zip((encoder for encoder, _ in summary.rows), np.mean(ranks, axis=0).tolist(), strict=True))
-
-
-def _column(record: Record) -> str:
-    """Return the id of a record's column."""
-    if not record.protocol.startswith("own_"):
-        return record.protocol
-    train = record.data["train"]
-    return f"{record.protocol} {train['name']} {train['fingerprint'][:8]}"  # two folders may have one name
 
 
 def _published(record: Record) -> str:

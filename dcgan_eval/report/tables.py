@@ -33,6 +33,21 @@ def features_label(record: Record) -> str:
     return record.features["name"] + layers
 
 
+def run_name(record: Record) -> str:
+    """Return the id and version of a record's protocol, and whose data where that is one's own.
+
+    Records of one name may be compared: protocols of one's own data share an id, and folders may share a name.
+    """
+    return f"{record.protocol} v{record.protocol_version}{own_data(record)}"
+
+
+def own_data(record: Record) -> str:
+    """Return a comma, the name of one's own data and the start of their digest; nothing for a known data set."""
+    if not record.protocol.startswith("own_"):
+        return ""
+    return f", {record.data['train']['name']} {record.dataset_fingerprint[:8]}"
+
+
 def shown(record: Record, accuracy: float) -> float:
     """Return an accuracy the way the record's protocol publishes it: itself, or the error."""
     return 1 - accuracy if record.shown_as == "error" else accuracy
@@ -86,7 +101,7 @@ def result_panel(record: Record, title: str) -> Group:
 
 def _result_rows(record: Record) -> Iterable[tuple[str, str]]:
     """Yield the rows of the result table."""
-    yield "protocol", f"{record.protocol} v{record.protocol_version}"
+    yield "protocol", run_name(record)
     yield "features", f"{features_label(record)}, {record.num_features:,} per image"
     if record.paper is not None:
         checked = "" if record.paper["checked"] else " (unchecked)"
@@ -130,7 +145,7 @@ def comparison_table(records: Sequence[Record], title: str) -> Group:
     rows = [
         (
             features_label(r),
-            f"{r.protocol} v{r.protocol_version}",
+            run_name(r),
             f"{r.num_features:,}",
             score_cell(r),
             interval(r),
@@ -196,7 +211,7 @@ def paired_table(records: Sequence[Record], comparison: Mapping[str, Any]) -> Sh
         The fields of a ``Comparison``.
     """
     rows = [
-        (f"{letter}, {r.metric} %", f"{r.protocol}, {features_label(r)}: {percent(r.score)}")
+        (f"{letter}, {r.metric} %", f"{run_name(r)}, {features_label(r)}: {percent(r.score)}")
         for letter, r in zip("AB", records, strict=True)
     ]
     low, high = comparison["ci95"]
@@ -232,11 +247,11 @@ def markdown_results(records: Sequence[tuple[Path, Record]], prefix: str = "") -
         "| protocol | features | accuracy % | draws | test images | chosen | gap | record |",
         "|---|---|---:|---:|---:|---:|---:|---|",
     ]
-    for path, r in sorted(records, key=lambda item: (item[1].protocol, -item[1].score)):
+    for path, r in sorted(records, key=lambda item: (run_name(item[1]), -item[1].score)):
         cells = (percent(r.score) + _metric_note(r), interval(r), interval_over_images(r), _chosen_cell(r))
         link = f"[{markdown_cell(path.stem)}]({prefix}{path.as_posix()})"
-        name = markdown_cell(features_label(r))
-        lines.append(f"| `{r.protocol}` | {name} | {' | '.join(cells)} | {_gap_cell(r.duality_gap)} | {link} |")
+        run, name = f"`{r.protocol}`{markdown_cell(own_data(r))}", markdown_cell(features_label(r))
+        lines.append(f"| {run} | {name} | {' | '.join(cells)} | {_gap_cell(r.duality_gap)} | {link} |")
     return "\n".join(lines) + "\n"
 
 

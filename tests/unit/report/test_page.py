@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dcgan_eval.errors import RecordError
-from dcgan_eval.records import load_record
+from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.charts import Series, line_chart, nice_ticks
 from dcgan_eval.report.page import Examples, array_picture, build_page, training_charts
 
@@ -157,6 +157,33 @@ def test_encoders_by_protocols_come_first() -> None:
     assert "<code>digits_l2svm v1</code>" in text
     for _, record in RECORDS:
         assert f">{100 * record.score:.2f}</a>" in table
+
+
+def of_data(name: str, seed: int, encoder: str = "a") -> tuple[Path, Record]:
+    """A record of own data in a file that has another's name."""
+    record = RECORDS[-1][1]
+    data = {part: {**about, "name": name, "fingerprint": f"{seed:064d}"} for part, about in record.data.items()}
+    features = {**record.features, "name": encoder}
+    return Path(f"{seed}") / "r.json", replace(record, protocol="own_l2svm", data=data, features=features)
+
+
+def test_own_data_sets_share_no_section() -> None:
+    records = [
+        of_data(name, seed, encoder) for name, seed in (("cats", 1), ("dogs", 2), ("cats", 3)) for encoder in "ab"
+    ]
+    text = build_page(records)
+    outline = Outline(text)
+    ids = [attributes["id"] for _, attributes in outline.attributes if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert text.count('class="group"') == 3
+    headings = re.findall(r"<h2>(.*?) <small><code>(.*?)</code>", text)
+    assert [name for title, name in headings if "dogs" in title] == [name for _, name in headings if "dogs" in name]
+    assert len({title for title, _ in headings}) == len(headings) == 3
+    links = re.findall(r'<li><a href="#([^"]+)">([^<]+)</a>', text)
+    assert len({words for _, words in links}) == len(links)
+    for title, name in headings:
+        section = text[text.index(f"<h2>{title} ") :].split("</section>")[0]
+        assert section.count("<polyline") == 4, name  # two curves and their legend
 
 
 def test_both_intervals_stand_in_the_table() -> None:

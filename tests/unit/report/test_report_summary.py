@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dcgan_eval.records import Record, load_record
+from dcgan_eval.report.export import export_records
+from dcgan_eval.report.paper_numbers import TABLES
+from dcgan_eval.report.paper_tables import table_rows
 from dcgan_eval.report.summary import markdown_summary, mean_ranks, protocol_title, summarise
+from dcgan_eval.report.tables import comparison_table, markdown_results, paired_table, result_panel
 
 ROOT = Path(__file__).parents[3]
 DIGITS = load_record(ROOT / "benchmarks" / "results" / "digits.json")
@@ -29,7 +37,11 @@ def test_one_row_an_encoder_one_column_a_protocol() -> None:
         record("cifar10_l2svm_full", "a", 0.7, created="2026-01-02"),  # made later: this one is shown
     ]
     found = summarise([(Path(f"{i}.json"), r) for i, r in enumerate(records)])
-    assert found.protocols == ["cifar10_l2svm_full", "digits_l2svm", "zzz"]  # the catalogue's order, then others
+    assert found.protocols == [
+        "cifar10_l2svm_full v1",
+        "digits_l2svm v1",
+        "zzz v1",
+    ]  # the catalogue's order, then others
     scores = {name: [cell and cell[1].score for cell in cells] for name, cells in found.rows}
     assert scores == {"a": [0.7, None, None], "b": [0.6, 0.9, None], "c": [None, None, 0.1]}
     assert list(scores) == ["a", "b", "c"]
@@ -49,6 +61,8 @@ def test_one_row_an_encoder_one_column_a_protocol() -> None:
         ),
         ("mine", "l2svm", "mine"),
         ("own_l2svm", "l2svm", "own data, digits"),
+        ("own_knn_cosine", "knn_cosine", "own data, digits, by knn_cosine"),
+        ("own_ridge_5_per_class_3_draws", "ridge", "own data, digits, by ridge; 5 labels per class, 3 draws"),
     ],
 )
 def test_titles_in_words(protocol: str, classifier: str, title: str) -> None:
@@ -74,11 +88,50 @@ def test_data_sets_of_ones_own_keep_a_column_each() -> None:
     assert scores == {"a": [0.9, 0.4], "b": [0.8, 0.7]}
 
 
-def test_two_folders_of_one_name_keep_a_column_each() -> None:
+def test_a_title_of_the_catalogues_names_the_classifier_too() -> None:
+    spec = {"id": "pets_mlp", "version": 2, "title": "Pets, official splits"}
+    assert protocol_title(
+        record("pets_mlp", "a", 0.5, spec=spec, classifier={"name": "mlp", "parameter": "decay"})
+    ) == ("Pets, official splits, by mlp")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_two_folders_of_one_name_keep_a_column_each(part: str) -> None:
     one, other = own("a", "images", 0.9), own("a", "images", 0.4)
-    other.data["train"]["fingerprint"] = "f" * 64  # other images
+    other.data[part]["fingerprint"] = "f" * 64  # other images
     found = summarise([(Path("1.json"), one), (Path("2.json"), other)])
     assert sorted(cell[1].score for cell in found.rows[0][1] if cell) == [0.4, 0.9]
+    assert len(set(found.titles)) == 2
+    assert all("own data, images (own_l2svm v1, images " in title for title in found.titles)
+
+
+def test_two_versions_of_a_protocol_keep_a_column_each() -> None:
+    newer = record("digits_l2svm", "a", 0.4, spec={**DIGITS.spec, "version": 2})
+    found = summarise([(Path("1.json"), record("digits_l2svm", "a", 0.9)), (Path("2.json"), newer)])
+    assert [cell[1].score for cell in found.rows[0][1] if cell] == [0.9, 0.4]
+
+
+def test_every_table_says_whose_data_a_record_of_own_data_is_of(tmp_path: Path) -> None:
+    records = [own("a", "cats", 0.9), own("a", "dogs", 0.4)]
+    found = [(Path(f"{i}.json"), r) for i, r in enumerate(records)]
+    out = Console(width=300, file=io.StringIO())
+    for view in (comparison_table(records, "2"), result_panel(records[0], "1"), result_panel(records[1], "1")):
+        out.print(view)
+    compared = {"difference": 0.5, "ci95": [0.4, 0.6], "num_images": 500, "mcnemar_p": None}
+    out.print(paired_table(records, compared))
+    paper = [row.protocol for row in table_rows(replace(TABLES["cifar10"], dataset="cats"), found)]
+    export_records(found, tmp_path / "all.tex")
+    export_records(found, tmp_path / "all.csv")
+    digest = hashlib.sha256(
+        "\n".join(DIGITS.data[part]["fingerprint"] for part in ("train", "test")).encode()
+    ).hexdigest()
+    name = f"own_l2svm v1, cats {digest[:8]}"
+    assert out.file.getvalue().count(name) == 3  # type: ignore[attr-defined]
+    assert out.file.getvalue().count(f"own_l2svm v1, dogs {digest[:8]}") == 3  # type: ignore[attr-defined]
+    assert name in paper
+    assert f", cats {digest[:8]}" in markdown_results(found)
+    assert f", cats {digest[:8]}" in (tmp_path / "all.tex").read_text()
+    assert [row["data"] for row in csv.DictReader((tmp_path / "all.csv").open())] == ["cats", "dogs"]
 
 
 def test_mean_ranks_over_complete_columns() -> None:
