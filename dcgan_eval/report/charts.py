@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 400, 250  # as wide as a phone, so that text is not scaled down there
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+_FEW_DECADES = 2
 
 Tick = tuple[float, str]  # coordinate and label
 
@@ -44,6 +45,8 @@ class Chart:
         Axes.
     lines : list of (name, points, chosen point or None)
         Points as (x, y) in pixels.
+    note : str
+        What is not drawn, and why.
     """
 
     title: str
@@ -53,6 +56,7 @@ class Chart:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[tuple[str, list[tuple[float, float]], tuple[float, float] | None]]
+    note: str = ""
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -67,7 +71,14 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool = False, alt: str = ""
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    alt: str = "",
+    note: str = "",
 ) -> Chart:
     """Lay curves out in one frame.
 
@@ -80,9 +91,11 @@ def line_chart(
     x_label, y_label : str
         Axes.
     log_x : bool
-        Logarithmic x axis, with a tick for each power of ten.
+        Logarithmic x axis, with a tick for each power of ten, and for two and five times it in a short range.
     alt : str
         What the chart shows, for those who cannot see it.
+    note : str
+        What is not drawn, and why.
     """
     scale = math.log10 if log_x else float
     points = [
@@ -98,18 +111,19 @@ def line_chart(
             _along(y, y_range, HEIGHT - _BOTTOM, _TOP),
         )
 
-    x_values = range(math.ceil(x_range[0]), math.floor(x_range[1]) + 1) if log_x else nice_ticks(*x_range, count=4)
+    x_values = _log_ticks(*x_range) if log_x else nice_ticks(*x_range, count=4)
     return Chart(
         title,
         alt or title,
         x_label,
         y_label,
-        [(place(x, y_range[0])[0], _power(x) if log_x else _short(x)) for x in x_values],
+        [(place(scale(x) if log_x else x, y_range[0])[0], _power(x) if log_x else _short(x)) for x in x_values],
         [(place(x_range[0], y)[1], _short(y)) for y in nice_ticks(*y_range)],
         [
             (s.name, [place(*p) for p in line], None if s.chosen is None else place(*line[s.chosen]))
             for s, line in points
         ],
+        note,
     )
 
 
@@ -124,9 +138,21 @@ def _along(value: float, limits: tuple[float, float], start: float, stop: float)
     return round(start + (value - limits[0]) / (limits[1] - limits[0]) * (stop - start), 1)
 
 
-def _power(exponent: float) -> str:
-    """Return a power of ten as text."""
-    return f"1e{int(exponent)}"
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between two powers of ten, given as exponents."""
+    steps = (1, 2, 5) if high - low < _FEW_DECADES else (1,)
+    exponents = range(math.floor(low), math.floor(high) + 1)
+    values = (float(f"{step}e{exponent}") for exponent in exponents for step in steps)
+    inside = [value for value in values if low <= math.log10(value) <= high]
+    return inside if len(inside) > 1 else nice_ticks(10**low, 10**high)
+
+
+def _power(value: float) -> str:
+    """Return a number on a logarithmic axis as text."""
+    if 1 <= value <= 100:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value))
+    return f"{value / 10**exponent:g}e{exponent}"
 
 
 def _short(value: float) -> str:

@@ -179,13 +179,26 @@ def _group(name: str, title: str, rows: list[tuple[Path, Record]]) -> Group:
 
 
 def _curves(records: list[Record]) -> list[Chart]:
-    """Chart validation accuracy against what was chosen, of all layers together; a chart for each such parameter."""
-    records = [r for r in records if r.features.get("all_layers", True)] or records
-    names = sorted({r.chosen[0] for r in records if len(r.selection) > 1})  # a single point is no curve
-    return [_curve(name, [r for r in records if r.chosen[0] == name and len(r.selection) > 1]) for name in names]
+    """Chart validation accuracy against what was chosen; a chart for each such parameter.
+
+    Left out, and said, are single points, which are no curve, and parts of an encoder that is there as a whole.
+    """
+    whole = {r.features["name"] for r in records if r.features.get("all_layers", True)}
+    drawn = [
+        len(r.selection) > 1 and (r.features.get("all_layers", True) or r.features["name"] not in whole)
+        for r in records
+    ]
+    charts = []
+    for name in sorted({r.chosen[0] for r, is_drawn in zip(records, drawn, strict=True) if is_drawn}):
+        split: dict[bool, list[Record]] = {True: [], False: []}
+        for record, is_drawn in zip(records, drawn, strict=True):
+            if record.chosen[0] == name:
+                split[is_drawn].append(record)
+        charts.append(_curve(name, split[True], split[False]))
+    return charts
 
 
-def _curve(name: str, records: list[Record]) -> Chart:
+def _curve(name: str, records: list[Record], left_out: list[Record]) -> Chart:
     """Chart validation accuracy against one parameter, with the chosen values marked."""
     tried = [[float(row[name]) for row in r.selection] for r in records]
     series = [
@@ -198,9 +211,16 @@ def _curve(name: str, records: list[Record]) -> Chart:
         series,
         x_label=name,
         y_label="validation accuracy %",
-        log_x=name != "k" and min(map(min, tried)) > 0,
+        log_x=min(map(min, tried)) > 0,
         alt=f"Curves. {marked}.",
+        note=f"Left out: {', '.join(map(_why_left_out, left_out))}." if left_out else "",
     )
+
+
+def _why_left_out(record: Record) -> str:
+    """Name a record without a curve, and say why it has none."""
+    why = "part of an encoder" if len(record.selection) > 1 else "one value tried"
+    return f"{features_label(record)} ({why})"
 
 
 def _draws(records: list[Record]) -> Chart | None:

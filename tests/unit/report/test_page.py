@@ -186,6 +186,52 @@ def test_own_data_sets_share_no_section() -> None:
         assert section.count("<polyline") == 4, name  # two curves and their legend
 
 
+def test_every_record_is_charted_or_said_to_be_left_out() -> None:
+    base = RECORDS[-1][1]
+    kinds = {
+        "whole": ("net", ["a", "b"], True, 9),
+        "its part": ("net", ["a"], False, 9),
+        "no layer is its all": ("own", ["output"], False, 9),
+        "another such": ("other", ["output"], False, 9),
+        "one value": ("quick", ["a"], True, 1),
+    }
+    records = [
+        replace(base, features={**base.features, "name": n, "layers": x, "all_layers": a}, selection=base.selection[:k])
+        for n, x, a, k in kinds.values()
+    ]
+    text = build_page([(Path(f"{i}.json"), r) for i, r in enumerate(records)])
+    chart = text[text.index('<figure class="chart">') :].split("</figure>")[0]
+    assert re.findall(r"</svg>([^<]+)</li>", chart) == ["net", "own (output)", "other (output)"]
+    assert "Left out: net (a) (part of an encoder), quick (one value tried)." in chart
+    scores = text[text.index("Test accuracy, %") :].split("</table>")[0]
+    assert scores.count("<tr>") == len(records)  # the bars by layer are of one encoder alone
+
+
+def test_numbers_of_neighbours_stand_apart() -> None:
+    tried = [1, 5, 10, 20]
+    selection = [{"k": k, "score": 0.5 + k / 100, "duality_gap": None} for k in tried]
+    base = RECORDS[-1][1]
+    record = replace(base, selection=selection, classifier={"name": "knn", "parameter": "k", "value": 5})
+    text = build_page([(Path("r.json"), record)])
+    xs = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', text)]
+    widths = np.diff(xs) / (xs[-1] - xs[0])
+    np.testing.assert_allclose(widths, np.diff(np.log(tried)) / np.log(20), atol=0.01)  # pixels, rounded to 0.1
+    assert re.findall(r'y="226" text-anchor="middle">([^<]+)<', text) == ["1", "2", "5", "10", "20"]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((1e-4, 1e4), ["1e-4", "1e-3", "1e-2", "1e-1", "1", "10", "100", "1e3", "1e4"]),
+        ((0.02, 0.1), ["2e-2", "5e-2", "1e-1"]),
+        ((3, 4), ["3", "3.5", "4"]),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_in_any_range(values: tuple[float, ...], labels: list[str]) -> None:
+    chart = line_chart("t", [Series("s", values, [1, 2])], x_label="x", y_label="y", log_x=True)
+    assert [label for _, label in chart.x_ticks] == labels
+
+
 def test_both_intervals_stand_in_the_table() -> None:
     path = ROOT / "benchmarks" / "results" / "svhn-small-dcgan2015.json"
     text = build_page([(path, load_record(path))])
