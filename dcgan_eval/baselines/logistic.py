@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ..svm.objective import linear_scores
 from ..svm.path import FitOptions, check_positive, choose_solver
 from ..svm.primal import PrimalSpace, solve_primal
 from ..svm.problems import SoftmaxProblem
-from ..svm.rows import Rows
+from ..svm.rows import Rows, mean_squared_norm
 from ..svm.targets import encode
 
 
@@ -85,6 +86,13 @@ class LogisticClassifier:
         Where to multiply.
     memory_bytes : int, optional
         About the most that a fit may take beside features in memory; None: a share of the machine.
+    values : tuple of float, optional
+        Candidates for C.
+    relative : bool or None
+        C is for features of mean squared norm one, and the constant feature is as long as they are; None leaves it to
+        the protocol.
+    open_grid : bool or None
+        Try values beyond the candidates where the best is at their end; None leaves it to the protocol.
 
     Raises
     ------
@@ -101,8 +109,12 @@ class LogisticClassifier:
         max_iter: int = 100,
         device: torch.device | str = "cpu",
         memory_bytes: int | None = None,
+        values: tuple[float, ...] | None = None,
+        relative: bool | None = None,
+        open_grid: bool | None = None,
     ):
-        self.options = FitOptions(tol, max_iter)
+        self.options, self.values = FitOptions(tol, max_iter), values or self.values
+        self.relative, self.open_grid = relative, open_grid
         self.device, self.memory_bytes = torch.device(device), memory_bytes
 
     def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[LogisticFit, np.ndarray]]:
@@ -127,12 +139,14 @@ class LogisticClassifier:
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""
-        return {"objective": "1/2 ||W||^2 + C sum (logsumexp(W x) - w_y.x)"}
+        return {"objective": "1/2 ||W||^2 + C sum (logsumexp(W x) - w_y.x)", "relative": bool(self.relative)}
 
     def _fitter(self, X: Any, y: np.ndarray) -> _Fitter:
         """Prepare fits to some rows."""
         memory = memory_share(self.device) if self.memory_bytes is None else self.memory_bytes
-        return _Fitter(Rows(X, 1.0, device=self.device, memory_bytes=memory // 2), y, self.options, memory // 4)
+        unit = mean_squared_norm(X) if self.relative else 1.0
+        rows = Rows(X, math.sqrt(unit), device=self.device, memory_bytes=memory // 2)
+        return _Fitter(rows, y, self.options, memory // 4)
 
 
 class _Fitter:
@@ -151,10 +165,10 @@ class _Fitter:
         self._start: Tensor | None = None
 
     def fit(self, C: float) -> LogisticFit:
-        """Fit at one C."""
+        """Fit at one C, which is in units of the squared constant feature's inverse."""
         check_positive("C", C, "1e-4")
         began, read, iterations = time.perf_counter(), self.rows.rows_read, 0
-        problem = SoftmaxProblem(self.index, len(self.classes), C)
+        problem = SoftmaxProblem(self.index, len(self.classes), C / self.rows.scale**2)
         on_gram = self.choice.solver == "gram"
         if on_gram:
             self._start, iterations = self._through_gram(problem)
@@ -164,10 +178,12 @@ class _Fitter:
         found = solve_primal(self._primal, problem, self._start, tol=tol, max_iter=most, certify_start=on_gram)
         self._start = found.U
         exact = found.exact or self._primal.exact(problem, found.U)
+        W = found.U.clone()
+        W[:, -1] *= self.rows.scale  # the intercept itself
         return LogisticFit(
             value=C,
             num_rows=self.rows.num_rows,
-            W=found.U,
+            W=W,
             classes=self.classes,
             status=str(found.status),
             duality_gap=float(exact.relative_gap.max()),

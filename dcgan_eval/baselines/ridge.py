@@ -75,6 +75,8 @@ class RidgeClassifier:
     ----------
     memory_bytes : int, optional
         Most that the equations may take; None: a share of the machine.
+    open_grid : bool or None
+        Try values beyond the candidates where the best is at their end; None leaves it to the protocol.
 
     Source: scikit-learn's ``RidgeClassifier``, equal for ``alpha`` times the unit. Deviations: always in float64.
     """
@@ -82,8 +84,9 @@ class RidgeClassifier:
     name, parameter, patience, keeps_rows, probabilities = "ridge", "alpha", 2, False, False
     values: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 1e1, 3e1, 1e2, 3e2, 1e3)
 
-    def __init__(self, memory_bytes: int | None = None):
+    def __init__(self, memory_bytes: int | None = None, open_grid: bool | None = None):
         self.memory_bytes = memory_share() if memory_bytes is None else memory_bytes
+        self.open_grid = open_grid
 
     def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[RidgeFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending alpha, from one matrix."""

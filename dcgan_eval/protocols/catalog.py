@@ -67,7 +67,7 @@ def _of_data_set(info: DatasetInfo) -> Protocol:
     of_classes = info.name in _OF_CLASSES
     return Protocol(
         f"{info.name.replace('-', '_')}_l2svm",
-        2 if of_classes else 1,
+        3 if of_classes else 2,
         info.name,
         f"{info.title}, " + ("official splits" if test else f"{whole:,} images to test"),
         info.name,
@@ -106,7 +106,7 @@ def get_protocol(name: str) -> Protocol:
 
 def own_protocol(command: str, title: str, dataset: str) -> Protocol:
     """Return the protocol of the user's own data."""
-    return Protocol("own_l2svm", 2, command, title, dataset, num_validation=None, Cs=_RELATIVE_GRID, relative=True)
+    return Protocol("own_l2svm", 3, command, title, dataset, num_validation=None, Cs=_RELATIVE_GRID, relative=True)
 
 
 def load_protocol_data(

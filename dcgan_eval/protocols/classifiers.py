@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +18,9 @@ from ..baselines.ridge import RidgeClassifier
 from ..features.store import FeatureStore
 from ..svm.objective import Solution, predict_all, score_all
 from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
+from ..svm.rows import mean_squared_norm
 from .spec import TOP, Ranked
+from .spec import Protocol as ProtocolSpec
 
 Matrix = np.ndarray | FeatureStore
 """Features (N, D), float32: in memory, or read in blocks from where they lie."""
@@ -83,6 +86,27 @@ class Classifier(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Return what else decided the numbers."""
+
+
+def with_values(classifier: Classifier, values: Sequence[float]) -> Classifier:
+    """Return the classifier with other candidates for its hyperparameter."""
+    other = copy.copy(classifier)
+    other.values = tuple(values)
+    return other
+
+
+def has_open_grid(classifier: Classifier, protocol: ProtocolSpec, features: Mapping[str, Any]) -> bool:
+    """Tell whether values beyond a classifier's candidates are tried where the best is at their end.
+
+    They are for data or features of one's own; the paper's protocols stay as they are for the pixels, the K-means
+    baseline and the DCGAN family. Neighbours and perceptrons have no penalty that follows the features' scale.
+    """
+    if not isinstance(classifier, SvmClassifier | LogisticClassifier | RidgeClassifier):
+        return False
+    if classifier.open_grid is not None:
+        return classifier.open_grid
+    is_own = features["kind"] == "given" or (features["kind"] == "encoder" and features.get("preset") is None)
+    return protocol.relative or is_own
 
 
 @runtime_checkable
@@ -180,6 +204,8 @@ class SvmClassifier:
         C multiplies the mean of the losses instead of their sum, as in the code of Coates, Ng & Lee.
     relative : bool
         C is for features of mean squared norm one; see :class:`~dcgan_eval.protocols.spec.Protocol`.
+    open_grid : bool or None
+        Try values beyond the candidates where the best is at their end; None: see :func:`has_open_grid`.
     """
 
     parameter, keeps_rows, probabilities = "C", False, False
@@ -193,10 +219,11 @@ class SvmClassifier:
         solver: Solver = "auto",
         mean_loss: bool = False,
         relative: bool = False,
+        open_grid: bool | None = None,
     ):
         FitOptions(tol=tol, solver=solver)  # refused here, before features are computed
         self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
-        self.mean_loss, self.relative = mean_loss, relative
+        self.mean_loss, self.relative, self.open_grid = mean_loss, relative, open_grid
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
 
     def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
@@ -228,16 +255,19 @@ class SvmClassifier:
 
     def _how(self, X: Matrix) -> tuple[dict[str, Any], float]:
         """Return the options of a fit and the unit of C: what C is divided by to be the factor of the summed losses."""
-        squared_norm = _mean_squared_norm(X) if self.relative else 1.0
+        squared_norm = mean_squared_norm(X) if self.relative else 1.0
         how = {"tol": self.tol, "solver": self.solver, "intercept_scaling": math.sqrt(squared_norm)}
         return how, squared_norm * (len(X) if self.mean_loss else 1)
 
 
-def _mean_squared_norm(X: Matrix) -> float:
-    """Return the mean over the rows of the squared length of a row; 1 where all features are zero."""
-    blocks = X.blocks() if isinstance(X, FeatureStore) else [(slice(None), X)]
-    total = sum(float(np.einsum("nd,nd->n", block, block, dtype=np.float64).sum()) for _, block in blocks)
-    return total / len(X) or 1.0
+def _recorded(made: Mapping[str, Any], what: str) -> bool | None:
+    """Return what a record says of its classifier's grid, which older ones do not: no; None without a record."""
+    return bool(made.get(what, False)) if made else None
+
+
+def _recorded_values(made: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Return the candidates of a record's classifier; None without them."""
+    return tuple(made["values"]) if "values" in made else None
 
 
 def _mlp(tol: float, seed: int, made: Mapping[str, Any]) -> Classifier:
@@ -249,8 +279,10 @@ def _mlp(tol: float, seed: int, made: Mapping[str, Any]) -> Classifier:
 PROBES: Mapping[str, Callable[[float, int, Mapping[str, Any]], Classifier]] = {
     "knn": lambda tol, seed, made: KnnClassifier(),
     "knn_cosine": lambda tol, seed, made: KnnClassifier(cosine=True),
-    "logistic": lambda tol, seed, made: LogisticClassifier(tol),
-    "ridge": lambda tol, seed, made: RidgeClassifier(),
+    "logistic": lambda tol, seed, made: LogisticClassifier(
+        tol, values=_recorded_values(made), relative=_recorded(made, "relative"), open_grid=_recorded(made, "open_grid")
+    ),
+    "ridge": lambda tol, seed, made: RidgeClassifier(open_grid=_recorded(made, "open_grid")),
     "mlp": _mlp,
 }
 """Every classifier beside the L2-SVM: name -> (tolerance, seed, what its record describes) -> classifier."""

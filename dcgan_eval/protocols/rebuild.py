@@ -149,6 +149,7 @@ def _classifier(record: Record, protocol: Protocol, settings: Settings) -> Class
             solver=settings.solver,
             mean_loss=made["name"] == "l2svm_mean_loss",
             relative=bool(made.get("relative", False)),
+            open_grid=bool(made.get("open_grid", False)),
         )
     if made["name"] in PROBES:
         return PROBES[made["name"]](settings.tol, settings.seed, made)

@@ -21,12 +21,16 @@ from ..errors import ConvergenceError, ProtocolError
 from ..features.store import FeatureStore
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
-from .classifiers import Classifier, Fit, Matrix, rank
+from .classifiers import Classifier, Fit, Matrix, has_open_grid, rank, with_values
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler
 from .spec import Protocol, Ranked, SealedTest
 from .statistics import accuracy, accuracy_in, interval_over_draws, interval_over_images, spread_of_draws
+
+_DECADES = 8
+"""How far an open grid goes beyond its values, in powers of ten."""
+_ROWS_SEEN = 512  # enough to see that features are constant
 
 
 @dataclass
@@ -46,6 +50,7 @@ class _Run:
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)  # what each split and draw held, by stream
     notes: list[str] = field(default_factory=list)
     ranked: list[Ranked] = field(default_factory=list)
+    has_open_grid: bool = False  # whether values beyond the classifier's are tried where the best is at their end
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -130,6 +135,8 @@ def run_protocol(
         check_probe_target(place.probe, run.protocol, run.classifier)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
+    run.has_open_grid = has_open_grid(run.classifier, run.protocol, source.describe())
+    run.notes += _constant_note(source.stores[0])
     with run.timed("load"):
         X = _in_memory(source.stores[0].take(run.rows), place.memory_bytes)
 
@@ -157,6 +164,16 @@ def _in_memory(store: FeatureStore, memory_bytes: int) -> Matrix:
     """Read a matrix that memory holds; leave a larger one where it is."""
     num_rows, width = store.shape
     return store if num_rows * width * store.dtype.itemsize > memory_bytes else store.read()
+
+
+def _constant_note(store: FeatureStore) -> list[str]:
+    """Say when the features do not tell images apart, or hardly, as seen on the first of them."""
+    X = store.read(np.arange(min(_ROWS_SEEN, len(store))))
+    same = int((X[0] == X).all(axis=0).sum()) if len(X) > 1 else 0
+    if same == X.shape[1]:
+        what = "zero" if not X.any() else "the same for every image: they do not depend on it"
+        return [f"all features are {what}; look at the encoder, its layer and its normalisation"]
+    return [f"{same:,} of {X.shape[1]:,} features are the same for every image"] if 2 * same > X.shape[1] else []
 
 
 def _part(X: Matrix, rows: slice | np.ndarray) -> Matrix:
@@ -234,24 +251,73 @@ def _fit_draws(run: _Run, X: Matrix, predict: Callable[[list[Fit]], list[np.ndar
 
 
 def _validation_curve(run: _Run, X: Matrix, y: np.ndarray, X_val: Matrix, label: str) -> list[dict[str, Any]]:
-    """Fit ascending values until the validation score has stopped rising; return a row per value."""
-    classifier, curve = run.classifier, list[dict[str, Any]]()
-    y_val = run.labels[run.num_kept :]
-    best = since_best = 0.0
-    num_values = len(classifier.values)
-    for i, (fit, predicted) in enumerate(classifier.path(X, y, X_val)):
-        if curve and not _is_accepted(run, fit):
-            run.notes.append(f"the path ended before {_named(run, fit.value)}, which did not converge")
-            break
-        _accepted(run, fit)
-        score = accuracy(y_val, predicted, run.protocol.metric)
-        curve.append({classifier.parameter: fit.value, "score": score, "gap": fit.duality_gap, "status": fit.status})
-        run.progress(f"{label}{_named(run, fit.value)}: validation {score:.1%}", i + 1, num_values)
-        best, since_best = (score, 0) if score > best else (best, since_best + 1)
-        if since_best >= classifier.patience:
-            break
-    run.progress(f"{label}{classifier.parameter} chosen on {len(y_val):,} validation rows", num_values, num_values)
-    return curve
+    """Fit ascending values until the validation score has stopped rising; return a row per value.
+
+    An open grid goes on, by factors of ten, until the best value is not at its end: how large the features of one's own
+    encoder are is not known.
+    """
+    search = _Search(run, X, y, X_val, label)
+    search.walk(run.classifier, search.is_over)
+    if run.has_open_grid:
+        search.widen()
+    run.progress(f"{label}{run.classifier.parameter} chosen on {len(X_val):,} validation rows", 1, 1)
+    return search.curve
+
+
+@dataclass
+class _Search:
+    """The values of a hyperparameter tried so far, each fitted to X (N, D), y (N,) and scored on the held-out rows."""
+
+    run: _Run
+    X: Matrix
+    y: np.ndarray
+    X_val: Matrix
+    label: str
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def walk(self, classifier: Classifier, is_over: Callable[[], bool]) -> None:
+        """Try the values of a classifier until it is over, or one of them does not converge."""
+        run, y_val = self.run, self.run.labels[self.run.num_kept :]
+        for i, (fit, predicted) in enumerate(classifier.path(self.X, self.y, self.X_val)):
+            if self.curve and not _is_accepted(run, fit):
+                run.notes.append(f"the path ended before {_named(run, fit.value)}, which did not converge")
+                break
+            _accepted(run, fit)
+            score = accuracy(y_val, predicted, run.protocol.metric)
+            row = {classifier.parameter: fit.value, "score": score, "gap": fit.duality_gap, "status": fit.status}
+            self.curve = sorted([*self.curve, row], key=lambda row: row[classifier.parameter])
+            what = f"{self.label}{_named(run, fit.value)}: validation {score:.1%}"
+            run.progress(what, i + 1, len(classifier.values))
+            if is_over():
+                break
+
+    def is_over(self) -> bool:
+        """Whether as many values as the classifier has patience for were no better than the best before them."""
+        run, scores = self.run, [row["score"] for row in self.curve]
+        if run.has_open_grid and (run.protocol.relative or min(scores) == max(scores)):
+            return False  # equal ones at the start are a plateau below the rise
+        return len(scores) - 1 - scores.index(max(scores)) >= run.classifier.patience
+
+    def widen(self) -> None:
+        """Try smaller values while the smallest is best or all are equal, then larger ones while the largest is."""
+        classifier, name, before = self.run.classifier, self.run.classifier.parameter, self.curve
+        is_whole = before[-1][name] == classifier.values[-1]  # every value converged
+        for k in range(1, _DECADES + 1):
+            scores = [row["score"] for row in self.curve]
+            is_alone = scores[0] > max(scores[1:], default=-1.0)
+            if max(scores) == 1 or not (is_alone or min(scores) == max(scores)):
+                break
+            self.walk(with_values(classifier, [classifier.values[0] / 10**k]), lambda: True)
+        if is_whole and not self._is_below_the_top():
+            larger = [classifier.values[-1] * 10**k for k in range(1, _DECADES + 1)]
+            self.walk(with_values(classifier, larger), self._is_below_the_top)
+        if len({row["score"] for row in self.curve}) == 1:
+            self.curve = before  # it makes no difference: the smallest of the protocol's own
+
+    def _is_below_the_top(self) -> bool:
+        """Whether larger values have nothing to offer: a smaller one is as good as the largest, or none is wrong."""
+        scores = [row["score"] for row in self.curve]
+        return max(scores) == 1 or (min(scores) < max(scores) and scores.index(max(scores)) < len(scores) - 1)
 
 
 def _named(run: _Run, value: float) -> str:
@@ -261,15 +327,17 @@ def _named(run: _Run, value: float) -> str:
 
 def _merge_curves(curves: list[list[dict[str, Any]]], parameter: str) -> list[dict[str, Any]]:
     """Average the validation curves of the draws over the values that all of them reached."""
-    length = min(map(len, curves))
+    by_value = [{row[parameter]: row for row in curve} for curve in curves]
+    common = sorted(set.intersection(*map(set, by_value)))
+    rows_of = {value: [curve[value] for curve in by_value] for value in common}
     return [
         {
-            parameter: rows[0][parameter],
+            parameter: value,
             "score": float(np.mean([row["score"] for row in rows])),
             "scores": [row["score"] for row in rows],
             "duality_gap": _largest([row["gap"] for row in rows]),
         }
-        for rows in list(zip(*[curve[:length] for curve in curves], strict=True))
+        for value, rows in rows_of.items()
     ]
 
 
@@ -329,7 +397,7 @@ def _record(run: _Run, test: SealedTest, found: _Measured, time_s: float) -> Rec
         spec=asdict(run.protocol),
         settings=run.settings.as_dict(),
         features=found.features,
-        classifier=_classifier_entry(classifier, value),
+        classifier=_classifier_entry(run, value),
         data={
             "train": _data_entry(train, train.fingerprint),
             "test": _data_entry(test.images, test.fingerprint) | {"in_train": repeats},
@@ -367,14 +435,16 @@ def made_now(time_s: float, timings_s: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _classifier_entry(classifier: Classifier, value: float) -> dict[str, Any]:
+def _classifier_entry(run: _Run, value: float) -> dict[str, Any]:
     """Describe the classifier, with what was chosen."""
+    classifier = run.classifier
     return {
         "name": classifier.name,
         "parameter": classifier.parameter,
         "value": value,
         "values": list(classifier.values),
         "patience": classifier.patience,
+        "open_grid": run.has_open_grid,
         **classifier.describe(),
     }
 
@@ -404,8 +474,10 @@ def _draw_entry(score: float, fit: Fit, parameter: str) -> dict[str, Any]:
 def _notes(run: _Run, value: float) -> list[str]:
     """Say what a reader of the score should know."""
     notes, values = list(dict.fromkeys(run.notes)), run.classifier.values
-    if len(values) > 1 and value in (values[0], values[-1]):
+    if not run.has_open_grid and len(values) > 1 and value in (values[0], values[-1]):
         notes.append(f"the chosen {_named(run, value)} is at the edge of the protocol's grid")
+    if not values[0] <= value <= values[-1]:
+        notes.append(f"the chosen {_named(run, value)} lies beyond the protocol's grid, which grew for these features")
     if run.settings.allow_unconverged:
         notes.append("unconverged fits were allowed")
     return notes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..baselines.logistic import LogisticClassifier
 from ..devices import memory_share
 from ..errors import ProtocolError
 from ..svm.path import Solver
@@ -73,6 +74,16 @@ class Settings:
 
     def classifier_for(self, protocol: Protocol) -> Classifier:
         """Return what is fitted: the classifier asked for, or the protocol's L2-SVM."""
+        if isinstance(self.classifier, LogisticClassifier) and protocol.relative and self.classifier.relative is None:
+            chosen = self.classifier
+            return LogisticClassifier(
+                chosen.options.tol,
+                chosen.options.max_iter,
+                chosen.device,
+                chosen.memory_bytes,
+                protocol.Cs,
+                relative=True,
+            )
         if self.classifier is not None:
             return self.classifier
         return SvmClassifier(

@@ -282,3 +282,16 @@ def _wrap(array: Any) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def mean_squared_norm(X: Any) -> float:
+    """Return the mean over the rows of the squared length of a row; 1 where all features are zero.
+
+    Parameters
+    ----------
+    X : numpy.ndarray, or anything with ``blocks()`` of (rows, features)
+        Shape (N, D).
+    """
+    blocks = X.blocks() if hasattr(X, "blocks") else [(slice(None), X)]
+    total = sum(float(np.einsum("nd,nd->n", block, block, dtype=np.float64).sum()) for _, block in blocks)
+    return total / len(X) or 1.0

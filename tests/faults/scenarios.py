@@ -268,7 +268,15 @@ SCENARIOS = {
         ),
         Scenario(
             "samples",
-            lambda i, d: ["samples", "--rows", 2, "--weights", i / "run" / "generator.safetensors", "--out", d / "grid.png"],
+            lambda i, d: [
+                "samples",
+                "--rows",
+                2,
+                "--weights",
+                i / "run" / "generator.safetensors",
+                "--out",
+                d / "grid.png",
+            ],
             ("grid.png",),
         ),
     )
