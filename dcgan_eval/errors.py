@@ -4,10 +4,41 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 
 _FEW = 4  # names that fit a sentence
+_MANY = re.compile(r"(\w+ )?weights\b")  # kinds of things that come in the plural
+
+
+_NOUNS = re.compile(
+    r"\b(array|class|column|device|file|folder|image|key|label|line|link|pipe|row|value)(?:(?<=class)es|s)\b"
+)
+_END = re.compile(r" (?:in|of|to|without|beside|named|that|from)\b|$")
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number and what is counted, given in the plural: ``1 image``, ``2 images``.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    what : str
+        Begins with the nouns that are counted: ``"files and folders of other kinds"``.
+
+    Returns
+    -------
+    str
+    """
+    if number != 1:
+        return f"{number:,} {what}"
+    end = _END.search(what)
+    assert end is not None, "it matches the end"
+    head, tail = what[: end.start()], what[end.start() :]
+    singular = _NOUNS.sub(r"\1", head).replace(" and ", " or ")
+    return f"1 {singular}{tail}"
 
 
 class DcganEvalError(Exception):
@@ -31,7 +62,7 @@ class DcganEvalError(Exception):
         parts = [self.what.rstrip(".") + "."]
         parts += [f"Got: {self.got}."] if self.got is not None else []
         parts += [f"Expected: {self.expected}."] if self.expected is not None else []
-        parts += [f"Remedy: {self.remedy}."] if self.remedy is not None else []
+        parts += [f"Remedy: {self.remedy}" + "." * (not self.remedy.endswith("?"))] if self.remedy is not None else []
         return " ".join(parts)
 
 
@@ -98,13 +129,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str], error: type[DcganEv
     DcganEvalError
         Not raised here, so that the caller's ``raise`` stays visible.
     """
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     remedy = f"choose one of {', '.join(names)}"
     if close:
-        among = f", of {', '.join(names)}" if len(names) <= _FEW else ""
-        remedy = f"did you mean {' or '.join(close)}{among}"
-    return error(f"There is no {kind} named {name!r}", remedy=remedy)
+        others = [other for other in names if other not in close] if len(names) <= _FEW else []
+        remedy = f"did you mean {' or '.join(close)}?"
+        remedy += f" There {'is' if len(others) == 1 else 'are'} also {' and '.join(others)}" if others else ""
+    return error(f"There {'are' if _MANY.match(kind) else 'is'} no {kind} named {name!r}", remedy=remedy)
 
 
 def check_installed(package: str, asked: str, *, extra: str, distribution: str | None = None) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..data.catalog import DATASETS, check_data, default_data_dir, find, load_data
 from ..data.pack import pack
+from ..errors import counted
 from .console import err, out, progress_view
 from .options import (
     SEED,
@@ -81,7 +82,7 @@ def check(name: str, data_dir: Path | None, download: bool, label_column: str | 
     for split, found in report["splits"].items():
         out.print(f"{split}: {_in_words(found)}")
     for pair, shared in report["duplicates_between"].items():
-        out.print(f"in both {pair.replace('/', ' and ')}: {shared:,} images")
+        out.print(f"in both {pair.replace('/', ' and ')}: {counted(shared, 'images')}")
     for note in [*(f"Not used: {phrase}" for phrase in report["not_used"]), *report["problems"]]:
         err.print(f"Note: {note}")
 
@@ -129,7 +130,8 @@ def pack_data(
         click.echo(json.dumps(summary, indent=1))
         return
     splits = ", ".join(f"{split} {count:,}" for split, count in packed.splits.items())
-    out.print(f"{packed.path}: {packed.num_images:,} images ({splits}), {len(packed.class_names)} classes")
+    classes = counted(len(packed.class_names), "classes")
+    out.print(f"{packed.path}: {counted(packed.num_images, 'images')} ({splits}), {classes}")
     for name, why in packed.skipped[:20]:
         err.print(f"Skipped {name}: {why}")
     if len(packed.skipped) > 20:
@@ -168,5 +170,5 @@ def _in_words(found: dict[str, Any]) -> str:
         least, most = min(counts.values()), max(counts.values())
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         names = ", ".join(list(counts)[:10]) + (", ..." if len(counts) > 10 else "")
-        classes = f"{len(counts)} classes of {each}: {names}"
-    return f"{found['num_images']:,} images {shape}, {classes}\n  {found['source']}\n  {found['fingerprint']}"
+        classes = f"{counted(len(counts), 'classes')} of {each}: {names}"
+    return f"{counted(found['num_images'], 'images')} {shape}, {classes}\n  {found['source']}\n  {found['fingerprint']}"

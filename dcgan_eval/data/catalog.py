@@ -19,7 +19,7 @@ from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.readers import DataNotice, Source
 from dcgan_eval.data.tree import WHOLE, rank, split_named
-from dcgan_eval.errors import DataError, unknown_name
+from dcgan_eval.errors import DataError, counted, unknown_name
 
 ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
 ENTRY_POINTS = "dcgan_eval.datasets"
@@ -475,21 +475,23 @@ def _problems(report: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]
     for pair, shared in report["duplicates_between"].items():
         if shared:
             first, second = pair.split("/")
-            yield f"{shared} different images of {second} are in {first} as well, pixel for pixel."
+            of_second = counted(shared, f"different images of {second}")
+            yield f"{of_second} {'is' if shared == 1 else 'are'} in {first} as well, pixel for pixel."
 
 
 def _split_problems(split: str, found: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]:
     """Say what is unusual about one split."""
     expected = found["expected_images"]
     if expected is not None and expected != found["num_images"]:
-        yield f"The {split} split has {found['num_images']:,} images; the official one has {expected:,}."
+        yield f"The {split} split has {counted(found['num_images'], 'images')}; the official one has {expected:,}."
     if info and info.image_shape and tuple(found["image_shape"] or ()) != info.image_shape:
         yield f"The {split} images are {_size(found['image_shape'])}; the official ones are {_size(info.image_shape)}."
     empty = [name for name, count in (found["class_counts"] or {}).items() if count == 0]
     if empty:
         yield f"The {split} split has no images of class {', '.join(empty)}."
     if found["duplicates"]:
-        yield f"{found['duplicates']} images of {split} repeat earlier ones of the same split, pixel for pixel."
+        repeat = "repeats an earlier one" if found["duplicates"] == 1 else "repeat earlier ones"
+        yield f"{counted(found['duplicates'], f'images of {split}')} {repeat} of the same split, pixel for pixel."
 
 
 def _size(shape: Any) -> str:

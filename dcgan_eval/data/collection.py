@@ -24,13 +24,12 @@ from dcgan_eval.data.items import Item
 from dcgan_eval.data.labels import Labels, number_classes
 from dcgan_eval.data.mixed import Unit
 from dcgan_eval.data.tree import SPELLINGS, WHOLE, Branch, Tree, arrange, by_split, rank, split_named
-from dcgan_eval.errors import DataError
+from dcgan_eval.errors import DataError, counted
 
 UNIT_IMAGES = 1024
 Notes = dict[str, list[str]]
 
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[_.-])({'|'.join(SPELLINGS)})(?:[_.-]|$)", re.IGNORECASE)
-_LABEL_KEYS = ("label", "cls", "class", "class_name", "target", "category")
 _JSON_BYTES = 1 << 20  # a label needs no more
 
 
@@ -108,7 +107,7 @@ class Collection:
     stated : tuple of str or None
         Label that a file beside the images states for each.
     notes : dict of str to list of str
-        What was found and is not used: a sentence's beginning, and the names.
+        What was found and is not used: a sentence's beginning, and the names; without names the whole phrase.
     """
 
     place: Path
@@ -206,12 +205,14 @@ def collect(place: Path, split: str | None = None, label_column: str | None = No
     if place.is_file():
         if place.suffix.lower() in lists.LIST_SUFFIXES:
             return _from_lists(place, label_column)
-        return _from_archives(place, {place.name: place}, split) if place.suffix.lower() == ".tar" else None
+        return (
+            _from_archives(place, {place.name: place}, split, label_column) if place.suffix.lower() == ".tar" else None
+        )
     found = walk(place)
     archives = {name: path for name, path in found.files.items() if name.lower().endswith(".tar")}
     images = [name for name in found.files if _is_image(name)]
     if archives and not any("/" in name for name in images):
-        return _from_archives(place, archives, split, found)
+        return _from_archives(place, archives, split, label_column, found)
     if not images:
         return None
     files = {name: Item(path) for name, path in found.files.items()}
@@ -229,7 +230,11 @@ def _is_image(name: str) -> bool:
 
 
 def _from_archives(
-    place: Path, archives: dict[str, Path], split: str | None, found: Found | None = None
+    place: Path,
+    archives: dict[str, Path],
+    split: str | None,
+    label_column: str | None,
+    found: Found | None = None,
 ) -> Collection | None:
     """List what is in tar archives: shards of one data set, or an archive for each class or split."""
     notes = dict(found.notes) if found else {}
@@ -254,7 +259,8 @@ def _from_archives(
     images = sorted(name for name in files if _is_image(name))
     if not images:
         return None
-    return _collection(place, files, arrange([places[name] for name in images], folders, split), None, notes)
+    tree = arrange([places[name] for name in images], folders, split)
+    return _collection(place, files, tree, label_column, notes)
 
 
 def _meaning_of_archives(members: dict[str, list[str]]) -> dict[str, str]:
@@ -280,8 +286,11 @@ def _from_lists(place: Path, label_column: str | None) -> Collection:
     names: list[str] = []
     stated: list[str | None] = []
     branches: dict[str, Branch] = {}
+    notes: Notes = {}
     for split, path in _lists_beside(place).items():
-        rows = sorted(lists.read_list(path, label_column), key=lambda row: row[0])
+        found = lists.read_list(path, label_column)
+        rows = sorted(found.rows, key=lambda row: row[0])
+        notes |= lists.unused_columns(path.name, found.unused, found.has_labels)
         branches[split] = Branch(list(range(len(names), len(names) + len(rows))), None, ())
         names += [name for name, _ in rows]
         stated += [label for _, label in rows]
@@ -289,12 +298,12 @@ def _from_lists(place: Path, label_column: str | None) -> Collection:
     absent = [name for name, item in zip(names, items, strict=True) if not item.path.is_file()]
     if absent or not names:
         raise DataError(
-            f"{place} names {len(absent)} files that are not there" if absent else f"{place} names no images",
+            f"{place} names {counted(len(absent), 'files')} not there" if absent else f"{place} names no images",
             got=", ".join(absent[:3]) or "an empty list",
             expected=f"paths below {place.parent}, each with its label behind white space or in a column",
             remedy="correct the paths, or move the list to the folder that they start from",
         )
-    return Collection(place.parent, tuple(names), tuple(items), Tree(branches, (), {}), tuple(stated))
+    return Collection(place.parent, tuple(names), tuple(items), Tree(branches, (), {}), tuple(stated), notes)
 
 
 def _lists_beside(place: Path) -> dict[str, Path]:
@@ -309,7 +318,7 @@ def _lists_beside(place: Path) -> dict[str, Path]:
 def _collection(place: Path, files: dict[str, Item], tree: Tree, label_column: str | None, notes: Notes) -> Collection:
     """Find the labels of images whose splits and classes are known; ``tree`` has them in the order of their names."""
     names = sorted(name for name in files if _is_image(name))
-    stated, used = _stated_labels(files, names, place, label_column)
+    stated, used = _stated_labels(files, names, place, label_column, notes)
     for what, more in tree.notes.items():
         notes.setdefault(what, []).extend(more)
     _note_others(notes, [name for name in files if not _is_image(name) and name not in used])
@@ -318,37 +327,42 @@ def _collection(place: Path, files: dict[str, Item], tree: Tree, label_column: s
 
 
 def _stated_labels(
-    files: dict[str, Item], names: list[str], place: Path, label_column: str | None
+    files: dict[str, Item], names: list[str], place: Path, label_column: str | None, notes: Notes
 ) -> tuple[dict[str, str], set[str]]:
-    """Read the labels that files beside the images state; return them by image, and the files."""
+    """Read the labels that files beside the images state; return them by image, and the files; note unused columns."""
     by_key: dict[str, list[str]] = {}
     for name in names:
         by_key.setdefault(_key(name), []).append(name)
     stated: dict[str, str] = {}
     used: set[str] = set()
+    keys: dict[str, None] = {}  # of JSON files, that are not used
     for suffix in (".json", ".cls"):  # the second wins
         for name, item in files.items():
             if name.lower().endswith(suffix) and _key(name) in by_key:
-                label = _label_in(item, suffix, place / printable(name))
+                label, others = _label_in(item, suffix, place / printable(name), label_column)
+                keys |= dict.fromkeys(others)
                 used.add(name)
                 stated |= {image: label for image in by_key[_key(name)] if label is not None}
+    notes |= lists.unused_columns("the .json files", list(keys), bool(stated), "key")
     for name, item in files.items():
         if posixpath.basename(name) in lists.METADATA and item.size is None:
             used.add(name)
-            stated |= _stated_by_list(name, item.path, set(names), label_column)
+            stated |= _stated_by_list(name, item.path, set(names), label_column, notes)
     return stated, used
 
 
-def _stated_by_list(name: str, path: Path, images: set[str], label_column: str | None) -> dict[str, str]:
+def _stated_by_list(name: str, path: Path, images: set[str], label_column: str | None, notes: Notes) -> dict[str, str]:
     """Read a list that lies beside the images it names, or above them."""
-    rows = {lists.beside(name, row): label for row, label in lists.read_list(path, label_column)}
+    found = lists.read_list(path, label_column)
+    notes |= lists.unused_columns(name, found.unused, found.has_labels)
+    rows = {lists.beside(name, row): label for row, label in found.rows}
     folder = posixpath.dirname(name)
     if path.name == "val_annotations.txt":  # names the files in images/ beside it
         rows = {posixpath.join(folder, "images", posixpath.basename(row)): label for row, label in rows.items()}
     absent = [row for row in rows if row not in images]
     if absent:
         raise DataError(
-            f"{path} names {len(absent)} images that are not there",
+            f"{path} names {counted(len(absent), 'images')} not there",
             got=", ".join(absent[:3]),
             remedy="restore them, or remove their lines",
         )
@@ -361,19 +375,26 @@ def _key(name: str) -> str:
     return posixpath.join(folder, base.split(".")[0])
 
 
-def _label_in(item: Item, suffix: str, where: Path) -> str | None:
-    """Read a file that states a label."""
+def _label_in(item: Item, suffix: str, where: Path, label_column: str | None) -> tuple[str | None, list[str]]:
+    """Read a file that states a label, and its keys that nothing is read from."""
     with item.open() as file:
         content = file.read(_JSON_BYTES)
     try:
         text = content.decode("utf-8").strip()
         if suffix == ".cls":
-            return text
+            return text, []
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} states no label", got=str(error), remedy="correct or remove the file") from error
-    values = [record[key] for key in _LABEL_KEYS if key in record] if isinstance(record, dict) else []
-    return next((str(value) for value in values if isinstance(value, str | int)), None)
+    values = {k: v for k, v in record.items() if isinstance(v, str | int | float)} if isinstance(record, dict) else {}
+    key = lists.choose_label_column(list(values), str(where), label_column)
+    others = [other for other in record if other != key] if isinstance(record, dict) else []
+    return None if key is None else _as_text(values[key]), others
+
+
+def _as_text(label: str | float) -> str:
+    """Write a label of a JSON file; a whole float as its integer."""
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
 def _note_others(notes: Notes, names: Iterable[str]) -> None:
@@ -386,6 +407,9 @@ def _note_others(notes: Notes, names: Iterable[str]) -> None:
 def describe_notes(notes: Notes) -> Iterator[str]:
     """Put what was found and not used in words: one phrase a kind, with the count and a few names."""
     for what, names in notes.items():
+        if not names:  # a phrase that says it all
+            yield what
+            continue
         distinct = list(dict.fromkeys(printable(name) for name in names))
         shown = ", ".join(distinct[:4]) + (", ..." if len(distinct) > 4 else "")
-        yield f"{len(names):,} {what} ({shown})"
+        yield f"{counted(len(names), what)} ({shown})"

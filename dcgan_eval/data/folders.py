@@ -63,7 +63,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], found: Found) -> No
         elif not is_folder:
             found.notes.setdefault("pipes, devices and broken links", []).append(inner)
         elif (real := os.path.realpath(path)) in above:
-            found.notes.setdefault("links to a folder they lie in", []).append(inner)
+            found.notes.setdefault("links to a folder above", []).append(inner)
         else:
             found.folders.add(inner)
             _walk(path, inner + "/", (*above, real), found)

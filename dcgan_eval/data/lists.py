@@ -5,18 +5,53 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dcgan_eval.errors import DataError
+from dcgan_eval.errors import DataError, counted
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
+_SHOWN = 4  # names in a note
 METADATA = ("metadata.csv", "metadata.jsonl", "val_annotations.txt")
-NAME_COLUMNS = ("file_name", "filename", "path", "image", "file")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "class_name", "cls", "target", "category")
+NAME_COLUMNS = ("filename", "path", "image", "file", "imagepath", "filepath", "imagefile", "imagename", "imagefilename")
+_LABEL = ("label", "labels", "class", "classes", "cls", "target", "targets", "category", "categories")
+LABEL_COLUMNS = (*_LABEL, *(f"{kind}label{s}" for kind in ("fine", "coarse") for s in ("", "s")))
+OTHER_LABEL_COLUMNS = (
+    "y",
+    *(word + end for word in ("class", "label", "category", "target") for end in ("name", "id", "idx", "index")),
+    *("classlabel", "targetlabel", "groundtruth"),
+)
+"""Names of labels, as :func:`plain` writes them; the others count where none of the first is there, since they often
+stand beside one of the first and say the same."""
 
 Row = tuple[str, str | None]
+
+
+class ImageList(NamedTuple):
+    """What a list states.
+
+    Attributes
+    ----------
+    rows : list of (str, str or None)
+        Path of each image as it stands there, and label.
+    unused : list of str
+        Columns that nothing is read from.
+    has_labels : bool
+        Whether there is a column of labels.
+    """
+
+    rows: list[Row]
+    unused: list[str]
+    has_labels: bool
+
+
+@lru_cache(maxsize=1 << 12)
+def plain(name: str) -> str:
+    """Return the name of a column without what spellings differ in: case, underscores, dots, blanks."""
+    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def choose_label_column(columns: Sequence[str], where: str, wanted: str | None = None) -> str | None:
@@ -29,7 +64,7 @@ def choose_label_column(columns: Sequence[str], where: str, wanted: str | None =
     where : str
         What to call the data in an error.
     wanted : str, optional
-        The column to take; None takes the only one with a usual name.
+        The column to take; None takes the only one with a usual name, in any spelling.
 
     Returns
     -------
@@ -42,14 +77,16 @@ def choose_label_column(columns: Sequence[str], where: str, wanted: str | None =
         If the column that is wanted is not there, or several could be meant.
     """
     if wanted is not None:
-        if wanted in columns:
-            return wanted
+        alike = [wanted] if wanted in columns else [name for name in columns if plain(name) == plain(wanted)]
+        if len(alike) == 1:
+            return alike[0]
         raise DataError(
             f"{where} has no column {wanted!r}",
             got=f"columns {', '.join(columns)}",
             remedy="name one of them with --label-column",
         )
-    found = [column for column in LABEL_COLUMNS if column in columns]
+    first, second = ([name for name in columns if plain(name) in kind] for kind in (LABEL_COLUMNS, OTHER_LABEL_COLUMNS))
+    found = first or second
     if len(found) > 1:
         raise DataError(
             f"{where} has several columns of labels",
@@ -59,22 +96,30 @@ def choose_label_column(columns: Sequence[str], where: str, wanted: str | None =
     return found[0] if found else None
 
 
-def read_list(path: Path, label_column: str | None = None) -> list[Row]:
+def unused_columns(where: str, columns: Sequence[str], has_labels: bool, what: str = "column") -> dict[str, list[str]]:
+    """Return the note on columns that nothing is read from; without labels it says how to choose them."""
+    if not columns or has_labels:
+        return {f"{what}s of {where}": list(columns)} if columns else {}
+    name = columns[0] if len(columns) == 1 else "NAME"
+    shown = ", ".join(columns[:_SHOWN]) + (", ..." if len(columns) > _SHOWN else "")
+    return {f"{counted(len(columns), what + 's')} of {where} ({shown}); choose labels with --label-column {name}": []}
+
+
+def read_list(path: Path, label_column: str | None = None) -> ImageList:
     """Read the names and labels that a list states.
 
     Parameters
     ----------
     path : Path
-        ``.csv``, ``.tsv`` with a header or ``.jsonl``: a column ``file_name``, ``filename``, ``path``, ``image`` or
-        ``file``, and one of labels. ``.txt``: in each line a path and, behind white space, a label; lines without one
+        ``.csv``, ``.tsv`` with a header or ``.jsonl``: a column of paths (:data:`NAME_COLUMNS`) and one of labels, in
+        any spelling of their names. ``.txt``: in each line a path and, behind white space, a label; lines without one
         are images without labels; in Tiny ImageNet's ``val_annotations.txt`` the second column is the label.
     label_column : str, optional
         As for :func:`choose_label_column`.
 
     Returns
     -------
-    list of (str, str or None)
-        Path as it stands there, and label.
+    ImageList
 
     Raises
     ------
@@ -83,14 +128,17 @@ def read_list(path: Path, label_column: str | None = None) -> list[Row]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        rows = list(_plain_rows(path, text) if path.suffix == ".txt" else _table_rows(path, text, label_column))
+        if path.suffix.lower() == ".txt":
+            found = ImageList(list(_plain_rows(path, text)), [], True)
+        else:
+            found = _table(path, text, label_column)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"{path} cannot be read as a list of images", got=str(error) or type(error).__name__) from error
-    labels = dict(rows)
-    odd = next((name for name, label in rows if labels[name] != label), None)
+    labels = dict(found.rows)
+    odd = next((name for name, label in found.rows if labels[name] != label), None)
     if odd is not None:
         raise DataError(f"{path} gives {odd} two labels", remedy="remove one of the lines")
-    return list(labels.items())
+    return found._replace(rows=list(labels.items()))
 
 
 def _plain_rows(path: Path, text: str) -> Iterable[Row]:
@@ -105,32 +153,35 @@ def _plain_rows(path: Path, text: str) -> Iterable[Row]:
         yield (name.strip(), label.strip()) if name else (label, None)
 
 
-def _table_rows(path: Path, text: str, label_column: str | None) -> Iterable[Row]:
+def _table(path: Path, text: str, label_column: str | None) -> ImageList:
     """Read a table with a header."""
     records = _records(path, text)
     columns = list(dict.fromkeys(column for record in records for column in record if column))
-    name_column = next((column for column in NAME_COLUMNS if column in columns), None)
+    name_column = next((column for name in NAME_COLUMNS for column in columns if plain(column) == name), None)
     if name_column is None:
         raise DataError(
             f"{path} has no column of file names",
             got=f"columns {', '.join(columns)}",
-            expected=", ".join(NAME_COLUMNS),
+            expected="file_name, path or image",
             remedy="name the column file_name",
         )
-    label = choose_label_column(columns, str(path), label_column)
+    others = [column for column in columns if column != name_column]
+    label = choose_label_column(others, str(path), label_column)
+    rows = []
     for record in records:
         value = record.get(label) if label else None
-        yield str(record.get(name_column) or ""), None if value is None or value == "" else str(value)
+        rows.append((str(record.get(name_column) or ""), None if value is None or value == "" else str(value)))
+    return ImageList(rows, [column for column in others if column != label], label is not None)
 
 
 def _records(path: Path, text: str) -> list[dict[str, Any]]:
     """Split a table into its rows."""
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         records = [json.loads(line) for line in text.splitlines() if line.strip()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a line is no JSON object")
         return records
-    return list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","))
+    return list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
 
 
 def beside(name: str, row: str) -> str:

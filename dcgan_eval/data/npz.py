@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tokenize
 import zipfile
 import zlib
@@ -14,17 +13,17 @@ import numpy as np
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.labels import number_classes
-from dcgan_eval.data.lists import choose_label_column
+from dcgan_eval.data.lists import LABEL_COLUMNS, OTHER_LABEL_COLUMNS, choose_label_column, plain, unused_columns
 from dcgan_eval.data.tree import SPELLINGS, WHOLE, by_split, rank, split_named
 from dcgan_eval.errors import DataError
 
 _IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")
-LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "cls", "finelabels", "finelabel")
-OTHER_LABELS = ("coarselabels", "coarselabel", "arr1")
+LABELS = (*LABEL_COLUMNS, "y", "arr1")
+OTHER_LABELS = tuple(name for name in OTHER_LABEL_COLUMNS if name != "y")  # where there are none of the first
 CLASS_NAMES = ("classnames", "labelnames")
 NAMES = ("names", "filenames", "paths", "keys")
 _ROLES = {
-    role: kind for kind, roles in enumerate((_IMAGES, LABELS + OTHER_LABELS, CLASS_NAMES, NAMES)) for role in roles
+    role: kind for kind, roles in enumerate((_IMAGES, LABELS, CLASS_NAMES, NAMES, OTHER_LABELS)) for role in roles
 }
 # what NumPy and zipfile raise on damaged archives, besides ValueError: an encrypted member is a RuntimeError, a header
 # that claims a huge array a MemoryError
@@ -105,14 +104,17 @@ def read_npz(
     return ImageSet(images, labels, classes, name, split, names if names.dtype.kind == "U" else None)
 
 
-def unused_arrays(path: Path) -> list[str]:
-    """Return the names of the arrays that nothing is read from."""
-    unused = []
-    for file in {file for file, _ in _files(path).values()}:
+def unread_arrays(path: Path, label_column: str | None = None) -> dict[str, list[str]]:
+    """Return the note on arrays that nothing is read from; parameters as for :func:`read_npz`."""
+    found = _files(path)
+    labels = _label_keys(found, label_column)
+    used = {(found[split][0], key) for split, key in labels.items()}
+    used |= {(file, key) for file, keys in found.values() for role in (0, 2, 3) for key in keys[role]}
+    unused: dict[str, None] = {}
+    for file in dict.fromkeys(file for file, _ in found.values()):
         with open_npz(file) as archive:
-            known = {key for keys in sort_by_role(archive.files).values() for kind in keys for key in kind}
-            unused += [key for key in archive.files if key not in known]
-    return sorted(unused)
+            unused |= dict.fromkeys(key for key in archive.files if (file, key) not in used)
+    return unused_columns(path.name, list(unused), bool(labels), "array")
 
 
 def _files(path: Path) -> dict[str, tuple[Path, Roles]]:
@@ -136,7 +138,7 @@ def _splits_of(path: Path) -> Keys:
     with open_npz(path) as file:
         keys = sort_by_role(file.files)
     found = {split: roles for split, roles in keys.items() if roles[0]}
-    shared = keys.get(WHOLE, ([], [], [], []))[2]
+    shared = keys[WHOLE][2] if WHOLE in keys else []
     if not found:
         raise DataError(
             f"{path} has no array of images",
@@ -144,7 +146,7 @@ def _splits_of(path: Path) -> Keys:
             expected="images and labels, or x_train, y_train, x_test, y_test, or train_images, train_labels, ...",
             remedy="save it with numpy.savez(path, images=..., labels=...)",
         )
-    return {split: (roles[0], roles[1], roles[2] or shared, roles[3]) for split, roles in found.items()}
+    return {split: (r[0], r[1] or r[4], r[2] or shared, r[3]) for split, r in found.items()}
 
 
 def sort_by_role(names: Iterable[str], kinds: Mapping[str, int] = _ROLES) -> Keys:
@@ -164,11 +166,11 @@ def sort_by_role(names: Iterable[str], kinds: Mapping[str, int] = _ROLES) -> Key
     """
     found: Keys = {}
     for name in names:
-        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        written = plain(name)
         for spelling in ("", *sorted(SPELLINGS, key=len, reverse=True)):
-            role = plain.removeprefix(spelling)
-            role = role.removesuffix(spelling) if role == plain else role
-            if role in kinds and (spelling == "" or role != plain):
+            role = written.removeprefix(spelling)
+            role = role.removesuffix(spelling) if role == written else role
+            if role in kinds and (spelling == "" or role != written):
                 roles = found.setdefault(
                     SPELLINGS.get(spelling, WHOLE), tuple([] for _ in range(1 + max(kinds.values())))
                 )
@@ -184,25 +186,47 @@ def _labels(
     wanted: str | None,
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Number the classes of a split, with those of the others in view."""
-    values = {}
-    for other, (file, keys) in found.items():
-        key = _label_key(keys[1], file, wanted)
-        if key is not None:
-            values[other] = _arrays(file, key)[0]
+    values = {other: _arrays(found[other][0], key)[0] for other, key in _label_keys(found, wanted).items()}
     if split not in values:
         return None, ()
     return number_classes(values[split], list(values.values()), f"{found[split][0]} ({split})", class_names)
 
 
-def _label_key(keys: list[str], path: Path, wanted: str | None) -> str | None:
-    """Choose the array of labels."""
-    if len(keys) > 1 and wanted is None:
+def _label_keys(found: dict[str, tuple[Path, Roles]], wanted: str | None) -> dict[str, str]:
+    """Choose the array of labels of each split that has one."""
+    if wanted is None:
+        chosen = {split: _label_key(keys[1], file) for split, (file, keys) in found.items()}
+    else:
+        chosen = {split: _key_wanted(file, split, wanted) for split, (file, _) in found.items()}
+    if wanted is not None and not any(chosen.values()):
+        file, _ = next(iter(found.values()))
+        with open_npz(file) as archive:
+            choose_label_column(archive.files, str(file), wanted)  # says what there is
+    return {split: key for split, key in chosen.items() if key is not None}
+
+
+def _key_wanted(path: Path, split: str, wanted: str) -> str | None:
+    """Return the array of a split that ``wanted`` names, with or without the split's name in it."""
+    with open_npz(path) as file:
+        names = file.files
+    written = plain(wanted)
+    bare = {written.removeprefix(each).removesuffix(each) for each in SPELLINGS} - {written}
+    for kinds in ({written: 0}, dict.fromkeys(bare, 0)):
+        meant = sort_by_role(names, kinds).get(split, ([],))[0]
+        if meant:
+            return wanted if wanted in meant else _label_key(meant, path)
+    return None
+
+
+def _label_key(keys: list[str], path: Path) -> str | None:
+    """Return the one array of labels, None if there is none."""
+    if len(keys) > 1:
         raise DataError(
             f"{path} has several arrays of labels",
             got=", ".join(keys),
             remedy=f"choose one, as with --label-column {keys[0]}",
         )
-    return choose_label_column(keys, str(path), wanted) if keys and wanted is not None else next(iter(keys), None)
+    return keys[0] if keys else None
 
 
 def _only(keys: list[str], path: Path) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcgan_eval.data.lists import choose_label_column
+from dcgan_eval.data.lists import choose_label_column, unused_columns
 from dcgan_eval.data.tree import SPELLINGS, WHOLE, by_split, split_named
 from dcgan_eval.errors import DataError
 
@@ -186,6 +186,15 @@ def read_table(files: Sequence[Path], label_column: str | None = None) -> Table:
         )
     units = tuple(unit for shard in shards for unit in shard.units)
     return Table(units, np.concatenate(labels) if labels else None, shards[0].class_names, names)
+
+
+def unread_columns(files: Sequence[Path], label_column: str | None = None) -> dict[str, list[str]]:
+    """Return the note on columns of a split's files that nothing is read from; parameters as for :func:`read_table`."""
+    with _reading(files[0]):
+        schema = _stream(files[0]).schema if files[0].suffix == ".arrow" else pq.read_schema(files[0])
+    image, label, _ = _chosen(schema, files[0], label_column)
+    others = [name for name in schema.names if name not in (image, label) and not name.startswith("__index_level_")]
+    return unused_columns("the tables", others, label is not None)
 
 
 def check_shards(files: Sequence[Path]) -> None:

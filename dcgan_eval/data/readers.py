@@ -21,7 +21,7 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.labels import number_classes
 from dcgan_eval.data.mixed import MixedImages, gather
 from dcgan_eval.data.tree import WHOLE, rank, split_named
-from dcgan_eval.errors import DataError
+from dcgan_eval.errors import DataError, counted
 
 DIGITS_SIZE = 32
 MEMORY_BYTES = 8 << 30
@@ -186,8 +186,8 @@ def detect(path: Path, split: str | None = None, label_column: str | None = None
     layouts = (find_torchvision(path, layout) for layout in official.LAYOUTS)
     table = next(filter(None, layouts), None) or find_saved(path) or find_parquet(path)
     if table is not None:
-        return dataclasses.replace(table, notes=_beside(table))
-    return find_files(path, split, label_column) or find_npz(path)
+        return _with_notes(dataclasses.replace(table, notes=_beside(table)), label_column)
+    return find_files(path, split, label_column) or _with_notes(find_npz(path), label_column)
 
 
 def read(
@@ -262,7 +262,7 @@ def read_listing(listing: Listing, name: str, split: str, *, mixed: bool = False
         sizes = Counter(f"{height}x{width}" for height, width in images.sizes.tolist())
         raise DataError(
             f"The images of {name} ({split}) differ in size",
-            got=", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5)),
+            got=", ".join(f"{size} ({counted(count, 'images')})" for size, count in sizes.most_common(5)),
             expected="one height and width for all",
             remedy="bring all images to one size with `dcgan-eval data pack`, or before loading them",
         )
@@ -302,11 +302,11 @@ def _detect_file(path: Path, label_column: str | None) -> Source | None:
     """Find out what a file holds, by its suffix."""
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return find_npz(path)
+        return _with_notes(find_npz(path), label_column)
     if suffix in (".h5", ".hdf5"):
         return Source("pack", path, packfile.splits_in(path))
     if suffix == ".parquet":
-        return Source("parquet", path, (parquet.split_of(path) or WHOLE,))
+        return _with_notes(Source("parquet", path, (parquet.split_of(path) or WHOLE,)), label_column)
     if suffix == ".tar" or suffix in lists.LIST_SUFFIXES:
         return find_files(path, label_column=label_column)
     return None
@@ -315,10 +315,7 @@ def _detect_file(path: Path, label_column: str | None) -> Source | None:
 def _list_table(source: Source, split: str, class_names: tuple[str, ...] | None, label_column: str | None) -> Listing:
     """List the rows of Parquet or Arrow files."""
     assert source.path is not None, "tables have a path"
-    if source.path.is_file():
-        shards = {split: [source.path]}
-    else:
-        shards = (parquet.saved_splits if source.form == "saved" else parquet.split_files)(source.path)
+    shards = _shards(source)
     table = parquet.read_table(shards[split], label_column)
     firsts = [(unit.path, unit.num_rows) for unit in table.units]
     title = f"{source.path} ({split})"
@@ -336,6 +333,27 @@ def _list_table(source: Source, split: str, class_names: tuple[str, ...] | None,
     return Listing(table.units, tuple(printable(name) for name in table.names), labels, classes, where)
 
 
+def _shards(source: Source) -> dict[str, list[Path]]:
+    """Return the files of each split of a table."""
+    assert source.path is not None, "tables have a path"
+    if source.path.is_file():
+        return {source.splits[0]: [source.path]}
+    return (parquet.saved_splits if source.form == "saved" else parquet.split_files)(source.path)
+
+
+def _with_notes(source: Source | None, label_column: str | None) -> Source | None:
+    """Note the columns of tables, and the arrays, that nothing is read from."""
+    if source is None or source.path is None:
+        return source
+    notes = dict(source.notes)
+    if source.form in ("parquet", "saved"):
+        for files in _shards(source).values():
+            notes |= parquet.unread_columns(files, label_column)
+    if source.form == "npz":
+        notes |= npz.unread_arrays(source.path, label_column)
+    return dataclasses.replace(source, notes=notes)
+
+
 def _row_in(units: list[tuple[Path, int]], position: int) -> tuple[Path, int]:
     """Return the file of a row, and its number in that file."""
     row, file = 0, None
@@ -350,10 +368,9 @@ def _row_in(units: list[tuple[Path, int]], position: int) -> tuple[Path, int]:
 
 def _beside(source: Source) -> Notes:
     """Note the images and archives that lie in a folder of tables and are not read."""
-    finders = {"parquet": parquet.split_files, "saved": parquet.saved_splits}
-    if source.path is None or source.form not in finders:
+    if source.path is None or source.form not in ("parquet", "saved"):
         return {}
-    used = {file for files in finders[source.form](source.path).values() for file in files}
+    used = {file for files in _shards(source).values() for file in files}
     suffixes = (".tar", ".npz", ".h5", ".parquet", ".arrow", *IMAGE_SUFFIXES)
     names = [
         name for name, path in walk(source.path).files.items() if path not in used and name.lower().endswith(suffixes)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.errors import DataError
+from dcgan_eval.errors import DataError, counted
 from dcgan_eval.provenance import digest
 from dcgan_eval.seeding import rng
 
@@ -184,8 +184,8 @@ def _largest_remainder(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray
 def _check_split_size(images: ImageSet, num_held_out: int) -> None:
     if not 1 <= num_held_out < images.num_images:
         raise DataError(
-            f"Cannot hold {num_held_out} images out of {images.name} ({images.split})",
-            got=f"{images.num_images} images",
+            f"Cannot hold {counted(num_held_out, 'images')} out of {images.name} ({images.split})",
+            got=counted(images.num_images, "images"),
             expected=f"1 to {images.num_images - 1} held out",
             remedy="hold out fewer images, or load more",
         )
@@ -195,8 +195,9 @@ def _check_no_class_lost(images: ImageSet, counts: npt.NDArray[np.int64], quotas
     lost = np.flatnonzero((counts > 0) & (counts == quotas))
     if len(lost):
         raise DataError(
-            f"Holding out {quotas.sum()} images leaves none of class {images.class_names[lost[0]]!r} to train on",
-            got=f"{counts[lost[0]]} images of that class in {images.name} ({images.split})",
+            f"Holding out {counted(int(quotas.sum()), 'images')} leaves none of class "
+            f"{images.class_names[lost[0]]!r} to train on",
+            got=f"{counted(int(counts[lost[0]]), 'images')} of that class in {images.name} ({images.split})",
             remedy="hold out fewer images, or load more of that class",
         )
 
@@ -204,7 +205,9 @@ def _check_no_class_lost(images: ImageSet, counts: npt.NDArray[np.int64], quotas
 def _check_enough(images: ImageSet, groups: list[Rows], per_class: int) -> None:
     if per_class < 1:
         raise DataError(
-            f"Cannot take {per_class} images of each class", expected="at least 1", remedy="ask for at least one"
+            f"Cannot take {counted(per_class, 'images')} of each class",
+            expected="at least 1",
+            remedy="ask for at least one",
         )
     for class_name, group in zip(images.class_names, groups, strict=True):
         if len(group) < per_class:

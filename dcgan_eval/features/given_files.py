@@ -23,7 +23,7 @@ from ..files import sha256_of
 from .store import FeatureStore
 
 _FEATURES = ("features", "feature", "feats", "embeddings", "embedding", "representations", "x", "z", "data", "arr0")
-_KINDS = (_FEATURES, LABELS + OTHER_LABELS, CLASS_NAMES, ("sha256",), NAMES)
+_KINDS = (_FEATURES, LABELS, CLASS_NAMES, ("sha256",), NAMES, OTHER_LABELS)
 _ROLES = {role: kind for kind, roles in enumerate(_KINDS) for role in roles}
 _COLUMNS = {role: kind for role, kind in _ROLES.items() if kind}  # any other column of a table may be a feature
 _STAND_FOR = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
@@ -181,15 +181,18 @@ def _named(
         )
     roles, whole = splits[part], splits.get(WHOLE, tuple([] for _ in _KINDS))
     features = _only(path, "features", roles[0])
-    labels = wanted if wanted in names else _only_label(path, roles[1], wanted)
+    labels = wanted if wanted in names else _only_label(path, roles[1] or roles[5], wanted)
     named, hashes = roles[2] or whole[2], _only(path, "sha256", roles[3])
     matrix = read(features) if features else np.empty(0)
     stated = read(named[0]) if named else np.empty(0)
+    known = {name for kinds in splits.values() for kind in kinds for name in kind} - {*roles[1], *roles[5]}
+    unused = [name for name in names if name not in known and name != labels]
     return {
         "matrix": matrix,
         "labels": _column(read(labels)) if labels else None,
         "class_names": tuple(map(str, _column(stated))) if stated.dtype.kind in "SU" and stated.ndim == 1 else (),
         "sha256": _hashes(path, read(hashes)) if hashes else None,
+        "notes": (f"arrays of {path.name} that are not used: {', '.join(unused)}",) if unused else (),
     }
 
 
@@ -242,9 +245,9 @@ def _from_parquet(path: Path, split: str, wanted: str | None) -> dict[str, Any]:
     columns = [name for name in table.column_names if not name.startswith("__index_level_")]
     roles = sort_by_role([name for name in columns if not _is_list(table.schema.field(name).type)], _COLUMNS)
     found = roles.get(WHOLE, tuple([] for _ in _KINDS))
-    labels = wanted if wanted in columns else _only_label(path, found[1], wanted)
+    labels = wanted if wanted in columns else _only_label(path, found[1] or found[5], wanted)
     hashes = _only(path, "sha256", found[3])
-    left = [name for name in columns if name not in (labels, *found[1], *found[3], *found[4])]
+    left = [name for name in columns if name not in (labels, *found[1], *found[3], *found[4], *found[5])]
     matrix, features = _table_matrix(path, table, left)
     unused = [name for name in columns if name not in (labels, hashes, *features, *found[4])]
     return {

@@ -15,7 +15,7 @@ import pytest
 
 import dcgan_eval
 from dcgan_eval import provenance
-from dcgan_eval.errors import DataError, DcganEvalError, RecordError, unknown_name
+from dcgan_eval.errors import DataError, DcganEvalError, RecordError, counted, unknown_name
 from dcgan_eval.records import Record, load_record, pack_counts, unpack_counts
 from dcgan_eval.seeding import derive, rng, torch_generator
 
@@ -176,3 +176,41 @@ def test_provenance_names_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["packages"]["torch"]
     assert found["num_threads"] >= 1
     assert provenance.peak_memory_bytes() > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "text"),
+    [
+        (1, "images", "1 image"),
+        (0, "images", "0 images"),
+        (1234, "images", "1,234 images"),
+        (1, "classes", "1 class"),
+        (1, "class folders without images", "1 class folder without images"),
+        (1, "files of other kinds", "1 file of other kinds"),
+        (1, "pipes, devices and broken links", "1 pipe, device or broken link"),
+        (1, "hidden files and folders", "1 hidden file or folder"),
+        (2, "hidden files and folders", "2 hidden files and folders"),
+    ],
+)
+def test_one_of_a_kind_is_singular(number, what, text):
+    assert counted(number, what) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "text"),
+    [
+        (
+            "layer",
+            ("conv1", "conv2", "fc"),
+            "There is no layer named 'conv3'. Remedy: did you mean conv2 or conv1? There is also fc.",
+        ),
+        ("bundled weights", ("conv",), "There are no bundled weights named 'conv3'. Remedy: did you mean conv?"),
+        (
+            "weights of torchvision's resnet18",
+            ("a",),
+            "There are no weights of torchvision's resnet18 named 'conv3'. Remedy: choose one of a.",
+        ),
+    ],
+)
+def test_unknown_names_read_as_sentences(kind, known, text):
+    assert str(unknown_name(kind, "conv3", known, DataError)) == text

@@ -114,7 +114,7 @@ def test_archives_of_classes_keep_their_labels(tmp_path):
     tar([*inner, ("n4.tar", tar([]))], tmp_path / "t.tar")
     found = read(tmp_path / "t.tar")
     assert found == {f"n{k}/n{k}_{i}.png": (10 * k + i, f"n{k}") for k in (1, 2, 3) for i in range(3)}
-    with pytest.warns(DataNotice, match=r"class folders without images \(n4\)"):
+    with pytest.warns(DataNotice, match=r"class folder without images \(n4\)"):
         load_data(tmp_path / "t.tar")
 
 
@@ -172,7 +172,7 @@ def test_links_count_as_what_they_point_to(tmp_path, format):
     expected = {f"ant/{n}.png": (n, "ant") for n in range(3)} | {f"bee/hard{n}.png": (n, "bee") for n in range(3)}
     expected |= {f"bee/soft{n}.png": (n, "bee") for n in range(3)} | {"bee/chain.png": (1, "bee")}
     assert read(tmp_path / "t.tar") == expected == read(place)
-    with pytest.warns(DataNotice, match=r"links to no file of the archive \(bee/circle.png\)"):
+    with pytest.warns(DataNotice, match=r"link to no file of the archive \(bee/circle.png\)"):
         load_data(tmp_path / "t.tar")
 
 

@@ -178,7 +178,7 @@ def test_check_reports_counts_duplicates_and_problems(tmp_path, forms):
     assert report["splits"]["test"]["duplicates"] == 2
     assert report["duplicates_between"] == {"train/test": 1}
     text = " ".join(report["problems"])
-    for part in ("40 images; the official one has 50,000", "2 images of test repeat", "1 different images of test"):
+    for part in ("40 images; the official one has 50,000", "2 images of test repeat", "1 different image of test"):
         assert part in text
 
 

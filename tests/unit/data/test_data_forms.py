@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dcgan_eval.data.catalog import load_data
+from dcgan_eval.data.catalog import check_data, load_data
 from dcgan_eval.data.labels import number_classes, sort_names
 from dcgan_eval.data.pack import pack, read_pack
 from dcgan_eval.data.readers import DataNotice
@@ -73,7 +74,7 @@ def test_metadata_with_several_columns_of_labels_wants_one_named(tmp_path):
 def test_metadata_that_names_what_is_not_there(tmp_path):
     place = photos(tmp_path / "p", 2)
     (place / "metadata.csv").write_text("file_name,label\n0.png,a\n9.png,b\n")
-    with pytest.raises(DataError, match=r"names 1 images that are not there. Got: 9.png"):
+    with pytest.raises(DataError, match=r"names 1 image not there. Got: 9.png"):
         load_data(place, "all")
     (place / "metadata.csv").write_text("file_name,label\n0.png,a\n")
     with pytest.raises(DataError, match=r"have no label. Got: 1 of 2, the first .*1\.png"):
@@ -103,7 +104,7 @@ def test_lists_of_paths_and_labels(tmp_path, suffix):
 def test_lists_that_cannot_be_right(tmp_path):
     photos(tmp_path, 2)
     (tmp_path / "a.txt").write_text("0.png ant\n7.png bee\n")
-    with pytest.raises(DataError, match=r"names 1 files that are not there. Got: 7.png"):
+    with pytest.raises(DataError, match=r"names 1 file not there. Got: 7.png"):
         load_data(tmp_path / "a.txt", "all")
     (tmp_path / "a.txt").write_text("0.png ant\n0.png bee\n")
     with pytest.raises(DataError, match=r"gives 0.png two labels"):
@@ -267,3 +268,74 @@ def test_numbering_by_hand():
     assert sort_names(["b", "10", "9"]) == ("10", "9", "b")
     with pytest.raises(DataError, match=r"argmax"):
         number_classes(np.eye(3), [], "x")
+
+
+# names of the labels, and what is not used
+
+
+SPELLINGS = ["Label", "LABELS", "y", "Class", "label_name", "class-id", "Category", "Fine Label", "ground_truth"]
+
+
+@pytest.mark.parametrize("column", SPELLINGS)
+@pytest.mark.parametrize("form", ["csv", "jsonl", "list", "parquet", "npz", "tar"])
+def test_labels_are_found_under_any_usual_name(tmp_path, form, column):
+    assert told(labelled(tmp_path, form, {column: ANIMALS})) == ANIMALS
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "list", "parquet", "npz", "tar"])
+def test_what_is_not_used_is_listed_and_can_be_chosen(tmp_path, form):
+    place = labelled(tmp_path, form, {"breed": ANIMALS})
+    assert told(place) == [None] * 6
+    with pytest.warns(DataNotice, match=r"1 \w+ of .*\(breed\); choose labels with --label-column breed"):
+        load_data(place, "all")
+    assert "breed" in " ".join(check_data(place)["not_used"])
+    assert told(place, label_column="breed") == told(place, label_column="Breed") == ANIMALS
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "list", "parquet", "npz", "tar"])
+def test_columns_beside_the_labels_are_listed(tmp_path, form):
+    place = labelled(tmp_path, form, {"mask": [*"abcdef"], "label": ANIMALS, "class_name": [*"uvwxyz"]})
+    assert told(place) == ANIMALS
+    with pytest.warns(DataNotice, match=r"2 \w+s of .* \(mask, class_name\)"):
+        load_data(place, "all")
+
+
+def labelled(place: Path, form: str, columns: dict[str, list[str]]) -> Path:
+    """Write the images with columns of texts in one form; return what to load."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if form == "npz":
+        np.savez(place / "a.npz", images=IMAGES, **columns)
+        return place / "a.npz"
+    if form == "parquet":
+        files = photos(place / "p")
+        contents = [(files / f"{row}.png").read_bytes() for row in range(6)]
+        pq.write_table(pa.table({"image": contents, **columns}), place / "all.parquet")
+        return place / "all.parquet"
+    photos(place)
+    if form == "tar":
+        for row, values in enumerate(rows):
+            (place / f"{row}.json").write_text(json.dumps(values))
+        with tarfile.open(place / "a.tar", "w") as tar:
+            for path in sorted(place.glob("?.*")):
+                tar.add(path, path.name)
+        return place / "a.tar"
+    named = [{"file_name": f"{row}.png", **values} for row, values in enumerate(rows)]
+    if form == "jsonl":
+        (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, named)))
+        return place
+    name = "metadata.csv" if form == "csv" else "mine.csv"
+    (place / name).write_text("\n".join(",".join(line) for line in [named[0].keys(), *(r.values() for r in named)]))
+    return place if form == "csv" else place / name
+
+
+def test_arrays_of_each_split_are_chosen_by_one_name(tmp_path):
+    arrays = {f"x_{split}": IMAGES for split in ("train", "test")} | {
+        f"{split}_breed": ANIMALS for split in ("train", "test")
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    for name in ("breed", "train_breed"):
+        for split in ("train", "test"):
+            images = load_data(tmp_path / "a.npz", split, label_column=name)
+            assert [images.class_names[label] for label in images.labels] == ANIMALS
+    with pytest.raises(DataError, match="no column 'colour'"):
+        load_data(tmp_path / "a.npz", "test", label_column="colour")

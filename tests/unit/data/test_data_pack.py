@@ -230,7 +230,7 @@ def test_bad_sources_and_places_are_named(tmp_path):
     with pytest.raises(DataError, match="decompress"):
         pack(tmp_path / "squeezed.tar", out)
     (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(DataError, match="names 1 files that are not there"):
+    with pytest.raises(DataError, match="names 1 file not there"):
         pack(tmp_path / "notes.txt", out)
     with pytest.raises(DataError, match="--size"):
         pack(folder, out, size=0)

@@ -214,7 +214,7 @@ def test_left_over_files_are_ignored(tmp_path, toy, forms):
 def test_images_of_different_sizes_are_refused_with_the_sizes(tmp_path, toy, forms):
     forms.folders(toy, tmp_path / "train")
     Image.new("RGB", (9, 8)).save(tmp_path / "train" / "class1" / "odd.png")
-    with pytest.raises(DataError, match=r"differ in size.*6x6 \(60 images\), 8x9 \(1 images\)"):
+    with pytest.raises(DataError, match=r"differ in size.*6x6 \(60 images\), 8x9 \(1 image\)"):
         load_data(tmp_path)
 
 

@@ -131,10 +131,10 @@ def test_a_class_without_images_keeps_its_number_and_is_said(tmp_path, what):
     images, _ = read(tmp_path)
     assert images.class_names == ("ant", "bee", "cow")
     assert images.labels.tolist() == [0, 2]
-    with pytest.warns(DataNotice, match=r"1 class folders without images \(bee\)"):
+    with pytest.warns(DataNotice, match=r"1 class folder without images \(bee\)"):
         load_data(tmp_path)
     report = check_data(tmp_path)
-    assert "1 class folders without images (bee)" in report["not_used"]
+    assert "1 class folder without images (bee)" in report["not_used"]
     assert report["splits"]["all"]["class_counts"]["bee"] == 0
 
 
@@ -176,7 +176,7 @@ def test_links_are_followed_except_in_circles(tmp_path):
     images, found = read(place)
     assert set(found) == {"ant/0.png", "ant/again.png", "bee/0.png", "bee/1.png"}
     assert images.images[:, 0, 0, 0].tolist() == [5, 21, 20, 21]
-    with pytest.warns(DataNotice, match="links to a folder they lie in .*up"):
+    with pytest.warns(DataNotice, match="link to a folder above .*up"):
         load_data(place)
 
 

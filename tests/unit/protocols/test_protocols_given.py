@@ -19,6 +19,7 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DataError, DcganEvalError, ProtocolError
 from dcgan_eval.features.fill import fill
 from dcgan_eval.features.given import find_rows
+from dcgan_eval.features.given_files import read_given
 from dcgan_eval.protocols.evaluate import evaluate
 from dcgan_eval.protocols.given import given_protocol
 from dcgan_eval.protocols.settings import Place
@@ -320,3 +321,14 @@ def test_verify_of_a_catalogue_protocol_checks_the_images_without_the_files() ->
     assert {name for name, passed in outcome(record).items() if passed is not True} == {"features"}
     pixels_record = evaluate("digits", PixelFeatures(), place=Place(cache_dir=Path("cache")))
     assert outcome(pixels_record, features=save())["weights"] is None
+
+
+def test_a_column_that_says_the_class_is_no_feature(tmp_path):
+    table = pd.DataFrame({"a": [0.5, 1.5], "b": [2.5, 3.5], "label": ["x", "y"], "Class ID": [0, 1]})
+    table.to_parquet(tmp_path / "t.parquet")
+    found = read_given(tmp_path / "t.parquet", "train")
+    assert found.matrix.tolist() == [[0.5, 2.5], [1.5, 3.5]]
+    assert "Class ID" in found.notes[0]
+    np.savez(tmp_path / "t.npz", features=found.matrix, Category=["x", "y"], extra=[1, 2])
+    assert read_given(tmp_path / "t.npz", "train").labels.tolist() == ["x", "y"]
+    assert read_given(tmp_path / "t.npz", "train").notes == ("arrays of t.npz that are not used: extra",)
