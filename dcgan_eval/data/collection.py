@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +30,7 @@ UNIT_IMAGES = 1024
 Notes = dict[str, list[str]]
 
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[_.-])({'|'.join(SPELLINGS)})(?:[_.-]|$)", re.IGNORECASE)
+_OTHERS = "files of other kinds"
 _JSON_BYTES = 1 << 20  # a label needs no more
 
 
@@ -217,7 +218,7 @@ def collect(place: Path, split: str | None = None, label_column: str | None = No
         return None
     files = {name: Item(path) for name, path in found.files.items()}
     tree = arrange(sorted(images), found.folders, split)
-    return _collection(place, files, tree, label_column, dict(found.notes))
+    return _as_listed(_collection(place, files, tree, label_column, dict(found.notes)), found, label_column)
 
 
 def printable(name: str) -> str:
@@ -281,13 +282,13 @@ def _meaning_of_archives(members: dict[str, list[str]]) -> dict[str, str]:
     return {name: f"{folder[name]}{stems[name]}/" if flat and by_class else folder[name] for name in members}
 
 
-def _from_lists(place: Path, label_column: str | None) -> Collection:
-    """Read a list of images, and those of the other splits beside it."""
+def _from_lists(place: Path, label_column: str | None, paths: dict[str, Path] | None = None) -> Collection:
+    """Read a list of images, and those of the other splits: ``paths``, or what lies beside it."""
     names: list[str] = []
     stated: list[str | None] = []
     branches: dict[str, Branch] = {}
     notes: Notes = {}
-    for split, path in _lists_beside(place).items():
+    for split, path in (paths or _lists_beside(place)).items():
         found = lists.read_list(path, label_column)
         rows = sorted(found.rows, key=lambda row: row[0])
         notes |= lists.unused_columns(path.name, found.unused, found.has_labels)
@@ -304,6 +305,43 @@ def _from_lists(place: Path, label_column: str | None) -> Collection:
             remedy="correct the paths, or move the list to the folder that they start from",
         )
     return Collection(place.parent, tuple(names), tuple(items), Tree(branches, (), {}), tuple(stated), notes)
+
+
+def _as_listed(images: Collection, found: Found, label_column: str | None) -> Collection:
+    """Read the lists that are named after splits and lie in a folder, unless its folders or metadata say it all."""
+    listed = {
+        name: path
+        for name, path in found.files.items()
+        if "/" not in name and split_named(path.stem) and _names_any(path, images, label_column)
+    }
+    if not listed:
+        return images
+    divided = images.splits != (WHOLE,) or images.tree.splits[WHOLE].classes is not None
+    first = next(iter(listed.values()))
+    if divided or any(images.stated) or len({path.suffix for path in listed.values()}) > 1:
+        what = counted(len(listed), "lists of images")
+        images.notes[f"{what} ({', '.join(listed)}); give {first} in place of the folder to read them"] = []
+        return images
+    names = by_split(path.stem for path in listed.values())
+    paths = {split: first.with_stem(names[split]) for split in sorted(names, key=rank)}
+    read = _from_lists(first, label_column, paths)
+    left = sorted(set(images.names) - {posixpath.normpath(name) for name in read.names})
+    notes = {**images.notes, **read.notes} | ({"images in none of the lists": left} if left else {})
+    notes.pop(_OTHERS, None)
+    _note_others(notes, [name for name in found.files if not _is_image(name) and name not in listed])
+    return replace(read, notes=notes)
+
+
+def _names_any(path: Path, images: Collection, label_column: str | None) -> bool:
+    """Tell whether a file is a list that names at least one of some images; note what cannot be read."""
+    if path.suffix.lower() not in lists.LIST_SUFFIXES:
+        return False
+    try:
+        rows = lists.read_list(path, label_column).rows
+    except DataError as error:
+        images.notes[f"{path.name} as a list of images: {error.what}"] = []
+        return False
+    return not {posixpath.normpath(name) for name, _ in rows}.isdisjoint(images.names)
 
 
 def _lists_beside(place: Path) -> dict[str, Path]:
@@ -401,7 +439,7 @@ def _note_others(notes: Notes, names: Iterable[str]) -> None:
     """Note files that are no images, by suffix."""
     suffixes = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in names)
     for suffix, count in sorted(suffixes.items()):
-        notes.setdefault("files of other kinds", []).extend([suffix] * count)
+        notes.setdefault(_OTHERS, []).extend([suffix] * count)
 
 
 def describe_notes(notes: Notes) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 import warnings
 from pathlib import Path
@@ -339,3 +340,42 @@ def test_arrays_of_each_split_are_chosen_by_one_name(tmp_path):
             assert [images.class_names[label] for label in images.labels] == ANIMALS
     with pytest.raises(DataError, match="no column 'colour'"):
         load_data(tmp_path / "a.npz", "test", label_column="colour")
+
+
+@pytest.mark.parametrize("folder", ["", "pictures"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_lists_of_splits_in_a_folder_of_images_are_read(tmp_path, folder, suffix):
+    photos(tmp_path / folder)
+    comma, head = (",", ["path,label"]) if suffix == ".csv" else (" ", [])
+    for split, rows in (("Train", range(3)), ("test", range(3, 5))):
+        lines = [f"{folder or '.'}/{row}.png{comma}{ANIMALS[row]}" for row in rows]
+        (tmp_path / f"{split}{suffix}").write_text("\n".join([*head, *lines]))
+    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "val.txt").write_text("a text about the pictures\n")
+    assert told(tmp_path, "train") == ANIMALS[:3]
+    assert told(tmp_path, "test") == ANIMALS[3:5]
+    report = check_data(tmp_path)
+    unread = "5.png" if not folder else f"{folder}/5.png"
+    assert report["not_used"] == [f"1 image in none of the lists ({unread})", "2 files of other kinds (.md, .txt)"]
+
+
+def test_a_list_that_cannot_be_read_is_said(tmp_path):
+    photos(tmp_path, 2)
+    (tmp_path / "train.csv").write_text("path,fine_label,coarse_label\n0.png,7,1\n1.png,10,1\n")
+    with pytest.warns(DataNotice, match=r"train.csv as a list of images: .* several columns of labels"):
+        load_data(tmp_path, "train")
+    assert told(tmp_path, "train", label_column="fine_label") == ["7", "10"]
+
+
+def test_lists_beside_class_folders_are_named_with_what_reads_them(tmp_path):
+    for row in range(4):
+        photos(tmp_path / "all", 4)
+        (tmp_path / ANIMALS[row]).mkdir(exist_ok=True)
+        (tmp_path / "all" / f"{row}.png").rename(tmp_path / ANIMALS[row] / f"{row}.png")
+    shutil.rmtree(tmp_path / "all")
+    (tmp_path / "train.txt").write_text("bee/0.png bee\nant/1.png ant\n")
+    (tmp_path / "test.txt").write_text("bee/2.png bee\n")
+    assert told(tmp_path) == ["ant", "bee", "bee", "cow"]
+    with pytest.warns(DataNotice, match=r"2 lists of images \(test.txt, train.txt\); give .*/test.txt in place"):
+        load_data(tmp_path, "all")
+    assert told(tmp_path / "test.txt", "train") == ["ant", "bee"]
