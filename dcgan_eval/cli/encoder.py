@@ -17,6 +17,7 @@ from .options import SIDE, offering, stack
 
 if TYPE_CHECKING:
     from ..features.taps import Encoder
+    from ..records import Record
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT_SHAPE = (32, 32, 3)
@@ -48,9 +49,13 @@ class EncoderChoice:
     layout: str | None
     list_layers: bool
 
-    def load(self, image_shape: tuple[int, int, int] = _DEFAULT_SHAPE) -> Encoder:
-        """Build the encoder; with ``--list-layers`` print its layers for images of a shape and end the command."""
+    def load(self, image_shape: tuple[int, int, int] = _DEFAULT_SHAPE, record: Record | None = None) -> Encoder:
+        """Build the encoder; with ``--list-layers`` print its layers for images of a shape and end the command.
+
+        What was not said about it is taken from a record where one is given.
+        """
         from ..features.encoders import load_encoder
+        from ..protocols.rebuild import load_recorded
 
         named = {key: spec for key in ("weights", "encoder", "arch") if (spec := getattr(self, key)) is not None}
         if len(named) > 1 or "" in named.values():
@@ -59,7 +64,7 @@ class EncoderChoice:
                 got=" ".join(f"--{key} {spec!r}" for key, spec in named.items()),
                 remedy="give one of --weights, --encoder and --arch",
             )
-        encoder = load_encoder(
+        encoder = (load_encoder if record is None else functools.partial(load_recorded, record))(
             next(iter(named.values()), None),
             checkpoint=self.checkpoint,
             normalise=self.normalise,

@@ -182,12 +182,14 @@ def verify(
 ) -> None:
     """Check a record against itself and the data and weights it names.
 
+    What is not said of the encoder is taken from the record; what is said and differs is a row of its own.
+
     Exit code 1 when something differs, 3 when nothing does but something could not be checked.
     """
     from ..protocols.verify import verify as check_record
 
     record = load_record(path)
-    model = encoder.load() if encoder.weights or encoder.encoder or encoder.list_layers else None
+    model = encoder.load(record=record) if any(vars(encoder).values()) else None
     with progress_view() as progress:
         checks = check_record(
             record,

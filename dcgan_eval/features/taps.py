@@ -18,6 +18,7 @@ from .isolated import COMPILED, unwrapped
 from .pooling import Pooling
 from .preprocess import ByImage, Preprocess
 
+GREY_REPEATED = ", grey repeated to 3 channels"
 OUTPUT = "output"  # name under which what the module itself returns is tapped
 
 
@@ -112,7 +113,7 @@ class Encoder:
     def preprocessing_of(self, image_shape: tuple[int, int, int]) -> str:
         """Return what happens to images of a shape, in words."""
         repeated = image_shape[2] == 1 and self.channels == 3 and isinstance(self.preprocess, Preprocess | ByImage)
-        return self.preprocessing + (", grey repeated to 3 channels" if repeated else "")
+        return self.preprocessing + (GREY_REPEATED if repeated else "")
 
     @property
     def weights_sha256(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from ..errors import EncoderError, RecordError
 from ..features.encoders import is_factory, load_encoder
 from ..features.extract import EncoderFeatures, ExtractOptions
 from ..features.fill import Filler
-from ..features.taps import Encoder
+from ..features.preprocess import Preprocess
+from ..features.taps import GREY_REPEATED, Encoder
 from ..records import Record
 from .catalog import PROTOCOLS
 from .classifiers import PROBES, Classifier, SvmClassifier
@@ -93,6 +96,12 @@ def record_source(record: Record, encoder: Encoder | None = None) -> Filler:
         No encoder of that name can be built here.
     """
     made = record.features
+    if encoder is not None and made["kind"] != "encoder":
+        raise RecordError(
+            "The features behind the record are of no encoder",
+            got=made["name"],
+            remedy="leave out the encoder's options",
+        )
     if made["kind"] == "pixels":
         return PixelFeatures()
     if made["kind"] == "given":
@@ -105,17 +114,65 @@ def record_source(record: Record, encoder: Encoder | None = None) -> Filler:
         if made["kind"] == "kmeans":
             options = KMeansOptions(**{f.name: made[f.name] for f in fields(KMeansOptions)})
             return KMeansFeatures(options, store_dtype=made["store_dtype"])
-        if encoder is None and is_factory(made["name"]):
-            raise EncoderError(
-                "The record's encoder is code, which is not run because a file says so",
-                got=made["name"],
-                remedy="name it yourself with --encoder",
-            )
-        encoder = encoder or load_encoder(made["name"], **made.get("rules", {}))
+        encoder = encoder or load_recorded(record)
         how = {key: made[key] for key in ("batch_norm", "compute", "store_dtype")}
         return EncoderFeatures(encoder, ExtractOptions(tuple(made["layers"]), **how))
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError("The record does not say how its features were made", got=str(error)) from error
+
+
+def load_recorded(
+    record: Record, spec: str | None = None, *, checkpoint: str | Path | None = None, **rules: Any
+) -> Encoder:
+    """Return a record's encoder, or one that the user names, with the record's rules where the user gives none.
+
+    Parameters
+    ----------
+    record : Record
+        Whose features are to be made again.
+    spec, checkpoint
+        As for :func:`~dcgan_eval.features.encoders.load_encoder`; without both it is looked up by the record's name.
+    **rules
+        ``normalise``, ``image_size``, ``pooling`` and ``layout``; those that are None are taken from the record.
+
+    Raises
+    ------
+    DcganEvalError
+        The encoder cannot be built, or the record's rules cannot be read.
+    """
+    given = {key: value for key, value in rules.items() if value is not None}
+    try:
+        wanted = _recorded_rules(record.features) | given
+        looked_up = spec is None and checkpoint is None
+        name = record.features["name"] if looked_up else spec
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordError("The record does not say how its features were made", got=str(error)) from error
+    if looked_up and is_factory(str(name)):
+        raise EncoderError(
+            "The record's encoder is code, which is not run because a file says so",
+            got=name,
+            remedy="name it yourself with --encoder",
+        )
+    encoder = load_encoder(name, checkpoint=checkpoint, **given)
+    if all(encoder.rules[key] == value for key, value in wanted.items()):
+        return encoder
+    with suppress(
+        EncoderError
+    ):  # an Encoder out of the user's code has its own rules; whoever checks says what differs
+        return load_encoder(name, checkpoint=checkpoint, **wanted)
+    return encoder
+
+
+def _recorded_rules(made: dict[str, Any]) -> dict[str, Any]:
+    """Return the rules of a record that an encoder is loaded with: all but those that it did not follow."""
+    known = ("normalise", "image_size", "pooling", "layout")
+    rules = {key: value for key, value in made.get("rules", {}).items() if key in known and value is not None}
+    if made.get("kind") != "encoder" or not rules:
+        return {}
+    rule = Preprocess(rules.get("normalise", "paper"), rules.get("image_size")).words
+    if made["preprocessing"].removesuffix(GREY_REPEATED) != rule:  # the weights' own, which no rule describes
+        rules.pop("normalise", None)
+    return rules
 
 
 def record_settings(record: Record, protocol: Protocol) -> Settings:

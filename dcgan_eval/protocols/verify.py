@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from .statistics import (
 
 # Features in bfloat16 differ in the last bits between processors, so some images near a boundary change sides.
 _FLIPPED = 0.02
+_HASH = re.compile("[0-9a-f]{64}")
 _ROUNDING = 1e-12  # a record's numbers are written with all their digits
 
 
@@ -165,9 +167,20 @@ def _images(protocol: Protocol, source: Filler | None, place: Place) -> tuple[Im
 
 
 def _same(name: str, recorded: Any, found: Any) -> Check:
-    """Compare two values, hashes shortened."""
-    now, then = (f"{v:.6g}" if isinstance(v, float) else str(v)[:16] for v in (found, recorded))
+    """Compare two values."""
+    now, then = _words(found), _words(recorded)
     return Check(name, bool(recorded == found), now if recorded == found else f"{now}, recorded {then}")
+
+
+def _words(value: Any) -> str:
+    """Return a value as text, whole but for hashes."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_words(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple | set):
+        return ", ".join(map(_words, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value[:16] if isinstance(value, str) and _HASH.fullmatch(value) else str(value)
 
 
 def _near(name: str, recorded: Any, found: Any, what: str) -> Check:
@@ -275,6 +288,8 @@ def _plain(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _sources(record: Record, source: Filler) -> list[Check]:
     """Compare what made the features, or the files that hold them."""
+    if isinstance(source, EncoderFeatures):
+        return [_weights(record, source), *_rules(record, source.encoder)]
     if not isinstance(source, GivenFeatures):
         return [_weights(record, source)]
     recorded = record.features["files"]
@@ -291,6 +306,17 @@ def _weights(record: Record, source: Filler) -> Check:
     if isinstance(source, PixelFeatures):
         return _same("weights", record.weights_sha256, None)
     return Check("weights", None, "the codebook is learned from the images: see the number again, with --rerun")
+
+
+def _rules(record: Record, encoder: Encoder) -> Iterator[Check]:
+    """Compare how images become the encoder's input, and its output the features."""
+    found = {
+        "preprocessing": [encoder.preprocessing_of((1, 1, channels)) for channels in (3, 1)],
+        "pooling": [encoder.pooling.identity],
+    }
+    for key, possible in found.items():
+        if (recorded := record.features.get(key)) is not None:  # the first records do not say
+            yield _same(key, recorded, recorded if recorded in possible else possible[0])
 
 
 def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -> Iterator[Check]:
@@ -311,7 +337,7 @@ def _data(record: Record, protocol: Protocol, train: ImageSet, test: ImageSet) -
         by_class = np.bincount(test.labels[packing_order(record, test)], right_N, minlength=test.num_classes)
         yield _same("right images of each class", by_class.astype(int).tolist(), np.diag(record.confusion).tolist())
     if record.rows_sha256:
-        yield _same("rows of the splits", record.rows_sha256, _rows(record, protocol, train))
+        yield _same_rows(record.rows_sha256, _rows(record, protocol, train))
 
 
 def _near_duplicates(near: int | None, train: ImageSet, test: ImageSet) -> Iterator[Check]:
@@ -324,6 +350,13 @@ def _near_duplicates(near: int | None, train: ImageSet, test: ImageSet) -> Itera
         yield Check("near-duplicates", None, str(error))
         return
     yield _same("near-duplicates", near, count_near_duplicates(train, test))
+
+
+def _same_rows(recorded: dict[str, list[str]], found: dict[str, list[str]]) -> Check:
+    """Compare digests of rows by the stream that they were drawn from."""
+    different = [stream for stream in recorded | found if recorded.get(stream) != found.get(stream)]
+    detail = f"{', '.join(different)}: other rows" if different else ", ".join(found)
+    return Check("rows of the splits", not different, detail)
 
 
 def _rows(record: Record, protocol: Protocol, train: ImageSet) -> dict[str, list[str]]:
