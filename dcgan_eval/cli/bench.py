@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import DcganEvalError
+from ..features.extract import ExtractOptions
 from ..files import check_target
 from ..protocols.bench import Pair, run_pairs
 from ..protocols.sources import EncoderFeatures
@@ -17,9 +19,10 @@ from ..report.sheet import Sheet
 from ..report.summary import mean_ranks, summarise
 from ..report.tables import interval_over_images, score_cell
 from .console import err, out, progress_view
+from .encoder import RULES, EncoderChoice, layer_option, rule_options
 from .options import example, json_option, making_options, place_options, seed_option, to_option, tol_option
 from .running import take_making, take_place, take_settings
-from .suite import load_lists
+from .suite import Lists, load_lists
 
 
 @click.command(epilog=example("dcgan-eval bench --data digits --data ./own --encoder untrained --encoder mine:net"))
@@ -28,8 +31,11 @@ from .suite import load_lists
 @click.option(
     "--suite",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file with the lists `data` and `encoder`, beside what is given here.",
+    help="TOML file with the lists `data` and `encoder`, beside what is given here; an encoder may be a table with "
+    "its `name` and options of its own, as layer and image-size.",
 )
+@layer_option
+@rule_options
 @making_options
 @place_options
 @seed_option
@@ -49,24 +55,23 @@ def bench(
     What has its record already is not run again; what fails is said at the end, with exit code 1, and keeps nothing
     else from being run.
     """
-    from ..features.encoders import load_encoder
-
-    if suite is not None:
-        more_data, more_encoders = load_lists(suite)
-        data, encoders = (*data, *more_data), (*encoders, *more_encoders)
-    for option, names in (("--data", data), ("--encoder", encoders)):
+    lists = Lists([], [], {}) if suite is None else load_lists(suite)
+    rules = lists.rules | {name: value for name in ("layers", *RULES) if (value := options.pop(name))}
+    named = [(name, rules) for name in encoders] + [(name, rules | own) for name, own in lists.encoders]
+    sets = list(dict.fromkeys([*data, *lists.data]))
+    for option, names in (("--data", sets), ("--encoder", named)):
         if not names:
             raise click.UsageError(f"Missing option '{option}', or a list of them in a file given with --suite.")
     place, making, settings = take_place(options), take_making(options), take_settings(options)
     check_target(folder / "all.json", "--out")
     sources, pairs = {}, list[Pair]()
-    for name in dict.fromkeys(encoders):
+    for title, (name, own) in {_title(*encoder): encoder for encoder in named}.items():
         try:
-            sources[name] = EncoderFeatures(load_encoder(name), making)
+            sources[title] = _source(name, making, **own)
         except DcganEvalError as error:
-            pairs += [Pair(part, name, folder, error=str(error)) for part in dict.fromkeys(data)]
+            pairs += [Pair(part, title, folder, error=str(error)) for part in sets]
     with progress_view() as progress:
-        for pair in run_pairs(list(dict.fromkeys(data)), sources, folder, settings, place, progress):
+        for pair in run_pairs(sets, sources, folder, settings, place, progress):
             pairs.append(pair)
             err.print(_line(pair), highlight=False, markup=False)
     _show(pairs, as_json)
@@ -75,6 +80,17 @@ def bench(
         err.print(f"Failed: {pair.encoder} on {pair.data}: {pair.error}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         click.get_current_context().exit(1)
+
+
+def _title(name: str, rules: dict[str, Any]) -> str:
+    """Return what an encoder is called: its name, with the options that are given for it."""
+    words = {key: ",".join(value) if key == "layers" else value for key, value in rules.items()}
+    return " ".join([name, *(f"{key.removesuffix('s').replace('_', '-')}={value}" for key, value in words.items())])
+
+
+def _source(name: str, making: ExtractOptions, layers: tuple[str, ...] = (), **rules: Any) -> EncoderFeatures:
+    """Return the features of an encoder."""
+    return EncoderFeatures(EncoderChoice(encoder=name, **rules).load(), replace(making, layers=layers or None))
 
 
 def _line(pair: Pair) -> str:

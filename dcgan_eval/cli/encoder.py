@@ -39,15 +39,15 @@ class EncoderChoice:
         Print the layers instead of running.
     """
 
-    weights: str | None
-    encoder: str | None
-    arch: str | None
-    checkpoint: str | None
-    image_size: int | None
-    normalise: str | None
-    pool: str | None
-    layout: str | None
-    list_layers: bool
+    weights: str | None = None
+    encoder: str | None = None
+    arch: str | None = None
+    checkpoint: str | None = None
+    image_size: int | None = None
+    normalise: str | None = None
+    pool: str | None = None
+    layout: str | None = None
+    list_layers: bool = False
 
     def load(self, image_shape: tuple[int, int, int] = _DEFAULT_SHAPE, record: Record | None = None) -> Encoder:
         """Build the encoder; with ``--list-layers`` print its layers for images of a shape and end the command.
@@ -137,6 +137,31 @@ layer_option = click.option(
     shell_complete=offering(lambda ctx: layer_names(ctx.params)),
     help="Layer to use, repeated or comma-separated; * stands for any part between dots [default: all].",
 )
+rule_options = stack(
+    click.option(
+        "--image-size",
+        type=SIDE,
+        metavar="N",
+        help="Resize images to this side [default: as the weights' makers, else as they are].",
+    ),
+    click.option(
+        "--normalise",
+        "--normalize",
+        metavar="paper|imagenet|MEAN/STD",
+        help="How pixels are scaled [default: as the weights' makers, else paper, to -1...1].",
+    ),
+    click.option(
+        "--pool",
+        metavar="max4|avg4|avg1|gem|cls|cls+avg1|none",
+        help="How a layer's map or tokens become a vector [default: max4].",
+    ),
+    click.option(
+        "--layout",
+        metavar="auto|nchw|nhwc",
+        help="Axes of the layers' maps [default: auto, found by running the encoder].",
+    ),
+)
+RULES = ("image_size", "normalise", "pool", "layout")
 _options = stack(
     click.option(
         "--weights",
@@ -161,28 +186,7 @@ _options = stack(
         metavar="FILE",
         help="Tensors of --arch (.safetensors, .pth); prefixes are stripped, no code runs.",
     ),
-    click.option(
-        "--image-size",
-        type=SIDE,
-        metavar="N",
-        help="Resize images to this side [default: as the weights' makers, else as they are].",
-    ),
-    click.option(
-        "--normalise",
-        "--normalize",
-        metavar="paper|imagenet|MEAN/STD",
-        help="How pixels are scaled [default: as the weights' makers, else paper, to -1...1].",
-    ),
-    click.option(
-        "--pool",
-        metavar="max4|avg4|avg1|gem|cls|cls+avg1|none",
-        help="How a layer's map or tokens become a vector [default: max4].",
-    ),
-    click.option(
-        "--layout",
-        metavar="auto|nchw|nhwc",
-        help="Axes of the layers' maps [default: auto, found by running the encoder].",
-    ),
+    rule_options,
     click.option("--list-layers", is_flag=True, help="Print the names and shapes of all layers, and stop."),
 )
 

@@ -1,4 +1,4 @@
-"""Suites in TOML: the user's own runs for the gate, whose keys are the options of ``svm``, and lists for ``bench``."""
+"""Suites in TOML for the gate and for ``bench``, whose keys are the options of ``svm``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..errors import DcganEvalError, SuiteError, unknown_name
 from ..protocols.regress import SOLVER, SUITES, Bands, Case, Suite, our_suite
 from ..protocols.sources import EncoderFeatures, Filler
 from ..protocols.spec import Protocol
-from .encoder import EncoderChoice
+from .encoder import RULES, EncoderChoice
 from .options import Number
 from .running import given_source, take_making, take_protocol, take_settings
 from .svm import svm
@@ -33,8 +33,9 @@ _KEYS = {
     for name in (*option.opts, option.name or "")
     for spelling in (name.lstrip("-"), name.lstrip("-").replace("-", "_"))
 }
+_RULES = [key for key, option in _KEYS.items() if option.name in ("layers", *RULES)]  # of an encoder in a list
 _WEIGHTS = ("any", "equal")
-_LISTS = 'data = ["digits", "./own"] and encoder = ["imagenet32-plus", "timm:NAME"]'
+_LISTS = 'data = ["digits", "./own"] and encoder = ["imagenet32-plus", {name = "timm:NAME", pool = "avg1"}]'
 _EXAMPLE = '[[run]] with name = "...", protocol = "..." and options of svm'
 
 
@@ -64,25 +65,64 @@ def load_suite(name: str) -> Suite:
         if title in (*cases, SOLVER):
             whose = "the gate's own" if title == SOLVER else "an earlier run's"
             raise SuiteError(f"The name of run {number} of {path} is {whose}", got=repr(title), remedy="change it")
-        with _in_run(title, path):
+        with _within(f"Run {title!r} of {path}"):
             cases[title], runs[title] = _case(table)
     return Suite(path.stem, cases, path.with_suffix(".baseline.json"), runs)
 
 
-def load_lists(path: Path) -> tuple[list[str], list[str]]:
-    """Return the data sets and the encoders that a TOML file names in its lists ``data`` and ``encoder``.
+@dataclass(frozen=True)
+class Lists:
+    """What a file for ``bench`` names.
+
+    Attributes
+    ----------
+    data : list of str
+        Protocols, or paths of own data.
+    encoders : list of (str, dict)
+        Names, with the options that are given beside each.
+    rules : dict
+        Options of all encoders.
+    """
+
+    data: list[str]
+    encoders: list[tuple[str, dict[str, Any]]]
+    rules: dict[str, Any]
+
+
+def load_lists(path: Path) -> Lists:
+    """Return the lists ``data`` and ``encoder`` of a TOML file, whose encoders may be tables with options of ``svm``.
 
     Raises
     ------
     SuiteError
-        No such file, another key, or something else than names.
+        No such file, another key, or something else than names and options.
     """
     content = _content(path, _LISTS)
-    _check_keys(content, ["data", "encoder"], f"list of {path}")
-    for key, names in content.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise _wrong(f"{key} of {path} is no list of names", names, _LISTS)
-    return content.get("data", []), content.get("encoder", [])
+    _check_keys(content, ["data", "encoder", *_RULES], f"key of {path}")
+    data, entries = content.get("data", []), content.get("encoder", [])
+    tables = [{"name": e} if isinstance(e, str) else e for e in entries] if isinstance(entries, list) else [entries]
+    for key, names, given in (("data", data, data), ("encoder", [_name(table) for table in tables], entries)):
+        if not isinstance(given, list) or not all(isinstance(name, str) and name.strip() for name in names):
+            raise _wrong(f"{key} of {path} is no list of names", given, _LISTS)
+    with _within(str(path)):
+        rules = _rules(content)
+    encoders = []
+    for table in tables:
+        with _within(f"Encoder {table['name']!r} of {path}"):
+            _check_keys(table, ["name", *_RULES], "key of an encoder")
+            encoders.append((table["name"], _rules(table)))
+    return Lists(data, encoders, rules)
+
+
+def _name(table: Any) -> Any:
+    """Return an encoder's name, None for what can have none."""
+    return table.get("name") if isinstance(table, dict) else None
+
+
+def _rules(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an encoder that a table gives."""
+    asked, context = _parsed({key: value for key, value in table.items() if key in _RULES}, "digits")
+    return {name: context.params[name] for name in asked if name != "protocol"}
 
 
 def _content(path: Path, expected: str) -> dict[str, Any]:
@@ -104,16 +144,15 @@ def _tables(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _in_run(title: str, path: Path) -> Iterator[None]:
-    """Say in which run of which file something is wrong, and name keys instead of options."""
+def _within(place: str) -> Iterator[None]:
+    """Say where in which file something is wrong, and name keys instead of options."""
     try:
         yield
     except click.UsageError as error:
-        raise SuiteError(f"Run {title!r} of {path}: {_as_keys(error.format_message())}") from error
+        raise SuiteError(f"{place}: {_as_keys(error.format_message())}") from error
     except DcganEvalError as error:
         remedy = error.remedy and _as_keys(error.remedy)
-        what = f"Run {title!r} of {path}: {error.what}"
-        raise SuiteError(what, got=error.got, expected=error.expected, remedy=remedy) from error
+        raise SuiteError(f"{place}: {error.what}", got=error.got, expected=error.expected, remedy=remedy) from error
 
 
 def _as_keys(text: str) -> str:
@@ -127,6 +166,17 @@ def _case(table: dict[str, Any]) -> tuple[Case, dict[str, Any]]:
     protocol = table.get("protocol")
     if not isinstance(protocol, str) or not protocol:
         raise _wrong("It has no protocol", protocol, "a protocol's name, or the path of own data")
+    asked, context = _parsed(table, protocol)
+    with context:
+        pinned, source, options = _run(context.params)
+    settings = take_settings(options)
+    assert options.keys() <= _NOT_KEYS, "every key is used"
+    gap = math.inf if settings.allow_unconverged else settings.tol
+    return Case(pinned, source, settings, _bands(table.get("bands", {}), gap)), asked
+
+
+def _parsed(table: dict[str, Any], protocol: str) -> tuple[dict[str, Any], click.Context]:
+    """Return what a table asks for as plain values, and as a call of ``svm``."""
     words, asked = list[str](), {"protocol": protocol}
     for key, value in table.items():
         if key in _KEYS:
@@ -135,12 +185,7 @@ def _case(table: dict[str, Any]) -> tuple[Case, dict[str, Any]]:
                 raise SuiteError("An option is given twice", got=key, remedy="leave one of the two out")
             words += _words(key, option, value)
             asked[str(option.name)] = value
-    with svm.make_context("svm", [*words, "--", protocol]) as context:
-        pinned, source, options = _run(context.params)
-    settings = take_settings(options)
-    assert options.keys() <= _NOT_KEYS, "every key is used"
-    gap = math.inf if settings.allow_unconverged else settings.tol
-    return Case(pinned, source, settings, _bands(table.get("bands", {}), gap)), asked
+    return asked, svm.make_context("svm", [*words, "--", protocol])
 
 
 def _run(options: dict[str, Any]) -> tuple[Protocol, Callable[[], Filler], dict[str, Any]]:

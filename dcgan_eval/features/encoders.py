@@ -22,7 +22,7 @@ from ..models.weights import FORMAT, UNSEALED, load_network, read_card, read_ten
 from ..seeding import derive
 from .checkpoints import SUFFIXES, load_checkpoint
 from .libraries import LIBRARIES, Built, forms, from_entry_point, from_library
-from .preprocess import ByImage
+from .preprocess import IMAGENET, ByImage
 from .taps import Encoder
 
 # Layers that stand for "all" where a model names its stages or blocks in one of the common ways.
@@ -171,8 +171,8 @@ def _library_encoder(kind: str, rest: str, checkpoint: str | Path | None, rules:
     notes = _doubts(built, rules)
     own: dict[str, Any] = {"prefix_tokens": built.prefix_tokens}
     if rules.keys() & {"normalise", "image_size"}:
-        values = (",".join(f"{v:g}" for v in part) for part in (built.mean, built.std))
-        rules = {"normalise": "/".join(values), "image_size": built.size, **rules}
+        values = "/".join(",".join(f"{v:g}" for v in part) for part in (built.mean, built.std))
+        rules = {"normalise": "imagenet" if values == IMAGENET else values, "image_size": built.size, **rules}
     else:
         own |= {"preprocess": ByImage(built.transform), "preprocessing": f"{spec}: {_words(built.transform)}"}
     return Encoder(module, _stages(module), name=spec, notes=notes, **own, **rules)

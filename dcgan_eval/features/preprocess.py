@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..errors import EncoderError
 from ..models.dcgan import to_unit_range
 
-_IMAGENET = "0.485,0.456,0.406/0.229,0.224,0.225"
+IMAGENET = "0.485,0.456,0.406/0.229,0.224,0.225"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Preprocess:
 
     def _mean_and_std(self) -> tuple[list[float], list[float]]:
         """Read the two lists of numbers."""
-        text = _IMAGENET if self.normalise == "imagenet" else self.normalise
+        text = IMAGENET if self.normalise == "imagenet" else self.normalise
         try:
             mean, std = ([float(v) for v in part.split(",")] for part in text.split("/"))
         except ValueError:

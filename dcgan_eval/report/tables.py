@@ -28,9 +28,14 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def features_label(record: Record) -> str:
-    """Return the features' name, with the layers where they are not all."""
-    layers = "" if record.features.get("all_layers", True) else f" ({'+'.join(record.features.get('layers', []))})"
-    return record.features["name"] + layers
+    """Return the features' name, with the layers where they are not all and the rules that are no defaults."""
+    made = record.features
+    rules = made["rules"] if isinstance(made.get("rules"), dict) else {}
+    words = [] if made.get("all_layers", True) else ["+".join(made.get("layers", []))]
+    words += [f"{rules['image_size']} px"] if rules.get("image_size") else []
+    words += [str(rules[key]) for key in ("pooling", "layout") if rules.get(key)]
+    words += [str(rules["normalise"])] if rules.get("normalise", "paper") != "paper" else []
+    return made["name"] + (f" ({', '.join(words)})" if words else "")
 
 
 def run_name(record: Record) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from dcgan_eval.cli.main import main
 from dcgan_eval.models.dcgan import build
@@ -101,6 +102,89 @@ def test_a_suite_that_says_nothing_is_refused(place: Path, content: str, words: 
     result = bench_on("--suite", "mine.toml")
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+CODE = """
+import torch
+from torch import nn
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+"""
+
+
+@pytest.fixture
+def photos(place: Path, request: pytest.FixtureRequest) -> str:
+    """Write images of many sizes as class folders, and a module; return its name."""
+    draw = np.random.default_rng(0)
+    for i in range(40):
+        folder = place / "photos" / ("train" if i < 28 else "test") / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 100 + 100 * (i % 2), (10 + i % 5, 12, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    name = f"code_{request.node.name}".partition("[")[0]
+    Path(f"{name}.py").write_text(CODE)
+    return f"{name}:net"
+
+
+def of_record(path: str) -> tuple[list[str], dict[str, object]]:
+    features = json.loads(Path(path).read_text())["features"]
+    return features["layers"], {k: v for k, v in features["rules"].items() if v not in (None, "paper")}
+
+
+def test_encoders_take_the_options_that_svm_takes(photos: str) -> None:
+    rules = ["--layer", "1", "--image-size", "8", "--pool", "avg1", "--normalise", "0.5/0.5"]
+    result = bench_on("--data", "photos", "--encoder", photos, *rules)
+    assert result.exit_code == 0, result.output
+    (pair,) = json.loads(result.stdout)["pairs"]
+    expected = (["1"], {"normalise": "0.5/0.5", "image_size": 8, "pooling": "avg1"})
+    assert of_record(pair["file"]) == expected
+    single = CliRunner().invoke(
+        main, ["svm", "photos", "--encoder", photos, *rules, "--cache-dir", "c", "--record", "r.json", "--json"]
+    )
+    assert json.loads(single.stdout)["score"] == pair["score"]
+
+
+def test_encoders_of_a_suite_have_options_of_their_own(photos: str, place: Path) -> None:
+    (place / "mine.toml").write_text(
+        f"""data = ["photos"]
+image-size = 8
+layer = ["1"]
+encoder = ["{photos}", {{name = "{photos}", image_size = 9}}, {{name = "{photos}", layer = ["0", "2"], pool = "avg1"}}]
+"""
+    )
+    result = bench_on("--suite", "mine.toml")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["pairs"]
+    assert [of_record(pair["file"]) for pair in found] == [
+        (["1"], {"image_size": 8}),
+        (["1"], {"image_size": 9}),
+        (["0", "2"], {"image_size": 8, "pooling": "avg1"}),
+    ]
+    assert len({pair["encoder"] for pair in found}) == len(json.loads(result.stdout)["mean_ranks"]) == 3
+    wider = json.loads(bench_on("--suite", "mine.toml", "--image-size", "10").stdout)["pairs"]
+    assert [of_record(pair["file"])[1]["image_size"] for pair in wider] == [10, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('encoder = [{name = "a", poool = "avg1"}]', "pool"),
+        ('encoder = [{name = "a", image-size = "8"}]', "image-size"),
+        ('encoder = [{name = "a", image-size = 8, image_size = 9}]', "twice"),
+        ('encoder = [{pool = "avg1"}]', "no list of names"),
+        ("encoder = 3", "no list of names"),
+        ("image-size = 0", "image-size"),
+        ("seed = 1", "seed"),
+    ],
+)
+def test_options_of_a_suite_that_are_none_are_refused(place: Path, content: str, words: str) -> None:
+    (place / "mine.toml").write_text(f'data = ["set1.npz"]\n{content}\n')
+    result = bench_on("--suite", "mine.toml", "--encoder", "net1.safetensors")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert "mine.toml" in result.stderr
+    assert "--" not in result.stderr
 
 
 def test_the_table_shows_ranks(place: Path) -> None:
