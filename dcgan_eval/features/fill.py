@@ -220,7 +220,12 @@ def _write(
             scaled = {
                 name: f_ND if writer.scale(name) == 1 else f_ND * writer.scale(name) for name, f_ND in features.items()
             }
-            writer.write(block, {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in scaled.items()})
+            try:
+                stored = {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in scaled.items()}
+            except DcganEvalError:  # comes again whenever these features are made
+                writer.discard()
+                raise
+            writer.write(block, stored)
             done += len(rows)
             progress(what, done, images.num_images)
         writer.finish()
@@ -234,11 +239,15 @@ def _stored(name: str, f_ND: np.ndarray, store_dtype: str) -> np.ndarray:
     if stored.dtype == f_ND.dtype and stored.dtype.kind != "f":
         return stored
     if not np.isfinite(stored).all():
+        with np.errstate(over="ignore"):
+            fits = bool(np.isfinite(f_ND.astype(np.float32)).all())  # in the widest type there is
         raise DcganEvalError(
             f"Features of layer {name!r} cannot be stored as {store_dtype}",
             got=f"largest magnitude {float(np.abs(f_ND).max())}",
             expected="finite values within the type's range",
-            remedy="check the weights, or use --store-dtype float32",
+            remedy="use --store-dtype float32"
+            if fits
+            else "check the weights, and what the encoder does to the images",
         )
     error = np.linalg.norm(stored.astype(np.float32) - f_ND)
     if error > _ROUNDING * np.linalg.norm(f_ND):

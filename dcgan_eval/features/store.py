@@ -279,7 +279,7 @@ def check_identity(store: FeatureStore, identity: StoreIdentity, *, is_alike: bo
 class StoreWriter:
     """Writes a store block by block under a temporary name; a later writer continues after the last good block.
 
-    A context manager: it holds the file's lock, and keeps what is complete when it is left early.
+    A context manager: it holds the file's lock, and keeps the blocks that are complete when it is left early.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ class StoreWriter:
         self.path, self.identity, self.keys, self.behaviour = path, identity, keys, behaviour
         self.wait, self.on_wait = wait, on_wait
         self.partial = path.with_name(path.name + PARTIAL)
-        self._open = ExitStack()
+        self._open = ExitStack()  # the lock, and the file below
 
     def __enter__(self) -> StoreWriter:
         with ExitStack() as opened:
@@ -331,8 +331,21 @@ class StoreWriter:
             self._open = opened.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        with self._open:  # the lock is held until the end
+            if error is not None and not self.is_complete() and not self._has_blocks():
+                self.discard()
+
+    def discard(self) -> None:
+        """Delete what is written so far, of which no later run could make a store."""
+        self.partial.unlink(missing_ok=True)
+
+    def _has_blocks(self) -> bool:
+        """Tell whether there is something that a later run can go on from."""
+        try:
+            return bool(done_blocks(self._file, self._layout).any())
+        except DamagedFile:
+            return False
 
     def _found(self) -> Layout | None:
         """Return the layout of what an earlier run left, if it can be continued."""

@@ -258,6 +258,30 @@ def test_a_layer_that_does_not_run() -> None:
 def test_features_that_are_not_finite(small: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(DcganEvalError, match="largest magnitude nan"):
         extract(Encoder(Returns(lambda x: x * float("nan")), ["output"]), small, cache_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("stored", ["float16", "float32"])
+@pytest.mark.parametrize("last", [1e6, float("inf"), float("nan")])
+def test_the_remedy_for_values_beyond_the_type_can_work(tmp_path: Path, stored: str, last: float) -> None:
+    """Only an image of the second block is beyond it, so that a block is written before."""
+    pixels = np.random.default_rng(0).integers(0, 200, (400, 4, 4, 3), dtype=np.uint8)
+    pixels[0] = 249
+    images = ImageSet(pixels)
+    assert images.canonical_rank[0] >= 256
+
+    def beyond(x: Tensor) -> Tensor:
+        f_ND = x.flatten(1)
+        return torch.where((f_ND > 0.9).all(1, keepdim=True), torch.full_like(f_ND, last), f_ND)
+
+    encoder, options = Encoder(Returns(beyond), ["output"]), ExtractOptions(store_dtype=stored)
+    if last == 1e6 and stored == "float32":
+        assert extract(encoder, images, cache_dir=tmp_path, options=options).read().max() == 1e6
+        return
+    with pytest.raises(DcganEvalError, match="largest magnitude") as caught:
+        extract(encoder, images, cache_dir=tmp_path, options=options)
+    assert ("--store-dtype float32" in str(caught.value)) == (last == 1e6)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_constructions_that_cannot_be() -> None:

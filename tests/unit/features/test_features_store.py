@@ -141,6 +141,20 @@ def test_an_interrupted_extraction_continues(
     assert list(tmp_path.glob("*.partial")) == []
 
 
+def test_a_run_without_a_finished_block_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, encoder: Encoder, images: ImageSet, tmp_path: Path
+) -> None:
+    """After one block the file is kept: see above."""
+
+    def stop(self: Any, x: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extract_module.Extractor, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(encoder, images, options=EXACT, cache_dir=tmp_path)
+    assert list(tmp_path.glob("noise-*.h5*")) == []
+
+
 _KILLED = """
 import os, signal, sys
 import numpy as np
