@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 _FEW = 4  # names that fit a sentence
 _MANY = re.compile(r"(\w+ )?weights\b")  # kinds of things that come in the plural
@@ -137,6 +139,24 @@ def unknown_name(kind: str, name: str, known: Iterable[str], error: type[DcganEv
         remedy = f"did you mean {' or '.join(close)}?"
         remedy += f" There {'is' if len(others) == 1 else 'are'} also {' and '.join(others)}" if others else ""
     return error(f"There {'are' if _MANY.match(kind) else 'is'} no {kind} named {name!r}", remedy=remedy)
+
+
+def looks_like_path(name: str) -> bool:
+    """Tell whether a user means a file or folder by a name: it has a separator, or begins like a path."""
+    return name.startswith((".", "~")) or any(sep in name for sep in ("/", os.sep))
+
+
+def missing_path(path: Path, error: type[DcganEvalError], remedy: str = "correct the path") -> DcganEvalError:
+    """Build the error for a path that does not exist, with the closest names of what is in its folder."""
+    part = path.expanduser()
+    while not part.parent.is_dir():
+        part = part.parent
+    names = os.listdir(part.parent) if os.access(part.parent, os.R_OK) else []
+    close = [os.path.join(part.parent, name) for name in difflib.get_close_matches(part.name, names, n=3)]
+    shown = [f".{os.sep}{name}" if part.parent == Path() else name for name in map(os.path.normpath, close)]
+    return error(
+        f"There is no file or folder {path}", remedy=f"did you mean {' or '.join(shown)}?" if shown else remedy
+    )
 
 
 def check_installed(package: str, asked: str, *, extra: str, distribution: str | None = None) -> None:

@@ -19,7 +19,7 @@ from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.readers import DataNotice, Source
 from dcgan_eval.data.tree import WHOLE, rank, split_named
-from dcgan_eval.errors import DataError, counted, unknown_name
+from dcgan_eval.errors import DataError, counted, looks_like_path, missing_path, unknown_name
 
 ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
 ENTRY_POINTS = "dcgan_eval.datasets"
@@ -371,6 +371,8 @@ def _missing(info: DatasetInfo, split: str, data_dir: Path) -> DataError:
     absent = "" if data_dir.is_dir() else " (no such folder)"
     remedies = [f"set --data-dir or the environment variable {ENVIRONMENT_VARIABLE} to the folder that holds it"]
     remedies += ["pass --download to fetch it"] if info.torchvision_class else []
+    if os.path.exists(info.name):
+        remedies.insert(0, f"give .{os.sep}{info.name} for the one that is in this folder")
     return DataError(
         f"{info.title} is not here",
         got=f"nothing in {data_dir / info.name} or {data_dir}{absent}",
@@ -399,12 +401,9 @@ def _existing_path(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
-    if isinstance(name_or_path, str) and os.sep not in name_or_path and not path.suffix:
+    if isinstance(name_or_path, str) and not looks_like_path(name_or_path) and not path.suffix:
         raise unknown_name("data set or folder", name_or_path, DATASETS, DataError)
-    raise DataError(
-        f"There is no file or folder {path}",
-        remedy=f"correct --data, or give a known name: {', '.join(DATASETS)}",
-    )
+    raise missing_path(path, DataError, f"correct the path, or give a known name: {', '.join(DATASETS)}")
 
 
 def _detected(path: Path, split: str | None = None, label_column: str | None = None) -> Source:

@@ -224,7 +224,7 @@ def _check_images(images: Any, title: str) -> None:
             f"The images of {title} are not 8-bit integers",
             got=str(images.dtype) if isinstance(images, np.ndarray) else type(images).__name__,
             expected="a NumPy array of uint8, 0 to 255",
-            remedy="convert with (255 * x).round().astype(numpy.uint8) for floats from 0 to 1",
+            remedy=_type_remedy(images),
         )
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise DataError(
@@ -233,6 +233,20 @@ def _check_images(images: Any, title: str) -> None:
             expected="(N, H, W, C) with N, H, W at least 1 and C 1 (grey) or 3 (RGB)",
             remedy=_shape_remedy(images),
         )
+
+
+def _type_remedy(images: Any) -> str:
+    """Say how to convert images of another type, from what they look like; (255 * x) would wrap around in integers."""
+    if not isinstance(images, np.ndarray) or images.dtype.kind not in "iu":
+        return "convert with (255 * x).round().astype(numpy.uint8) for floats from 0 to 1"
+    if images.size and images.min() < 0:
+        return "shift and scale the values to 0 to 255 first, then convert with x.astype(numpy.uint8)"
+    largest = int(images.max()) if images.size else 0
+    if largest <= 255:
+        return "convert with x.astype(numpy.uint8), since no value is larger than 255"
+    if images.dtype == np.uint16 or largest < 1 << 16:
+        return "convert with (x // 257).astype(numpy.uint8) for the full 16-bit range"
+    return "scale the values to 0 to 255 first, then convert with x.astype(numpy.uint8)"
 
 
 def _shape_remedy(images: np.ndarray) -> str:

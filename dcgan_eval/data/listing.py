@@ -11,7 +11,7 @@ from dcgan_eval.data import readers
 from dcgan_eval.data.collection import Listing
 from dcgan_eval.data.imageset import UNLABELLED
 from dcgan_eval.data.tree import split_named
-from dcgan_eval.errors import DataError
+from dcgan_eval.errors import DataError, missing_path
 
 
 def list_images(place: Path, split: str | None = None, label_column: str | None = None) -> Listing:
@@ -41,7 +41,7 @@ def list_images(place: Path, split: str | None = None, label_column: str | None 
         If something was found beside the images and is not used.
     """
     if not place.exists():
-        raise DataError(f"{place} does not exist", remedy="check the path")
+        raise missing_path(place, DataError)
     source = readers.detect(place, split, label_column)
     if source is None or not source.encoded:
         raise DataError(

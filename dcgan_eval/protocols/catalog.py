@@ -11,7 +11,7 @@ import numpy as np
 from ..data.catalog import DATASETS, DatasetInfo, is_offered, load_data
 from ..data.imageset import ImageSet
 from ..data.splits import first_per_class, stratified_split
-from ..errors import DataError, ProtocolError, unknown_name
+from ..errors import DataError, ProtocolError, looks_like_path, missing_path, unknown_name
 from ..records import PER_CLASS
 from .spec import Protocol, Published, SealedTest
 
@@ -99,6 +99,8 @@ def get_protocol(name: str) -> Protocol:
     known = PROTOCOLS | MORE_PROTOCOLS
     if name not in known and (Path(name).exists() or is_offered(name)):
         return own_protocol(name, f"own data, {Path(name).name}", name)
+    if name not in known and looks_like_path(name):
+        raise missing_path(Path(name), ProtocolError)
     if name not in known:
         raise unknown_name("protocol", name, known, ProtocolError)
     return known[name]

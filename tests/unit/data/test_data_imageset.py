@@ -143,3 +143,16 @@ def test_take_and_without_labels_carry_hashes_over_correctly(toy):
 def test_take_refuses_rows_that_do_not_exist(toy, rows):
     with pytest.raises(DataError, match="Rows of toy"):
         toy.take(rows)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("uint16", 65_535), ("uint16", 255), ("int64", 200), ("float64", 1.0)])
+def test_the_advice_for_another_type_keeps_the_brightness(kind, largest):
+    """What the error says, done to a ramp from black to the largest value, gives a ramp up to white, or as it was."""
+    x = np.linspace(0, largest, 48).reshape(1, 4, 4, 3).astype(kind)
+    with pytest.raises(DataError) as caught:
+        ImageSet(x)
+    advice = str(caught.value).split("convert with ")[1].split(" for ")[0].split(", since")[0]
+    converted = eval(advice, {"numpy": np, "x": x}).ravel()  # our own text
+    assert converted.dtype == np.uint8
+    assert converted[-1] == (largest if largest in (255, 200) else 255)
+    assert (np.diff(converted.astype(int)) >= 0).all()

@@ -221,7 +221,7 @@ def test_parts_of_other_work_and_damaged_parts_are_not_taken(tmp_path, monkeypat
 def test_bad_sources_and_places_are_named(tmp_path):
     folder = as_folder(tmp_path)
     out = tmp_path / "out.h5"
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="There is no file or folder"):
         pack(tmp_path / "nowhere", out)
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="holds no encoded images"):

@@ -157,7 +157,7 @@ def test_bad_input_is_a_sentence(run, folder: Path, tmp_path: Path) -> None:  # 
     (tmp_path / "broken.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     pack(folder, tmp_path / "small.h5", 28, num_processes=1)
     for words, message in (
-        (("none", "--out", "x.h5"), "does not exist"),
+        (("none", "--out", "x.h5"), "There is no file or folder"),
         (("empty", "--out", "x.h5"), "no encoded images"),
         (("tree", "--out", "there.h5"), "exists already"),
         (("tree", "--out", "x.png"), "suffix"),

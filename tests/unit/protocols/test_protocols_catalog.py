@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from dcgan_eval.data.catalog import DATASETS
+from dcgan_eval.data.catalog import DATASETS, check_data
+from dcgan_eval.errors import DataError, ProtocolError
 from dcgan_eval.protocols.catalog import MORE_PROTOCOLS, PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.rebuild import record_protocol
 from dcgan_eval.protocols.runner import run_protocol
@@ -58,3 +60,28 @@ def test_a_set_without_splits_gets_one(tmp_path: Path) -> None:
     train, test = load_protocol_data(replace(protocol, num_test=60), tmp_path)
     assert np.bincount(train.labels).tolist() == [24] * 10
     assert len(set(train.pixel_hashes) | set(test.images.pixel_hashes)) == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("./imagenett", "There is no file or folder imagenett. Remedy: did you mean ./imagenette?"),
+        ("./nothing", "There is no file or folder nothing. Remedy: correct the path."),
+        ("photos/cat", "There is no file or folder photos/cat. Remedy: did you mean photos/cats?"),
+        ("phots/cats", "There is no file or folder phots/cats. Remedy: did you mean ./photos?"),
+    ],
+)
+def test_a_path_that_is_not_there_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("imagenette", "photos/cats"):
+        Path(folder).mkdir(parents=True)
+    with pytest.raises(ProtocolError) as of_protocol:
+        get_protocol(name)
+    with pytest.raises(DataError) as of_data:
+        check_data(name)
+    assert str(of_protocol.value) == said
+    assert str(of_data.value).startswith(said.rstrip("."))
+    with pytest.raises(DataError, match=r"give \./imagenette for the one that is in this folder, or set --data-dir"):
+        check_data("imagenette", tmp_path / "data")
