@@ -388,7 +388,7 @@ def _checked_classes(images: ImageSet, info: DatasetInfo, source: Source) -> Ima
         return images
     raise DataError(
         f"What was found under the name {info.name} has other classes than {info.title}",
-        got=f"{images.num_classes} classes from {images.class_names[0]!r} to {images.class_names[-1]!r}, {source}",
+        got=f"{counted(images.num_classes, 'classes')} from {images.class_names[0]!r} to {images.class_names[-1]!r}, {source}",
         expected=f"{info.num_classes} classes" + (f": {', '.join(info.class_names)}" if info.class_names else ""),
         remedy="correct --data-dir, or load it as your own data by giving its path instead of the name",
     )

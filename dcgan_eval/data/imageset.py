@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dcgan_eval.data.feature_rows import FeatureRows
 from dcgan_eval.data.mixed import MixedImages
-from dcgan_eval.errors import DataError
+from dcgan_eval.errors import DataError, counted
 
 UNLABELLED = -1  # stands for the label in the order and the fingerprint of images that have none
 
@@ -69,7 +69,7 @@ class ImageSet:
         return self.num_images
 
     def __repr__(self) -> str:
-        kind = "unlabelled" if self.labels is None else f"{self.num_classes} classes"
+        kind = "unlabelled" if self.labels is None else counted(self.num_classes, "classes")
         return f"ImageSet({self._title}: {self.num_images} x {self.image_shape}, {kind})"
 
     @property
@@ -276,7 +276,7 @@ def _checked_labels(labels: Any, num_images: int, title: str) -> npt.NDArray[np.
     if array.shape != (num_images,):
         raise DataError(
             f"The labels of {title} do not match its images",
-            got=f"labels of shape {array.shape} for {num_images} images",
+            got=f"labels of shape {array.shape} for {counted(num_images, 'images')}",
             expected=f"shape ({num_images},)",
             remedy="give one label for each image, in the same order",
         )
@@ -290,7 +290,7 @@ def _checked_names(names: Any, num_images: int, title: str) -> npt.NDArray[np.st
         raise DataError(
             f"The names of the images of {title} do not match its images",
             got=f"shape {array.shape}, {array.dtype}",
-            expected=f"one string for each of {num_images} images",
+            expected=f"one string for each of {counted(num_images, 'images')}",
         )
     return array.astype(np.str_)
 

@@ -14,7 +14,7 @@ import h5py
 from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 
-from ..errors import StoreError
+from ..errors import StoreError, counted
 from ..files import PARTIAL, is_locked, locked
 from .store_file import DamagedFile, read_layout
 
@@ -130,7 +130,7 @@ def _describe_store(path: Path) -> tuple[str, str] | None:
         return (kind, f"cannot be used: {error}") if ours else None
     layers = [name for name, _ in identity.layers]
     some = ", ".join(layers) if len(layers) <= 3 else f"{layers[0]} to {layers[-1]}, {len(layers)} in all"
-    return kind, f"{identity.encoder}: {identity.data}, {identity.num_rows:,} images, {some}"
+    return kind, f"{identity.encoder}: {identity.data}, {counted(identity.num_rows, 'images')}, {some}"
 
 
 def _describe_tensors(path: Path) -> tuple[str, str] | None:

@@ -49,7 +49,8 @@ def isolated(
             memo |= {id(v): v.detach().clone() for v in vars(part).values() if isinstance(v, Tensor) and v.grad_fn}
             if unwrapped(part) is not part:
                 memo[id(part)] = copy.deepcopy(unwrapped(part), memo)
-        module = copy.deepcopy(module, memo)
+        with torch.no_grad():  # else the copy of a scripted module's parameters has a history, and is no leaf
+            module = copy.deepcopy(module, memo)
     except Exception as error:  # whatever an attribute of the user's module raises
         raise EncoderError(
             "The encoder cannot be copied, and it is never run itself",

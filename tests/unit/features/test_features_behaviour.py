@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import EncoderError
 from dcgan_eval.features.behaviour import TOLERANCE, behaves_alike, behaviour
 from dcgan_eval.features.encoders import load_encoder
+from dcgan_eval.features.extract import extract
 from dcgan_eval.features.isolated import isolated, unwrapped
 from dcgan_eval.features.taps import Encoder
 
@@ -126,3 +129,16 @@ def test_wrappers_are_looked_through() -> None:
     assert unwrapped(nn.DataParallel(compiled)) is inner
     outer = isolated(nn.Sequential(torch.compile(inner), nn.ReLU()))
     assert [name for name, _ in outer.named_modules()] == ["", "0", "0.0", "1"]
+
+
+def test_running_a_scripted_module_warns_of_nothing(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scripting is deprecated
+        scripted = torch.jit.script(nn.Conv2d(3, 4, 3))
+    images = ImageSet(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        store = extract(Encoder(scripted, ["output"]), images, cache_dir=tmp_path)
+    assert [str(warning.message) for warning in caught if ".grad" in str(warning.message)] == []
+    assert store.shape[0] == 4
+    assert all(weight.is_leaf and weight.requires_grad for weight in scripted.parameters())
