@@ -15,7 +15,8 @@ _MANY = re.compile(r"(\w+ )?weights\b")  # kinds of things that come in the plur
 
 
 _NOUNS = re.compile(
-    r"\b(array|class|column|device|file|folder|image|key|label|line|link|list|pipe|row|value)(?:(?<=class)es|s)\b"
+    r"\b(array|class|column|device|draw|file|finding|folder|image|"
+    r"key|label|line|link|list|number|pipe|record|regression|row|run|value)(?:(?<=class)es|s)\b"
 )
 _END = re.compile(r" (?:in|of|to|without|beside|named|that|from)\b|$")
 

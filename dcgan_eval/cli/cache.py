@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import counted
 from .console import err, out
 from .options import Number, cache_dir_option, default_cache_dir, example, json_option
 
@@ -118,4 +119,4 @@ def _size(files: Sequence[CacheFile]) -> int:
 
 def _total(files: Sequence[CacheFile]) -> str:
     """Say how many files there are and how large they are together."""
-    return f"{len(files):,} file{'s' * (len(files) != 1)}, {_size(files) / 1e6:,.1f} MB"
+    return f"{counted(len(files), 'files')}, {_size(files) / 1e6:,.1f} MB"

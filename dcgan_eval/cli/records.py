@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import RecordError
+from ..errors import RecordError, counted
 from ..files import check_target
 from ..insight.finding import Finding, is_finding, load_finding
 from ..records import Record, load_record
@@ -130,7 +130,7 @@ def list_records(paths: tuple[Path, ...], as_json: bool) -> None:
         for path, r in found
     ]
     headings = ("file", "protocol", "features", "score %", "made")
-    out.print(Sheet(f"{len(found)} records", headings, cells, ("score %",)))
+    out.print(Sheet(counted(len(found), "records"), headings, cells, ("score %",)))
 
 
 @click.command(epilog=example("dcgan-eval export records/ --out results.csv"))
@@ -145,7 +145,7 @@ def export(paths: tuple[Path, ...], path: Path) -> None:
     with written("--out"):
         export_records(found, path)
     click.echo(str(path))
-    err.print(f"{len(found)} records")
+    err.print(counted(len(found), "records"))
 
 
 @contextmanager

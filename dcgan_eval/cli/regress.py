@@ -36,7 +36,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--update", is_flag=True, help="Write what was found as the new baseline.")
 @click.option("--junit", "junit_path", type=_FILE, help="Write JUnit XML.")
-@click.option("--json", "json_path", type=_FILE, help="Write everything that was found as JSON.")
+@click.option(
+    "--json",
+    "json_path",
+    type=_FILE,
+    help="Write everything that was found to a file as JSON; what is printed stays text.",
+)
 @click.option("--markdown", "markdown_path", type=_FILE, help="Append a table for the summary of a CI run.")
 @click.option(
     "--cache-dir", type=click.Path(path_type=Path), help="Folder of feature stores [default: a new one, then deleted]."

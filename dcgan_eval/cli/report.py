@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import DcganEvalError, RecordError
+from ..errors import DcganEvalError, RecordError, counted
 from ..files import check_target, write_file
 from ..records import Record, load_record
 from ..report.findings import shown_finding
@@ -50,7 +50,7 @@ def report(
     with written("--out"):
         write_file(path, text)
     click.echo(str(path))
-    err.print(f"{len(found)} records, {len(findings)} findings, {len(text) / 1e6:.1f} MB")
+    err.print(f"{counted(len(found), 'records')}, {counted(len(findings), 'findings')}, {len(text) / 1e6:.1f} MB")
 
 
 def _samples(given: Path | None, records: list[Record]) -> list[Picture]:

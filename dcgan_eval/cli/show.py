@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import counted
 from .console import out
 from .options import example, json_option
 from .records import read_record
@@ -25,7 +26,7 @@ def show(records: tuple[Path, ...], as_json: bool) -> None:
     from ..report.tables import class_table, comparison_table, figures_table, result_panel
 
     if len(loaded) > 1:
-        out.print(comparison_table(loaded, f"{len(loaded)} records"))
+        out.print(comparison_table(loaded, counted(len(loaded), "records")))
         return
     out.print(result_panel(loaded[0], loaded[0].name), "", class_table(loaded))
     if loaded[0].is_tested:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.imageset import ImageSet
 from ..data.repeats import count_repeats
-from ..errors import LeakError, ProtocolError
+from ..errors import LeakError, ProtocolError, counted
 from ..records import pack_counts
 
 TOP = 5  # classes that a prediction may name to be right in the wider sense
@@ -170,7 +170,7 @@ class Protocol:
         return replace(
             self,
             id=f"{self.id}_{labels}_per_class_{draws}_draws",
-            title=f"{self.title}; {labels} labels per class, {draws} draws",
+            title=f"{self.title}; {counted(labels, 'labels')} per class, {counted(draws, 'draws')}",
             per_class=labels,
             selection_draws=self.selection_draws if self.per_class else LOW_SHOT_SELECTION_DRAWS,
             num_draws=draws,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
+from ..errors import counted
 from .escaping import markdown_cell, printable
 
 
@@ -55,13 +56,16 @@ def lines(measures: Sequence[Outcome], suite: str) -> list[str]:
         f"FAILS  {m.case}: {m.name} {short(m.value)}, baseline {short(m.expected)}" + f", {m.band}" * bool(m.band)
         for m in failed
     ]
-    return [_heading(failed, suite), *moved, f"ok     {len(measures) - len(failed)} numbers of {cases} runs"]
+    return [
+        _heading(failed, suite),
+        *moved,
+        f"ok     {counted(len(measures) - len(failed), 'numbers')} of {counted(cases, 'runs')}",
+    ]
 
 
 def _heading(failed: Sequence[Outcome], suite: str) -> str:
     """Say how many numbers have moved."""
-    count = f"{len(failed)} regression{'s' if len(failed) > 1 else ''}" if failed else "no regression"
-    return f"{suite}: {count}"
+    return f"{suite}: {counted(len(failed), 'regressions') if failed else 'no regression'}"
 
 
 def markdown(measures: Sequence[Outcome], suite: str) -> str:

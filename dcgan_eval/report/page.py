@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..errors import RecordError
+from ..errors import RecordError, counted
 from ..records import Record
 from .charts import Chart, Series, line_chart
 from .escaping import html_templates
@@ -139,6 +139,7 @@ def build_page(
     templates = html_templates()
     templates.filters |= {
         "percent": percent,
+        "counted": counted,
         "share": _share,
         "paper": paper_cell,
         "label": features_label,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..errors import RecordError
+from ..errors import RecordError, counted
 from ..records import Record, unpack_counts
 from ..seeding import rng
 
@@ -99,7 +99,9 @@ def _check_same_data(a: Record, b: Record) -> None:
     """Refuse records of different test images."""
     tests = [list(record.data.values())[-1] for record in (a, b)]  # scored on: the test set, or validation rows
     if tests[0]["fingerprint"] != tests[1]["fingerprint"]:
-        described = [f"{t['name']} {t['split']}, {t['num_images']:,} images, {t['fingerprint'][:12]}" for t in tests]
+        described = [
+            f"{t['name']} {t['split']}, {counted(t['num_images'], 'images')}, {t['fingerprint'][:12]}" for t in tests
+        ]
         raise RecordError(
             "The records were measured on different test images, so they cannot be compared image by image",
             got=" and ".join(described),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import counted
 from ..protocols.catalog import PROTOCOLS
 from ..records import Record
 from .escaping import markdown_cell
@@ -52,7 +53,7 @@ def protocol_title(record: Record) -> str:
     draws = _DRAWS.fullmatch(record.protocol)
     classifier, base = record.classifier["name"], draws[1] if draws else record.protocol
     by = "" if classifier == "l2svm" else f", by {classifier}"
-    low_shot = f"; {draws[2]} labels per class, {draws[3]} draws" if draws else ""
+    low_shot = f"; {counted(int(draws[2]), 'labels')} per class, {counted(int(draws[3]), 'draws')}" if draws else ""
     for protocol in PROTOCOLS.values():
         if base in (protocol.id, protocol.with_classifier(classifier).id):
             return protocol.title + by + low_shot

@@ -15,6 +15,7 @@ FIXTURE = Path(__file__).parents[1] / "regression" / "records" / "schema-1-digit
 
 def test_list_and_export(run) -> None:  # type: ignore[no-untyped-def]
     assert "pixels" in run("list", FIXTURE.parent).output
+    assert run("list", FIXTURE).stdout.split("\n")[0].rstrip() == "1 record"
     assert json.loads(run("list", FIXTURE, "--json").stdout)[0]["protocol"] == "digits_l2svm"
     assert run("export", FIXTURE.parent, "--out", "t.csv").exit_code == 0
     assert "digits_l2svm" in Path("t.csv").read_text()

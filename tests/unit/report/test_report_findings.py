@@ -85,12 +85,12 @@ def test_findings_stand_beside_records(walk: Path) -> None:
     walk.with_name("other.json").write_text("[]")
     result = report(walk.parent, "--out", walk.with_name("page.html"))
     assert result.exit_code == 0, result.output
-    assert "1 records, 1 findings" in result.stderr
+    assert "1 record, 1 finding," in result.stderr
     assert "Passed over" in result.stderr  # what is neither
     assert "walk.json" not in result.stderr
     text = walk.with_name("page.html").read_text()
     assert f"{100 * RECORDS[-1][1].score:.2f}" in text
-    assert "from 1 records and 1 findings" in text
+    assert "from 1 record and 1 finding." in text
 
 
 def test_pictures_are_those_that_were_drawn_and_lie_beside_the_finding(walk: Path) -> None:

@@ -62,6 +62,7 @@ def test_one_row_an_encoder_one_column_a_protocol() -> None:
         ("mine", "l2svm", "mine"),
         ("own_l2svm", "l2svm", "own data, digits"),
         ("own_knn_cosine", "knn_cosine", "own data, digits, by knn_cosine"),
+        ("own_l2svm_1_per_class_1_draws", "l2svm", "own data, digits; 1 label per class, 1 draw"),
         ("own_ridge_5_per_class_3_draws", "ridge", "own data, digits, by ridge; 5 labels per class, 3 draws"),
     ],
 )
