@@ -98,15 +98,16 @@ def with_values(classifier: Classifier, values: Sequence[float]) -> Classifier:
 def has_open_grid(classifier: Classifier, protocol: ProtocolSpec, features: Mapping[str, Any]) -> bool:
     """Tell whether values beyond a classifier's candidates are tried where the best is at their end.
 
-    They are for data or features of one's own; the paper's protocols stay as they are for the pixels, the K-means
-    baseline and the DCGAN family. Neighbours and perceptrons have no penalty that follows the features' scale.
+    Neighbours and perceptrons have no penalty that follows the features' scale. A grid of which every value is tried is
+    the published one, and stays as it is for the features that the paper had.
     """
-    if not isinstance(classifier, SvmClassifier | LogisticClassifier | RidgeClassifier):
+    if not isinstance(classifier, SvmClassifier | LogisticClassifier | RidgeClassifier) or len(classifier.values) == 1:
         return False
     if classifier.open_grid is not None:
         return classifier.open_grid
+    is_published = classifier.patience >= len(classifier.values) and not protocol.relative
     is_own = features["kind"] == "given" or (features["kind"] == "encoder" and features.get("preset") is None)
-    return protocol.relative or is_own
+    return is_own or not is_published
 
 
 @runtime_checkable

@@ -294,7 +294,7 @@ class _Search:
     def is_over(self) -> bool:
         """Whether as many values as the classifier has patience for were no better than the best before them."""
         run, scores = self.run, [row["score"] for row in self.curve]
-        if run.has_open_grid and (run.protocol.relative or min(scores) == max(scores)):
+        if run.has_open_grid and (run.protocol.relative or min(scores) == max(scores) < 1):
             return False  # equal ones at the start are a plateau below the rise
         return len(scores) - 1 - scores.index(max(scores)) >= run.classifier.patience
 

@@ -64,7 +64,7 @@ def test_own_alone_is_no_protocol(run: Run) -> None:
 
 def test_exported_features_give_the_encoders_number(run: Run, small_weights: Path) -> None:
     """The store, its Parquet export and the encoder itself: one number, one list of right images."""
-    encoder = ("--weights", small_weights, "--layer", "conv1", "--batch-norm", "running")
+    encoder = ("--weights", small_weights, "--batch-norm", "running")
     made = run("features", "--data", "digits", *encoder, "--format", "parquet", "-o", "digits.parquet")
     assert made.exit_code == 0, made.output
     assert made.stdout.splitlines()[-1] == "digits.parquet"
