@@ -68,6 +68,11 @@ class _Run:
         place[self.rows] = np.arange(len(self.rows))
         return place[rows]
 
+    def look_at(self, source: Filler) -> None:
+        """Learn from the features what they ask of the search, and note when they tell nothing."""
+        self.has_open_grid = has_open_grid(self.classifier, self.protocol, source.describe())
+        self.notes += _constant_note(source.stores[0])
+
     def note_rows(self, rows: np.ndarray, stream: str) -> None:
         """Note the digest of the pixels of some rows."""
         self.rows_sha256.setdefault(stream, []).append(rows_digest(self.train, rows))
@@ -135,8 +140,7 @@ def run_protocol(
         check_probe_target(place.probe, run.protocol, run.classifier)
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
-    run.has_open_grid = has_open_grid(run.classifier, run.protocol, source.describe())
-    run.notes += _constant_note(source.stores[0])
+    run.look_at(source)
     with run.timed("load"):
         X = _in_memory(source.stores[0].take(run.rows), place.memory_bytes)
 
