@@ -24,13 +24,12 @@ from ..records import CERTIFIED, Record, pack_counts
 from .classifiers import Classifier, Fit, Matrix, has_open_grid, rank, with_values
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
-from .sources import Filler
+from .sources import Filler, constant_note
 from .spec import Protocol, Ranked, SealedTest
 from .statistics import accuracy, accuracy_in, interval_over_draws, interval_over_images, spread_of_draws
 
 _DECADES = 8
 """How far an open grid goes beyond its values, in powers of ten."""
-_ROWS_SEEN = 512  # enough to see that features are constant
 
 
 @dataclass
@@ -71,7 +70,7 @@ class _Run:
     def look_at(self, source: Filler) -> None:
         """Learn from the features what they ask of the search, and note when they tell nothing."""
         self.has_open_grid = has_open_grid(self.classifier, self.protocol, source.describe())
-        self.notes += _constant_note(source.stores[0])
+        self.notes += constant_note(source.stores[0])
 
     def note_rows(self, rows: np.ndarray, stream: str) -> None:
         """Note the digest of the pixels of some rows."""
@@ -168,16 +167,6 @@ def _in_memory(store: FeatureStore, memory_bytes: int) -> Matrix:
     """Read a matrix that memory holds; leave a larger one where it is."""
     num_rows, width = store.shape
     return store if num_rows * width * store.dtype.itemsize > memory_bytes else store.read()
-
-
-def _constant_note(store: FeatureStore) -> list[str]:
-    """Say when the features do not tell images apart, or hardly, as seen on the first of them."""
-    X = store.read(np.arange(min(_ROWS_SEEN, len(store))))
-    same = int((X[0] == X).all(axis=0).sum()) if len(X) > 1 else 0
-    if same == X.shape[1]:
-        what = "zero" if not X.any() else "the same for every image: they do not depend on it"
-        return [f"all features are {what}; look at the encoder, its layer and its normalisation"]
-    return [f"{same:,} of {X.shape[1]:,} features are the same for every image"] if 2 * same > X.shape[1] else []
 
 
 def _part(X: Matrix, rows: slice | np.ndarray) -> Matrix:

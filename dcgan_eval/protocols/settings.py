@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,9 @@ class Settings:
     def classifier_for(self, protocol: Protocol) -> Classifier:
         """Return what is fitted: the classifier asked for, or the protocol's L2-SVM."""
         if isinstance(self.classifier, LogisticClassifier) and protocol.relative and self.classifier.relative is None:
-            chosen = self.classifier
-            return LogisticClassifier(
-                chosen.options.tol,
-                chosen.options.max_iter,
-                chosen.device,
-                chosen.memory_bytes,
-                protocol.Cs,
-                relative=True,
-            )
+            relative = copy(self.classifier)
+            relative.values, relative.relative = protocol.Cs, True
+            return relative
         if self.classifier is not None:
             return self.classifier
         return SvmClassifier(

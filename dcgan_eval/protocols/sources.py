@@ -15,7 +15,9 @@ from ..features.store import FeatureStore
 from ..features.store_file import StoreIdentity
 from ..progress import Progress
 
-__all__ = ["EncoderFeatures", "Filler", "GivenFeatures", "PixelFeatures"]
+__all__ = ["EncoderFeatures", "Filler", "GivenFeatures", "PixelFeatures", "constant_note"]
+
+_ROWS_SEEN = 512  # enough to see that features are constant
 
 
 class PixelFeatures(Filler):
@@ -59,3 +61,13 @@ def _scaled(x_ND: np.ndarray) -> np.ndarray:
     x_ND /= np.float32(127.5)
     x_ND -= np.float32(1)
     return x_ND
+
+
+def constant_note(store: FeatureStore) -> list[str]:
+    """Say when the features do not tell images apart, or hardly, as seen on the first of them."""
+    X = store.read(np.arange(min(_ROWS_SEEN, len(store))))
+    same = int((X[0] == X).all(axis=0).sum()) if len(X) > 1 else 0
+    if same == X.shape[1]:
+        what = "zero" if not X.any() else "the same for every image: they do not depend on it"
+        return [f"all features are {what}; look at the encoder, its layer and its normalisation"]
+    return [f"{same:,} of {X.shape[1]:,} features are the same for every image"] if 2 * same > X.shape[1] else []

@@ -16,6 +16,7 @@ from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.baselines.ridge import RidgeClassifier
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.features.store import FeatureStore
+from dcgan_eval.protocols.classifiers import SvmClassifier
 from dcgan_eval.protocols.rebuild import record_protocol, record_settings
 from dcgan_eval.protocols.runner import run_protocol
 from dcgan_eval.protocols.settings import Place, Settings
@@ -81,6 +82,25 @@ def test_the_best_C_is_found_whatever_the_features_scale(change: Change, protoco
     assert tried == sorted(tried)
     beyond = not protocol.Cs[0] <= chosen <= protocol.Cs[-1]
     assert beyond == any("beyond the protocol's grid" in note for note in record.notes)
+
+
+class Blind(SvmClassifier):
+    """An SVM that calls every row the first class below some C."""
+
+    sees_from = 0.0
+
+    def path(self, X: Any, y: np.ndarray, X_val: Any) -> Any:
+        for fit, predicted in super().path(X, y, X_val):
+            yield fit, predicted if fit.value >= self.sees_from else np.zeros_like(predicted)
+
+
+@pytest.mark.parametrize("draws", [None, 20], ids=["all rows", "draws"])
+@pytest.mark.parametrize("sees_from", [1e-2, 10.0], ids=["inside the grid", "beyond it"])
+def test_a_plateau_at_chance_ends_no_search(sees_from: float, draws: int | None, tmp_path: Path) -> None:
+    blind = Blind(PINNED.Cs)
+    blind.sees_from = sees_from
+    protocol = PINNED if draws is None else PINNED.with_draws(draws, 2)
+    assert run(lambda X: X, protocol, tmp_path, classifier=blind).chosen[1] >= sees_from
 
 
 def test_scores_are_the_same_at_every_scale(tmp_path: Path) -> None:
