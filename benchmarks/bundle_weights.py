@@ -52,7 +52,7 @@ WHAT = {
 RECIPE = {
     "adversarial": "the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, "
     "each on its own minibatch, non-saturating cross-entropy",
-    "contrastive": "kernels of K-means on whitened patches, layer by layer, then NT-Xent between two views of "
+    "contrastive": "kernels of K-means on whitened patches, layer by layer, then {loss} between two views of "
     "{view_size}x{view_size} pixels: Adam {learning_rate:g}, beta1 {beta1:g}, beta2 {beta2:g}, minibatch {batch_size}, "
     "temperature {temperature:g}, linear decay over the last {decay_images:,} images",
 }
@@ -124,6 +124,7 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     header = [f"| {' | '.join(columns)} |", "|---|---:|---:|---|"]
     config = TrainingConfig(**facts["config"])
     values = config.as_dict() | {"seen_images": facts["seen_images"]}
+    values["loss"] = "decoupled NT-Xent" if config.decoupled else "NT-Xent"
     departures = [f"{key} {value}" for key, value in config.departures().items()]
     earlier, probe = facts.get("started_from"), facts.get("probe")
     seen = SEEN[config.objective].format(**values)
@@ -131,7 +132,7 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
         changes = ", ".join(f"{key} from {old} to {new}" for key, (old, new) in event["changed"].items())
         departures.append(f"changed after round {event['rounds_done']}: {changes}")
     if earlier:
-        seen += f", after the {earlier['seen_images']:,} of `{earlier['name']}`, which it started from"
+        seen += f", after the {earlier['seen_images']:,} of {earlier['name']}, which it started from"
     text = CARD.format(
         name=arguments.name,
         what=WHAT[config.objective].format(**values),
@@ -152,6 +153,11 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     (PRETRAINED / f"{arguments.name}.md").write_text(text)
 
 
+def _all_seen(facts: dict) -> int:
+    """Return the images seen, by the networks that a run started from too."""
+    return facts["seen_images"] + (facts.get("started_from", {}).get("seen_images") or 0)
+
+
 def _spread(record: Record) -> str:
     """Return a record's interval."""
     return " to ".join(f"{100 * value:.2f}" for value in record.ci95_with_images or record.ci95)
@@ -163,7 +169,7 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     manifest = json.loads(path.read_text()) if path.exists() else {"default": arguments.name, "weights": {}}
     entry = {
         "preset": facts["config"]["preset"],
-        "summary": f"{arguments.data}, {facts['seen_images'] / 1e6:.2f} million images seen",
+        "summary": f"{arguments.data}, {_all_seen(facts) / 1e6:.2f} million images seen",
         "files": [f"{arguments.name}.md", *_pictures(arguments.name)],
     }
     for kind, file in _kinds(PRETRAINED, f"{arguments.name}.").items():
