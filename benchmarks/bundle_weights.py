@@ -1,7 +1,7 @@
-"""Put a training run into ``pretrained/``: networks with float16 kernels, model card, samples, losses, manifest.
+"""Put a training run into ``pretrained/``: networks with float16 kernels, model card, samples, curves, manifest.
 
     python benchmarks/bundle_weights.py runs/imagenet32 --name imagenet32-paper --data "60,000 Tiny ImageNet images" \
-        --default --record benchmarks/results/digits.json --record benchmarks/results/cifar10.json
+        --device "one core" --default --record benchmarks/results/digits.json --record benchmarks/results/cifar10.json
 
 With ``--card-only`` the networks stay as they are and the card takes up the records measured with them.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+
+from PIL import Image
 
 from dcgan_eval.files import sha256_of
 from dcgan_eval.models.bundled import manifest_digest
@@ -35,19 +37,23 @@ CARD = """# {name}
 | images seen | {seen} |
 | device | {device} |
 | chosen by | {chosen_by} |
-| rows | `ours: {name}` in README's copy of the paper's table 1 (all labels, 400 per class) and of our own protocols |
 | last losses | {losses} |
 | stored as | safetensors, kernels in float16, batch norm in float32 |
-| licence | weights MIT; Tiny ImageNet is for non-commercial research use |
-
+| licence | weights MIT; {licence} |
+{results}{pictures}"""
+RESULTS = """
 ## Measured with these weights
 
-{results}
-{pictures}"""
+The rows `ours: {name}` of `docs/results.md` and of README's table.
+
+| protocol | accuracy % | 95 % interval, draws and test images | record (benchmarks/results) |
+|---|---:|---:|---|
+{rows}
+"""
 WHAT = {
-    "adversarial": "A DCGAN ({preset}) trained by `dcgan-eval train-imagenet`",
+    "adversarial": "A DCGAN ({preset}) trained by `dcgan-eval {command}`",
     "contrastive": "The discriminator of a DCGAN ({preset}) trained alone, without a generator, by "
-    "`dcgan-eval train-imagenet --recipe contrastive`; its linear unit is untrained",
+    "`dcgan-eval {command} --recipe contrastive`; its linear unit is untrained",
 }
 RECIPE = {
     "adversarial": "the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, "
@@ -60,6 +66,7 @@ SEEN = {
     "adversarial": "{seen_images:,} (D and G minibatches together, as the paper counts), of {total_images:,} planned",
     "contrastive": "{seen_images:,}, each as two views, of {total_images:,} planned",
 }
+GRID_ROWS = 8  # of the grids that training writes
 LABELS = {
     "d_loss": "D",
     "g_loss": "G",
@@ -79,6 +86,7 @@ def main() -> None:
     parser.add_argument("--device", required=True, help="what it was trained on, the machine")
     parser.add_argument("--default", action="store_true", help="make these the default weights")
     parser.add_argument("--best", action="store_true", help="take the networks with the best probe")
+    parser.add_argument("--licence", default="Tiny ImageNet is for non-commercial research use", help="of the data")
     parser.add_argument("--card-only", action="store_true")
     parser.add_argument("--record", type=Path, action="append", default=[])
     arguments = parser.parse_args()
@@ -104,15 +112,32 @@ def _write_networks(arguments: argparse.Namespace) -> dict:
         network = load_network(file, kind)
         save_network(network, PRETRAINED / f"{arguments.name}.{kind}.safetensors", card=facts, half=True)
         if isinstance(network, Generator):
-            write_image_grid(draw_samples(network, 128), 16, PRETRAINED / f"{arguments.name}.samples.png")
+            count = 128 if network.preset.image_size <= 32 else 64
+            write_image_grid(draw_samples(network, count), 16, PRETRAINED / f"{arguments.name}.samples.png")
+            _write_progress(arguments.run / "samples", PRETRAINED / f"{arguments.name}.progress.png")
     tables = (read_table(arguments.run / f"{name}.csv") for name in ("log", "probe"))
     training_figure(*tables, PRETRAINED / f"{arguments.name}.losses.png")
     return facts
 
 
+def _write_progress(samples: Path, target: Path) -> None:
+    """Put the first rows of a run's sample grids below each other: the same latent vectors as training goes on."""
+    grids = [Image.open(path).convert("RGB") for path in sorted(samples.glob("*.png"))]
+    if grids:
+        width, height = grids[0].width, grids[0].height // GRID_ROWS
+        rows = Image.new("RGB", (width, height * len(grids)), "white")
+        for number, grid in enumerate(grids):
+            rows.paste(grid.crop((0, 0, width, height)), (0, number * height))
+        rows.save(target, optimize=True)
+
+
 def _pictures(name: str) -> dict[str, str]:
     """Return the pictures of the weights: file name -> caption."""
-    captions = {f"{name}.samples.png": "samples from fixed z", f"{name}.losses.png": "losses against images seen"}
+    captions = {
+        f"{name}.samples.png": "samples from fixed z",
+        f"{name}.progress.png": "the same z as training goes on, from above",
+        f"{name}.losses.png": "losses against images seen",
+    }
     return {file: caption for file, caption in captions.items() if (PRETRAINED / file).exists()}
 
 
@@ -120,11 +145,10 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     """Write the model card."""
     records = [(path, load_record(path)) for path in arguments.record]
     rows = [f"| `{r.protocol}` | {100 * r.score:.2f} | {_spread(r)} | {path.name} |" for path, r in records]
-    columns = ("protocol", "accuracy %", "95 % interval, draws and test images", "record (benchmarks/results)")
-    header = [f"| {' | '.join(columns)} |", "|---|---:|---:|---|"]
     config = TrainingConfig(**facts["config"])
     values = config.as_dict() | {"seen_images": facts["seen_images"]}
     values["loss"] = "decoupled NT-Xent" if config.decoupled else "NT-Xent"
+    values["command"] = "train-imagenet" if config.preset == "imagenet32" else f"train {config.preset}"
     departures = [f"{key} {value}" for key, value in config.departures().items()]
     earlier, probe = facts.get("started_from"), facts.get("probe")
     seen = SEEN[config.objective].format(**values)
@@ -138,7 +162,8 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
         what=WHAT[config.objective].format(**values),
         recipe=RECIPE[config.objective].format(**values),
         seen=seen,
-        results="\n".join(header + rows) if rows else "Nothing yet.",
+        results=RESULTS.format(name=arguments.name, rows="\n".join(rows)) if rows else "",
+        licence=arguments.licence,
         departures=", ".join(departures) or "none",
         data=arguments.data,
         device=arguments.device,

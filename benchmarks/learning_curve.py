@@ -5,7 +5,8 @@
 
 The law is ``error = floor + scale * (images / first)^-exponent``, which learning curves follow over decades (Hestness
 et al., arXiv:1712.00409). The interval is a parametric bootstrap: scores drawn anew around the fit, each fitted again.
-It says what the law cannot know from these points, not whether the law still holds where nothing was measured.
+It says what the law cannot know from these points, not whether the law still holds where nothing was measured. How far it
+is to be believed shows what the first part of a run would have predicted for its end: that stands in the record too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dcgan_eval.training.log import read_table
 RESULTS = Path(__file__).resolve().parent / "results" / "training"
 RUNS = ("imagenet32-paper", "imagenet32-plus")
 AT = (1_000_000, 5_000_000, 38_435_010)
+EARLY = 5  # a law fitted to the first fifth of the images foretells the end
 NUM_REFITS = 400
 NOISE = 0.004
 """Standard deviation of a score over seeds, measured in the studies of docs/log.md; the least that is assumed."""
@@ -116,6 +118,10 @@ def report(folder: Path, at: tuple[float, ...]) -> tuple[dict[str, Any], Law, np
     floor, scale, exponent = law.parameters.tolist()
     predictions = {f"{count:.0f}": dict(zip(("score", "low", "high"), law.score(count), strict=True)) for count in at}
     facts = {"points": len(images), "last_images": images[-1], "last_score": scores[-1], "noise": law.noise}
+    early = images <= images[-1] / EARLY
+    if early.sum() >= 4:
+        predicted = dict(zip(("score", "low", "high"), fit_law(images[early], scores[early]).score(images[-1]), strict=True))
+        facts["foretold"] = {"from_points": int(early.sum()), "up_to_images": images[early][-1], **predicted}
     return {**facts, "floor": floor, "scale": scale, "exponent": exponent, "at": predictions}, law, images, scores
 
 
@@ -147,6 +153,11 @@ def main() -> None:
     for folder in arguments.runs:
         found[folder.name], *curve = report(folder, tuple(arguments.at))
         curves[folder.name] = (curve[0], curve[1], curve[2])
+        if foretold := found[folder.name].get("foretold"):
+            interval = f"{100 * foretold['low']:.1f} to {100 * foretold['high']:.1f}"
+            end = f"{found[folder.name]['last_images']:,.0f} images"
+            print(f"{folder.name:>20}  {end}: foretold after {foretold['up_to_images']:,.0f} {interval}, "
+                  f"found {100 * found[folder.name]['last_score']:.1f} %")  # fmt: skip
         for count, values in found[folder.name]["at"].items():
             interval = f"{100 * values['low']:.1f} to {100 * values['high']:.1f}"
             print(f"{folder.name:>20}  {int(count):>12,} images  {100 * values['score']:.1f} %  ({interval})")

@@ -76,7 +76,7 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
     ----------
     name_or_path : str, Path or None
         A bundled name (``dcgan-eval weights list``), a path to a safetensors file, or None for the bundled default (for
-        the last bundled weights that have the network, if the default has none).
+        the first bundled weights that have the network, if the default has none).
     network : str
         ``"discriminator"`` or ``"generator"``.
 
@@ -103,9 +103,15 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
                 expected=" or ".join(holding),
                 remedy="choose others with --weights",
             )
-        name = holding[-1]
+        name = holding[0]
     entry = manifest["weights"][name][network]
     path = bundled_dir() / entry["file"]
+    if not path.is_file() and path.parent.parent.name == "dcgan_eval":  # installed, not a checkout
+        raise WeightsError(
+            f"The weights {name!r} do not come with the installed package",
+            got=f"no {path.name} in {path.parent}",
+            remedy=f"give --weights the file pretrained/{path.name} of a checkout",
+        )
     if not path.is_file() or sha256_of(path) != entry["sha256"]:
         raise WeightsError(
             "A bundled weights file is missing or does not match its hash", got=str(path), remedy="reinstall dcgan-eval"

@@ -31,10 +31,11 @@ EVERY = 4
 SHARE = 4
 """Real images of a minibatch for each generated one of such a round: 64 are generated where there are 256."""
 
-G_RATE = 2e-4
-"""G's learning rate at the recipe's of D, 2e-3; it follows D's. This and the betas are the paper's of DCGAN."""
+GAN_RATE = 2e-4
+"""Learning rate of G and of D's linear unit at the recipe's of D, 2e-3; it follows D's. This and the betas are the paper's
+of DCGAN: at D's own rate the unit tells images apart so surely that G has no gradient left (docs/log.md)."""
 
-G_BETAS = (0.5, 0.999)
+GAN_BETAS = (0.5, 0.999)
 
 
 def apart_loss(fake_ME: Tensor, real_NE: Tensor, temperature: float) -> Tensor:
@@ -77,11 +78,13 @@ class ContraDTrainer(ContrastiveTrainer):
         super().__init__(config, images_NHWC, device, **options)
         assert self.D.linear is not None, "a discriminator in training is whole"
         self.apart_head = self._build_head("head of generated images")
-        trained = [p for module in (self.D, self.head, self.apart_head) for p in module.parameters()]
-        self.adam = {"D": self._adam(trained), "G": self._adam(list(self.G.parameters()), G_BETAS)}
-        self.rates["G"] = G_RATE / 2e-3
+        trained = [p for module in (*self.D.blocks(), self.head, self.apart_head) for p in module.parameters()]
+        gan = {"unit": self.D.linear, "G": self.G}
+        self.adam = {"D": self._adam(trained)}
+        self.adam |= {name: self._adam(list(module.parameters()), GAN_BETAS) for name, module in gan.items()}
+        self.rates = dict.fromkeys(gan, GAN_RATE / 2e-3)
         heads = {"head": self.head, "apart_head": self.apart_head}
-        self.parts = {"D": self.D, "G": self.G, **heads, "adam_D": self.adam["D"], "adam_G": self.adam["G"]}
+        self.parts = {"D": self.D, "G": self.G, **heads, **{f"adam_{name}": adam for name, adam in self.adam.items()}}
 
     def _round(self) -> dict[str, Tensor]:
         """Update D, and every fourth time also on generated images, and then G."""
@@ -94,8 +97,8 @@ class ContraDTrainer(ContrastiveTrainer):
         losses = self._losses(x_NCHW, coins)
         losses["apart_loss"] = self._apart(x_NCHW, fake_NCHW, coins)
         losses |= unit_loss(self.D, x_NCHW[: len(fake_NCHW)], fake_NCHW)
-        whole = losses["contrastive_loss"] + losses["apart_loss"] + losses["d_loss"]
-        losses["d_grad_norm"] = descend(self.adam["D"], whole, self.team)
+        losses["d_grad_norm"] = descend(self.adam["D"], losses["contrastive_loss"] + losses["apart_loss"], self.team)
+        descend(self.adam["unit"], losses["d_loss"], self.team)
         losses |= step_generator(self.D, self.G, self.adam["G"], z_G, team=self.team)
         return {key: value.detach() for key, value in losses.items()}
 

@@ -20,5 +20,5 @@ def test_the_image_gets_all_that_the_wheel_is_made_of_and_nothing_is_kept_from_i
     assert copied == let_through
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {*wheel["packages"], *wheel["force-include"], settings["project"]["readme"], "pyproject.toml"}
+    needed = {*wheel["only-include"], settings["project"]["readme"], "pyproject.toml"}
     assert needed | set(settings["project"]["license-files"]) == copied

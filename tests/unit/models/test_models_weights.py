@@ -136,6 +136,21 @@ def test_manifest_lists_exactly_what_is_bundled() -> None:
     json.dumps(manifest)
 
 
+def test_what_only_a_checkout_holds_is_named_by_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "dcgan_eval" / "pretrained"
+    installed.mkdir(parents=True)
+    (installed / "manifest.json").write_bytes((bundled_dir() / "manifest.json").read_bytes())
+    monkeypatch.setattr("dcgan_eval.models.bundled.bundled_dir", lambda: installed)
+    with pytest.raises(WeightsError, match=r"pretrained/faces64\.generator\.safetensors of a checkout"):
+        resolve("faces64", "generator")
+
+
+def test_the_default_generator_is_one_that_every_installation_has() -> None:
+    assert resolve(None, "generator").name == "imagenet32-paper.generator.safetensors"
+
+
 def test_any_changed_bit_is_noticed(saved: Path) -> None:
     content = saved.read_bytes()
     length = 8 + int.from_bytes(content[:8], "little")

@@ -74,6 +74,16 @@ def test_the_generator_learns_through_unit_and_trunk() -> None:
     assert adam.param_groups[0]["lr"] == pytest.approx(2e-4)
 
 
+def test_the_unit_learns_as_slowly_as_the_generator_so_that_it_leaves_it_a_gradient() -> None:
+    trainer = ContraDTrainer(CONFIG, IMAGES)
+    assert trainer.D.linear is not None
+    before = trainer.D.linear.weight.clone()
+    for _ in range(EVERY):
+        trainer.step()
+    moved = (trainer.D.linear.weight - before).detach().abs()
+    assert float(moved.max()) == pytest.approx(2e-4, rel=1e-3)  # the length of Adam's first step is its rate
+
+
 def test_rounds_without_generated_images_are_contrastive_ones() -> None:
     pair, alone = ContraDTrainer(CONFIG, IMAGES), ContrastiveTrainer(replace(CONFIG, objective="contrastive"), IMAGES)
     for _ in range(EVERY - 1):
