@@ -33,7 +33,7 @@ SHARE = 4
 
 GAN_RATE = 2e-4
 """Learning rate of G and of D's linear unit at the recipe's of D, 2e-3; it follows D's. This and the betas are the paper's
-of DCGAN: at D's own rate the unit tells images apart so surely that G has no gradient left (docs/log.md)."""
+of DCGAN: at D's own rate the unit's weights grow until a step of G turns all of its answers over (docs/log.md)."""
 
 GAN_BETAS = (0.5, 0.999)
 

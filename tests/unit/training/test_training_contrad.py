@@ -74,7 +74,7 @@ def test_the_generator_learns_through_unit_and_trunk() -> None:
     assert adam.param_groups[0]["lr"] == pytest.approx(2e-4)
 
 
-def test_the_unit_learns_as_slowly_as_the_generator_so_that_it_leaves_it_a_gradient() -> None:
+def test_the_unit_learns_as_slowly_as_the_generator() -> None:
     trainer = ContraDTrainer(CONFIG, IMAGES)
     assert trainer.D.linear is not None
     before = trainer.D.linear.weight.clone()
