@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -200,6 +200,40 @@ def _start(protocol: Protocol, train: ImageSet, settings: Settings, progress: Pr
     run = _Run(protocol, settings, classifier, train, rows, len(kept), progress)
     run.note_rows(validation, "validation")
     return run
+
+
+def validation_curve(
+    protocol: Protocol, train: ImageSet, X: np.ndarray, features: Mapping[str, Any], settings: Settings = DEFAULTS
+) -> list[dict[str, Any]]:
+    """Choose a hyperparameter as a run does, and stop there: no test set takes part.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        One without draws.
+    train : ImageSet
+        Labelled training images.
+    X : ndarray
+        Their features, (N, D), float32.
+    features : mapping
+        What a source's ``describe`` says of them; it decides how far the search goes.
+    settings : Settings
+        As for a run.
+
+    Returns
+    -------
+    list of dict
+        Value and validation ``score`` of each candidate tried, ascending by value.
+
+    Raises
+    ------
+    ConvergenceError, ProtocolError, DataError
+        As for :func:`run_protocol`.
+    """
+    run = _start(protocol, train, settings, no_progress)
+    run.has_open_grid = has_open_grid(run.classifier, run.protocol, features)
+    kept, held_out = run.rows[: run.num_kept], run.rows[run.num_kept :]
+    return _validation_curve(run, X[kept], run.labels[: run.num_kept], X[held_out], "")
 
 
 _Found = tuple[list[Fit], list[dict[str, Any]], list[np.ndarray]]  # fits, validation curve, predictions made already

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.splits import stratified_split
 from ..errors import ProtocolError
 from ..features.encoders import discriminator_encoder
 from ..features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
 from ..models.dcgan import Discriminator
 from ..models.presets import Preset
-from ..svm.path import fit_path
 from .catalog import get_protocol, load_protocol_data
-from .statistics import accuracy
+from .runner import best_value, validation_curve
+from .settings import Settings
 
-_SEED = 0
 _TOL = 1e-3
 
 
@@ -47,11 +45,8 @@ class ValidationScore:
                 expected="digits, cifar10-small or cifar10",
                 remedy="choose another --probe",
             )
-        train, _ = load_protocol_data(self.protocol, data_dir)
-        assert train.labels is not None, "a protocol's training images are labelled"
-        self.labels, self.images = train.labels, train.without_labels()
-        num_held_out = self.protocol.num_held_out(train.num_images)
-        self.kept, self.validation = stratified_split(train, num_held_out, _SEED, "validation")
+        self.train, _ = load_protocol_data(self.protocol, data_dir)
+        self.images = self.train.without_labels()
 
     def check(self, preset: Preset) -> None:
         """Raise unless discriminators of a preset can be measured on the protocol's images.
@@ -72,17 +67,10 @@ class ValidationScore:
 
     def __call__(self, D: Discriminator) -> dict[str, float]:
         """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""
-        X = self._features(D)
-        best, since_best = {"score": 0.0, "C": 0.0}, 0
-        for solution in fit_path(X[self.kept], self.labels[self.kept], self.protocol.Cs, tol=_TOL):
-            predicted = solution.predict(X[self.validation])
-            score = accuracy(self.labels[self.validation], predicted, self.protocol.metric)
-            best, since_best = (
-                ({"score": score, "C": solution.C}, 0) if score > best["score"] else (best, since_best + 1)
-            )
-            if since_best >= self.protocol.patience:
-                break
-        return best
+        features = {"kind": "encoder", "preset": D.preset.name}
+        curve = validation_curve(self.protocol, self.train, self._features(D), features, Settings(tol=_TOL))
+        C = best_value(curve, "C")
+        return {"score": next(row["score"] for row in curve if row["C"] == C), "C": C}
 
     def _features(self, D: Discriminator) -> np.ndarray:
         """Return the features of the training images, (N, D), float32; nothing is cached."""
@@ -91,5 +79,5 @@ class ValidationScore:
         statistics = compute_statistics(encoder, self.images, options)
         identity = store_identity(encoder, self.images, self.images, options, encoder.layers)
         extractor = Extractor(encoder, identity, statistics, options.torch_device)
-        blocks = [extractor(block) for block in np.array_split(self.images.images, max(1, len(self.labels) // 256))]
+        blocks = [extractor(block) for block in np.array_split(self.images.images, max(1, len(self.images.images) // 256))]
         return np.concatenate([np.concatenate(list(block.values()), axis=1) for block in blocks]).astype(np.float32)
