@@ -5,8 +5,8 @@
 
 The law is ``error = floor + scale * (images / first)^-exponent``, which learning curves follow over decades (Hestness
 et al., arXiv:1712.00409). The interval is a parametric bootstrap: scores drawn anew around the fit, each fitted again.
-It says what the law cannot know from these points, not whether the law still holds where nothing was measured. How far it
-is to be believed shows what the first part of a run would have predicted for its end: that stands in the record too.
+It says what the law cannot know from these points, not whether the law still holds where nothing was measured. What the
+first part of a run would have foretold of its end stands in the record too.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def report(folder: Path, at: tuple[float, ...]) -> tuple[dict[str, Any], Law, np
     facts = {"points": len(images), "last_images": images[-1], "last_score": scores[-1], "noise": law.noise}
     early = images <= images[-1] / EARLY
     if early.sum() >= 4:
-        predicted = dict(zip(("score", "low", "high"), fit_law(images[early], scores[early]).score(images[-1]), strict=True))
-        facts["foretold"] = {"from_points": int(early.sum()), "up_to_images": images[early][-1], **predicted}
+        end = fit_law(images[early], scores[early]).score(images[-1])
+        facts["foretold"] = {"from_points": int(early.sum()), "up_to_images": images[early][-1]}
+        facts["foretold"] |= dict(zip(("score", "low", "high"), end, strict=True))
     return {**facts, "floor": floor, "scale": scale, "exponent": exponent, "at": predictions}, law, images, scores
 
 

@@ -76,6 +76,50 @@ def _adder(name: str, sums: Statistics) -> Callable[[nn.Module, tuple[Tensor, ..
     return add
 
 
+class _Reached(Exception):
+    """Ends a forward pass at its first batch norm."""
+
+
+@torch.no_grad()
+def spread_against_training(module: nn.Module, x_NCHW: Tensor) -> float | None:
+    """Return how spread the input of the first batch norm is, over what its running statistics lead to expect.
+
+    The median over channels of the root mean square distance from the running mean, in running standard deviations:
+    about 1 for images scaled as in training, 255 for pixels from 0 to 255 where they went from 0 to 1.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The encoder, in evaluation mode; hooks are removed again.
+    x_NCHW : Tensor
+        Preprocessed images.
+
+    Returns
+    -------
+    float or None
+        None where no batch norm runs, or the first one's statistics are those that it was made with.
+    """
+    found: list[float] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mean, var = norm.running_mean, norm.running_var
+        if mean is not None and var is not None and not (bool((mean == 0).all()) and bool((var == 1).all())):
+            h = inputs[0].float().transpose(0, 1).flatten(1)  # (C, everything else)
+            distance = (h - mean.float()[:, None]).square().mean(1).sqrt()
+            found.append(float((distance / (var.float() + norm.eps).sqrt()).median()))
+        raise _Reached
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norm_layers(module).values()]
+    try:
+        module(x_NCHW)
+    except _Reached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
 def frozen(module: nn.Module, statistics: Statistics | None, keep: Iterable[str] = ()) -> nn.Module:
     """Return a copy for inference with the given statistics, batch norm folded into the DCGAN's convolutions.
 

@@ -17,7 +17,14 @@ from ..errors import DcganEvalError, StoreError, WeightsError, unknown_name
 from ..models.weights import read_tensors, save_tensors
 from ..progress import Progress, no_progress
 from ..seeding import rng
-from .batchnorm import CALIBRATION_BATCH, Statistics, dataset_statistics, frozen, norm_layers
+from .batchnorm import (
+    CALIBRATION_BATCH,
+    Statistics,
+    dataset_statistics,
+    frozen,
+    norm_layers,
+    spread_against_training,
+)
 from .behaviour import behaviour
 from .fill import Filler, fill, shape_to_ask, short_hash
 from .isolated import isolated
@@ -30,6 +37,7 @@ BATCH_NORM_MODES = ("auto", "dataset", "running")
 FEATURE_TYPES = ("float16", "float32")
 # On a CPU the first layers' maps of 32 images fit the cache, those of 256 do not: measured 8 % faster.
 _TWO_SIZES = ((300, 400), (500, 350))
+_FEW_IMAGES, _FAR = 32, 4.0  # a mean and deviation left out of ImageNet's rule change the spread by a factor of 4.4
 _BATCH_IMAGES = {"cpu": 32, "cuda": BLOCK_ROWS, "mps": BLOCK_ROWS}
 
 
@@ -162,6 +170,9 @@ class EncoderFeatures(Filler):
     def learn(self, train: ImageSet, cache_dir: Path, progress: Progress) -> None:
         """Keep the images behind the batch-norm statistics, which are computed once they are needed."""
         self._calibration, self._cache_dir = train.without_labels(), cache_dir
+        if self.options.batch_norm == "running":
+            _check_images(self.encoder, train)
+            self.notes = [*self.encoder.notes, *_scale_note(self.encoder, self._calibration)]
 
     def identity(self, images: ImageSet) -> StoreIdentity:
         """Return what decides the features of a set of images.
@@ -232,6 +243,21 @@ def _check_images(encoder: Encoder, images: ImageSet) -> None:
             expected=f"shape {encoder.image_shape} (height, width, channels)",
             remedy="resize them with --image-size, or choose an encoder of their size with --weights or --encoder",
         )
+
+
+def _scale_note(encoder: Encoder, images: ImageSet) -> list[str]:
+    """Say when a few images come to the first batch norm on another scale than its weights were trained on."""
+    if not norm_layers(encoder.module):
+        return []
+    rows = images.canonical_order[:_FEW_IMAGES]
+    module = isolated(encoder.module, "cpu", torch.float32)
+    spread = spread_against_training(module, preprocessed(encoder, images.images[rows], torch.device("cpu")))
+    if spread is None or 1 / _FAR < spread < _FAR:
+        return []
+    return [
+        f"the first batch norm sees values {spread:.2g} times as spread as those its weights were trained on: "
+        "--normalise is probably wrong for them"
+    ]
 
 
 def _brings_to_one_size(encoder: Encoder, channels: int) -> bool:

@@ -79,5 +79,6 @@ class ValidationScore:
         statistics = compute_statistics(encoder, self.images, options)
         identity = store_identity(encoder, self.images, self.images, options, encoder.layers)
         extractor = Extractor(encoder, identity, statistics, options.torch_device)
-        blocks = [extractor(block) for block in np.array_split(self.images.images, max(1, len(self.images.images) // 256))]
+        parts = np.array_split(self.images.images, max(1, self.images.num_images // 256))
+        blocks = [extractor(part) for part in parts]
         return np.concatenate([np.concatenate(list(block.values()), axis=1) for block in blocks]).astype(np.float32)

@@ -32,8 +32,8 @@ SHARE = 4
 """Real images of a minibatch for each generated one of such a round: 64 are generated where there are 256."""
 
 GAN_RATE = 2e-4
-"""Learning rate of G and of D's linear unit at the recipe's of D, 2e-3; it follows D's. This and the betas are the paper's
-of DCGAN: at D's own rate the unit's weights grow until a step of G turns all of its answers over (docs/log.md)."""
+"""Learning rate of G and of D's linear unit at the recipe's of D, 2e-3; it follows D's. This and the betas are those of
+DCGAN's paper: at D's own rate the unit's weights grow until a step of G turns all of its answers over (docs/log.md)."""
 
 GAN_BETAS = (0.5, 0.999)
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, EncoderError
+from dcgan_eval.features.batchnorm import spread_against_training
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import EncoderFeatures, ExtractOptions, extract
 from dcgan_eval.features.layers import layer_widths, list_layers
@@ -169,6 +170,33 @@ def test_everything_that_decides_features_is_in_the_identity(small: ImageSet, tm
     assert extract(Encoder(convolutions(), layers, name="renamed"), small, cache_dir=tmp_path).reused
     calibrated = extract(made["base"], small, options=ExtractOptions(batch_norm="dataset"), cache_dir=tmp_path)
     assert not calibrated.reused
+
+
+def test_how_far_a_batch_norms_input_is_from_what_it_was_trained_on() -> None:
+    norm = nn.BatchNorm2d(2).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    module, x = nn.Sequential(norm, nn.Flatten()), torch.full((3, 2, 4, 4), 8.0)
+    assert spread_against_training(module, x) is None  # as it was made
+    norm.running_mean.fill_(2.0), norm.running_var.fill_(9.0)
+    assert spread_against_training(module, x) == pytest.approx((8 - 2) / 3, rel=1e-4)
+    assert spread_against_training(nn.Flatten(), x) is None
+    assert not norm._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("rule", "said"), [("imagenet", False), ("0,0,0/0.004,0.004,0.004", True), ("paper", False)])
+def test_pixels_on_another_scale_than_the_weights_were_trained_on_are_said(
+    small: ImageSet, tmp_path: Path, rule: str, said: bool
+) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    x = torch.from_numpy(small.images).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for _ in range(200):
+        module((x - mean) / std)  # running statistics settle
+    found = EncoderFeatures(Encoder(module.eval(), ["2"], normalise=rule), ExtractOptions(batch_norm="running"))
+    found.learn(small, tmp_path, lambda *_: None)
+    assert any("--normalise is probably wrong" in note for note in found.notes) == said
 
 
 def test_globs_stay_within_a_part_of_the_name() -> None:
