@@ -156,13 +156,9 @@ def first_alike(codes: Codes, *, turned: bool = True) -> np.ndarray:
         Look up codes with doubtful bits turned over too; without it only equal codes are the same, as in the paper.
     """
     words, count = codes.words, len(codes.words)
-    # XOR of a random number for each bit that is set (Zobrist), so that turning a bit over is one more XOR
     marks = rng(0, "semantic hash").integers(0, 2**64, BITS, np.uint64)
-    hashes = np.concatenate([np.bitwise_xor.reduce(_bits(words[b]) * marks, axis=1) for b in _blocks(count)])
-    of_row, distinct = pd.factorize(hashes)
-    first = _first_rows(of_row, len(distinct))
-    again = np.flatnonzero(first[of_row] != np.arange(count))  # few: memory is kept for what is the same only
-    edges = [np.stack([again, first[of_row[again]]])]
+    first, distinct, again = _distinct(words, marks)
+    edges = [again]
     if turned:
         table = pd.Index(distinct)
         edges += [_turned_over(codes, first, distinct, b, marks, table) for b in _blocks(len(first))]
@@ -172,6 +168,19 @@ def first_alike(codes: Codes, *, turned: bool = True) -> np.ndarray:
     graph = coo_array((np.ones(len(rows), bool), (rows, others)), shape=(count, count)).tocsr()
     num_groups, group = connected_components(graph, directed=False)
     return _first_rows(group, num_groups)[group]
+
+
+def _distinct(words: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the first row of each distinct hash, the hashes, and (2, M): rows whose hash came before, and where first.
+
+    A hash is the XOR of a random number for each bit that is set (Zobrist), so that turning a bit over is one more XOR.
+    """
+    count = len(words)
+    hashes = np.concatenate([np.bitwise_xor.reduce(_bits(words[b]) * marks, axis=1) for b in _blocks(count)])
+    of_row, distinct = pd.factorize(hashes)
+    first = _first_rows(of_row, len(distinct))
+    again = np.flatnonzero(first[of_row] != np.arange(count))  # few: memory is kept for what is the same only
+    return first, distinct, np.stack([again, first[of_row[again]]])
 
 
 def _first_rows(numbers: np.ndarray, count: int) -> np.ndarray:
