@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -140,8 +141,10 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Name for files and tables: protocol and features."""
-        return f"{self.protocol}-{self.features['name']}".replace(":", "-").replace("/", "-")
+        """Name for files: protocol, whose data where they are one's own, and features."""
+        own = [self.data["train"]["name"]] if self.protocol.startswith("own_") else []
+        parts = (self.protocol, *own, self.features["name"])
+        return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)
 
     @property
     def is_tested(self) -> bool:

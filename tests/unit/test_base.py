@@ -149,6 +149,8 @@ def test_a_record_that_cannot_be_written(record: Record, tmp_path: Path) -> None
 
 def test_names_of_records_are_file_names(record: Record) -> None:
     assert replace(record, features={"name": "untrained:a:0"}).name == "toy-untrained-a-0"
+    own = replace(record, protocol="own_l2svm", data={"train": {"name": "my flowers/2"}})
+    assert replace(own, features={"name": "timm:vit.b"}).name == "own_l2svm-my-flowers-2-timm-vit.b"
 
 
 @pytest.mark.parametrize(
