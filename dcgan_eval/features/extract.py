@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.imageset import ImageSet
 from ..devices import COMPUTE_TYPES, exact_float32, has_fast_bfloat16, resolve_device, to_device
-from ..errors import DcganEvalError, StoreError, WeightsError, unknown_name
+from ..errors import DcganEvalError, StoreError, WeightsError, counted, unknown_name
 from ..models.weights import read_tensors, save_tensors
 from ..progress import Progress, no_progress
 from ..seeding import rng
@@ -233,13 +233,13 @@ def _check_images(encoder: Encoder, images: ImageSet) -> None:
     if not images.image_shape[0] and not _brings_to_one_size(encoder, images.image_shape[2]):
         raise DcganEvalError(
             f"The images of {images.name} differ in size, and the encoder {encoder.name!r} takes them as they are",
-            got=f"{images.num_images} images of mixed sizes",
+            got=f"{counted(images.num_images, 'images')} of mixed sizes",
             remedy="give the size to bring them to with --image-size",
         )
     if images.image_shape[0] and not encoder.takes(images.image_shape):
         raise DcganEvalError(
             f"The images of {images.name} do not fit the encoder {encoder.name!r}",
-            got=f"{images.num_images} images of shape {images.image_shape}",
+            got=f"{counted(images.num_images, 'images')} of shape {images.image_shape}",
             expected=f"shape {encoder.image_shape} (height, width, channels)",
             remedy="resize them with --image-size, or choose an encoder of their size with --weights or --encoder",
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.imageset import ImageSet
-from ..errors import DcganEvalError
+from ..errors import DcganEvalError, counted
 from ..progress import Progress, no_progress
 from .behaviour import behaves_alike
 from .store import FeatureStore, StoreWriter, check_identity, find_partial, find_store
@@ -181,7 +181,7 @@ def refuse_mixed(images: ImageSet, name: str) -> None:
     if not images.image_shape[0]:
         raise DcganEvalError(
             f"Features of {name} need images of one size",
-            got=f"{images.num_images} images of mixed sizes in {images.name}",
+            got=f"{counted(images.num_images, 'images')} of mixed sizes in {images.name}",
             remedy="bring them to one with `dcgan-eval data pack`, or choose an encoder that resizes them",
         )
 

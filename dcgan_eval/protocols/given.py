@@ -7,7 +7,7 @@ import numpy as np
 from ..data.feature_rows import FeatureRows, as_float32, hash_rows
 from ..data.imageset import ImageSet
 from ..data.labels import number_classes
-from ..errors import DataError, ProtocolError
+from ..errors import DataError, ProtocolError, counted
 from ..features.fill import Filler
 from ..features.given import GivenFeatures, find_rows
 from ..features.given_files import GivenFile
@@ -98,7 +98,7 @@ def _hashes_by_order(file: GivenFile, images: ImageSet) -> np.ndarray:
     if len(file) != images.num_images:
         raise DataError(
             f"{file.path.name} has another number of rows than {title} has images",
-            got=f"{len(file):,} rows for {images.num_images:,} images",
+            got=f"{counted(len(file), 'rows')} for {counted(images.num_images, 'images')}",
             expected="a row for every image of the whole official split, in its order",
             remedy="make the features of the whole split, or keep the SHA-256 of each image's pixels beside them as "
             "an array sha256",

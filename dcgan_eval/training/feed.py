@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from ..devices import memory_share, to_device
-from ..errors import TrainingError
+from ..errors import TrainingError, counted
 from ..models.dcgan import to_unit_range
 from ..models.networks import with_planes
 from ..models.presets import Preset
@@ -141,7 +141,7 @@ def _check(config: TrainingConfig, images_NHWC: np.ndarray) -> None:
     if images_NHWC.shape[1:] != wanted or len(images_NHWC) < enough:
         raise TrainingError(
             f"The images do not fit the preset {config.preset!r}",
-            got=f"{len(images_NHWC)} images of shape {images_NHWC.shape[1:]}",
+            got=f"{counted(len(images_NHWC), 'images')} of shape {images_NHWC.shape[1:]}",
             expected=f"at least {enough} images of shape {wanted}",
             remedy=f"choose another preset, or resize the images with data pack --size {preset.image_size}",
         )
