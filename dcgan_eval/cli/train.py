@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -22,7 +22,6 @@ from ..errors import TrainingError
 from ..files import check_target
 from ..models.dcgan import draw_samples
 from ..models.presets import PRESETS, get_preset
-from ..protocols.validation_score import ValidationScore
 from ..report.figures import training_figure, write_image_grid
 from ..tracking import check_tracker
 from ..training import loop
@@ -51,6 +50,9 @@ from .options import (
     log_option,
     stack,
 )
+
+if TYPE_CHECKING:
+    from ..protocols.validation_score import ValidationScore
 
 _TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer, "contrad": ContraDTrainer}
 _BUILT_STARTS = {"random": "", "kmeans": "kmeans"}
@@ -240,6 +242,8 @@ def _validation_score(probe: str | None, data_dir: Path | None, plan: _Plan) -> 
     """Return what measures the discriminator on the way, having seen that it can."""
     if probe is None:
         return None
+    from ..protocols.validation_score import ValidationScore  # scikit-learn with it, which nothing else here needs
+
     score = ValidationScore(probe, data_dir, compute=plan.config.compute, device=str(plan.device))
     score.check(plan.config.architecture)
     return score
