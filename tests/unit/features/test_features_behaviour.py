@@ -124,10 +124,10 @@ def test_copies_of_modules_that_are_hard_to_copy() -> None:
 
 def test_wrappers_are_looked_through() -> None:
     inner = nn.Sequential(nn.Conv2d(3, 4, 3))
-    compiled = torch.compile(inner)
+    compiled = torch.compile(inner, backend="eager")
     assert unwrapped(compiled) is inner
     assert unwrapped(nn.DataParallel(compiled)) is inner
-    outer = isolated(nn.Sequential(torch.compile(inner), nn.ReLU()))
+    outer = isolated(nn.Sequential(torch.compile(inner, backend="eager"), nn.ReLU()))
     assert [name for name, _ in outer.named_modules()] == ["", "0", "0.0", "1"]
 
 
