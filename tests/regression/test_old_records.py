@@ -45,11 +45,11 @@ def test_export_to_every_kind_of_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in FIXTURES if "digits" in p.stem], ids=lambda p: p.stem)
 def test_verification_of_older_records(path: Path, tmp_path: Path) -> None:
-    """What an older record does not hold is not checked, and said; nothing differs."""
+    """What an older record does not hold is not checked, and said; only weights that were replaced since differ."""
     record = load_record(path)
     pixels = record.features["name"] == "pixels"  # others take a while
     checks = verify(record, rerun=pixels, cache_dir=tmp_path)
-    assert [check for check in checks if check.passed is False] == []
+    assert [check.name for check in checks if check.passed is False] == ([] if pixels else ["weights"])
     not_held = {"digest", "right images"} if "schema-1" in path.stem else {"digest"}
     assert {check.name for check in checks if check.passed is None} == not_held
     assert {"weights", "train data", "test data"} <= {check.name for check in checks}

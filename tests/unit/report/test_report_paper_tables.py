@@ -112,14 +112,23 @@ def test_only_the_same_method_stands_beside_a_number(changes: dict[str, Any], pu
         assert row.method == "ours: mine (conv1)"
 
 
+@pytest.mark.parametrize(
+    ("weights", "adversarial"),
+    [  # of records made before the features named their objective, as these weights' cards said it
+        ("fd21864f2038e93d38f818b8d3e558d55a225109b5656934d3fd88be792dc072", True),
+        ("fe088f19c46d1d618eccdb7aeb1c611377993877bde1e4c03db849ebbc99f5a7", False),
+    ],
+)
+def test_records_of_before_are_known_by_their_weights(weights: str, adversarial: bool) -> None:
+    old = record("cifar10_l2svm_full", name="renamed", features={"objective": None, "weights_sha256": weights})
+    assert trained_as_published(old) == adversarial
+
+
 @pytest.mark.parametrize("name", ["imagenet32-paper", "imagenet32-plus"])
 def test_what_stands_beside_the_papers_dcgan_is_what_the_cards_say(name: str) -> None:
-    """Records from before the features named their objective are known by the hash of their weights."""
     config = read_card(resolve(name))["card"]["config"]
-    made = load_encoder(name).weights_sha256
-    old = record("cifar10_l2svm_full", name="renamed", features={"objective": None, "weights_sha256": made})
-    # Cards say when they depart from the paper's objective, or, since there are others, which one it is.
-    assert trained_as_published(old) == (config.get("objective", "adversarial") == "adversarial")
+    new = record("cifar10_l2svm_full", name="renamed", features={"objective": load_encoder(name).objective})
+    assert trained_as_published(new) == (config["objective"] == "adversarial")
 
 
 def test_both_intervals_are_shown() -> None:
