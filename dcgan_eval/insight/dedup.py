@@ -156,18 +156,23 @@ def first_alike(codes: Codes, *, turned: bool = True) -> np.ndarray:
         Look up codes with doubtful bits turned over too; without it only equal codes are the same, as in the paper.
     """
     words, count = codes.words, len(codes.words)
-    marks = rng(0, "semantic hash").integers(0, 2**64, BITS, np.uint64)
-    first, distinct, again = _distinct(words, marks)
-    edges = [again]
-    if turned:
-        table = pd.Index(distinct)
-        edges += [_turned_over(codes, first, distinct, b, marks, table) for b in _blocks(len(first))]
-    rows, others = np.concatenate(edges, axis=1)
+    rows, others = _of_one_hash(codes, turned)
     alike = np.bitwise_count(words[rows] ^ words[others]).sum(1) <= TURNED  # two codes may share a hash of 64 bits
     rows, others = rows[alike], others[alike]
     graph = coo_array((np.ones(len(rows), bool), (rows, others)), shape=(count, count)).tocsr()
     num_groups, group = connected_components(graph, directed=False)
     return _first_rows(group, num_groups)[group]
+
+
+def _of_one_hash(codes: Codes, turned: bool) -> np.ndarray:
+    """Return (2, M): rows, and rows before or after them of the same hash, or, turned over, of another."""
+    marks = rng(0, "semantic hash").integers(0, 2**64, BITS, np.uint64)
+    first, distinct, again = _distinct(codes.words, marks)
+    edges = [again]
+    if turned:
+        table = pd.Index(distinct)
+        edges += [_turned_over(codes, first, distinct, b, marks, table) for b in _blocks(len(first))]
+    return np.concatenate(edges, axis=1)
 
 
 def _distinct(words: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
