@@ -165,7 +165,7 @@ def first_alike(codes: Codes, *, turned: bool = True) -> np.ndarray:
 
 
 def _of_one_hash(codes: Codes, turned: bool) -> np.ndarray:
-    """Return (2, M): rows, and rows before or after them of the same hash, or, turned over, of another."""
+    """Return (2, M): rows, and others whose hash is theirs, or, if turned, theirs with doubtful bits turned over."""
     marks = rng(0, "semantic hash").integers(0, 2**64, BITS, np.uint64)
     first, distinct, again = _distinct(codes.words, marks)
     edges = [again]
