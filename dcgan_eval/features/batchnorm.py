@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import WeightsError
@@ -102,6 +103,7 @@ def spread_against_training(module: nn.Module, x_NCHW: Tensor) -> float | None:
     found: list[float] = []
 
     def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm), "only these are hooked"
         mean, var = norm.running_mean, norm.running_var
         if mean is not None and var is not None and not (bool((mean == 0).all()) and bool((var == 1).all())):
             h = inputs[0].float().transpose(0, 1).flatten(1)  # (C, everything else)
