@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--default", action="store_true", help="make these the default weights")
     parser.add_argument("--best", action="store_true", help="take the networks with the best probe")
     parser.add_argument("--licence", default="Tiny ImageNet is for non-commercial research use", help="of the data")
+    parser.add_argument("--checkout-only", action="store_true", help="not in the wheel: see exclude in pyproject.toml")
     parser.add_argument("--card-only", action="store_true")
     parser.add_argument("--record", type=Path, action="append", default=[])
     arguments = parser.parse_args()
@@ -199,6 +200,8 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     }
     for kind, file in _kinds(PRETRAINED, f"{arguments.name}.").items():
         entry[kind] = {"file": file.name, "sha256": sha256_of(file), "size_bytes": file.stat().st_size}
+    if arguments.checkout_only:
+        entry["checkout_only"] = True
     manifest["weights"][arguments.name] = entry
     if arguments.default:
         manifest["default"] = arguments.name

@@ -29,8 +29,8 @@ def read_manifest() -> dict[str, Any]:
     -------
     dict
         ``sha256`` (of all else), ``default`` (name of the default weights) and ``weights``: name -> ``discriminator``
-        and, unless trained without one, ``generator`` (each with ``file``, ``sha256``, ``size_bytes``), ``card`` and
-        ``summary``.
+        and, unless trained without one, ``generator`` (each with ``file``, ``sha256``, ``size_bytes``), ``card``,
+        ``summary``, and ``checkout_only`` where the wheel leaves them out.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def resolve(name_or_path: str | Path | None, network: str = "discriminator") -> 
         name = holding[0]
     entry = manifest["weights"][name][network]
     path = bundled_dir() / entry["file"]
-    if not path.is_file() and path.parent.parent.name == "dcgan_eval":  # installed, not a checkout
+    if not path.is_file() and manifest["weights"][name].get("checkout_only"):
         raise WeightsError(
             f"The weights {name!r} do not come with the installed package",
             got=f"no {path.name} in {path.parent}",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dcgan_eval.errors import TrainingError
+from dcgan_eval.training.log import Table
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "learning_curve.py"
 _SPEC = importlib.util.spec_from_file_location("learning_curve", _PATH)
@@ -43,6 +44,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.Monke
         _, low, high = learning_curve.fit_law(IMAGES, scores).score(1e7)
         hits += low <= truth <= high
     assert hits >= 9  # 95 % of 12 are 11.4; below 9 has a chance of 1 in 500
+
+
+def test_the_first_part_of_a_run_foretells_its_end(tmp_path: Path) -> None:
+    table = Table(tmp_path / "probe.csv", 0)
+    for number, (seen, score) in enumerate(zip(IMAGES, planted(0.12, 0.3, 0.35, IMAGES), strict=True), 1):
+        table.append({"round": number, "seen_images": float(seen), "score": float(score)})
+    foretold = learning_curve.report(tmp_path, (1e7,))[0]["foretold"]
+    assert foretold["from_points"] == sum(IMAGES <= 3e6 / 5)
+    assert foretold["score"] == pytest.approx(planted(0.12, 0.3, 0.35, np.array(3e6)), abs=2e-3)
 
 
 def test_too_few_points_are_a_sentence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,9 @@ def test_how_far_a_batch_norms_input_is_from_what_it_was_trained_on() -> None:
     assert not norm._forward_pre_hooks
 
 
-@pytest.mark.parametrize(("rule", "said"), [("imagenet", False), ("0,0,0/0.004,0.004,0.004", True), ("paper", False)])
+@pytest.mark.parametrize(
+    ("rule", "said"), [("imagenet", False), ("0,0,0/0.004,0.004,0.004", True), ("0,0,0/1,1,1", True), ("paper", False)]
+)
 def test_pixels_on_another_scale_than_the_weights_were_trained_on_are_said(
     small: ImageSet, tmp_path: Path, rule: str, said: bool
 ) -> None:
@@ -195,8 +198,11 @@ def test_pixels_on_another_scale_than_the_weights_were_trained_on_are_said(
     for _ in range(200):
         module((x - mean) / std)  # running statistics settle
     found = EncoderFeatures(Encoder(module.eval(), ["2"], normalise=rule), ExtractOptions(batch_norm="running"))
-    found.learn(small, tmp_path, lambda *_: None)
-    assert any("--normalise is probably wrong" in note for note in found.notes) == said
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found.learn(small, tmp_path, lambda *_: None)
+    for texts in (found.notes, [str(warning.message) for warning in caught]):  # in the record, and at once
+        assert any("--normalise is probably wrong" in text for text in texts) == said
 
 
 def test_globs_stay_within_a_part_of_the_name() -> None:

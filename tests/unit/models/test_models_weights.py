@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +140,20 @@ def test_manifest_lists_exactly_what_is_bundled() -> None:
 def test_what_only_a_checkout_holds_is_named_by_an_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = tmp_path / "dcgan_eval" / "pretrained"
-    installed.mkdir(parents=True)
+    installed = tmp_path
     (installed / "manifest.json").write_bytes((bundled_dir() / "manifest.json").read_bytes())
     monkeypatch.setattr("dcgan_eval.models.bundled.bundled_dir", lambda: installed)
     with pytest.raises(WeightsError, match=r"pretrained/faces64\.generator\.safetensors of a checkout"):
         resolve("faces64", "generator")
+    with pytest.raises(WeightsError, match="reinstall"):  # one that every installation has
+        resolve("mnist28_keras")
+
+
+def test_the_wheel_leaves_out_what_the_manifest_says() -> None:
+    settings = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    excluded = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
+    only = [name for name, entry in read_manifest()["weights"].items() if entry.get("checkout_only")]
+    assert excluded == [f"/pretrained/{name}.*" for name in only]
 
 
 def test_the_default_generator_is_one_that_every_installation_has() -> None:
