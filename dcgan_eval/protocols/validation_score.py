@@ -68,7 +68,8 @@ class ValidationScore:
     def __call__(self, D: Discriminator) -> dict[str, float]:
         """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""
         features = {"kind": "encoder", "preset": D.preset.name}
-        curve = validation_curve(self.protocol, self.train, self._features(D), features, Settings(tol=_TOL))
+        settings = Settings(tol=_TOL, allow_unconverged=True)  # a probe is not worth the training that it would end
+        curve = validation_curve(self.protocol, self.train, self._features(D), features, settings)
         C = best_value(curve, "C")
         return {"score": next(row["score"] for row in curve if row["C"] == C), "C": C}
 

@@ -53,6 +53,11 @@ def test_on_own_images_the_grid_is_as_open_and_as_relative_as_a_runs(tmp_path: P
     assert (found["score"], found["C"]) == (max(row["score"] for row in record.selection), record.C)
 
 
+def test_a_fit_that_does_not_converge_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcgan_eval.protocols.validation_score._TOL", 1e-300)
+    assert ValidationScore("digits")(build(get_preset("svhn32", 8), 0)[0])["score"] > 0.5
+
+
 def test_protocols_of_draws_are_refused() -> None:
     with pytest.raises(ProtocolError, match="--probe svhn"):
         ValidationScore("svhn")

@@ -109,6 +109,11 @@ def test_recipes_are_those_of_their_sources() -> None:
     assert (cond.batch_size, cond.total_images, cond.weight_decay) == (128, 5_000_000, 2.5e-5)
 
 
+def test_one_image_is_told_as_one() -> None:
+    with pytest.raises(TrainingError, match=r"1 image of shape \(28, 28, 1\)"):
+        Trainer(config_of("mnist28_keras"), IMAGES[:1])
+
+
 def test_a_probe_whose_images_do_not_fit_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"mnist28_keras.*\(32, 32, 3\)"):
         ValidationScore("digits").check(get_preset("mnist28_keras"))
