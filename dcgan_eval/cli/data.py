@@ -9,7 +9,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ..data.catalog import DATASETS, check_data, default_data_dir, find, load_data
+from ..data.catalog import DATASETS, default_data_dir, find, load_data
+from ..data.check import check_data
 from ..data.pack import pack
 from ..errors import counted
 from .console import err, out, progress_view

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dcgan_eval.data import hub, official, readers
-from dcgan_eval.data.collection import describe_notes
 from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.readers import DataNotice, Source
+from dcgan_eval.data.readers import Source
 from dcgan_eval.data.tree import WHOLE, rank, split_named
 from dcgan_eval.errors import DataError, counted, looks_like_path, missing_path, unknown_name
 
@@ -93,6 +88,7 @@ _NOTES = {
     "food101": "Bossard et al. 2014; photographs of Foodspotting",
     "caltech101": "Fei-Fei et al. 2004; CC BY 4.0; without the background class",
     "gtsrb": "Stallkamp et al. 2012; train is what torchvision fetches",
+    "imagenet-1k": "Russakovsky et al. 2015, ILSVRC 2012; non-commercial research use",
     "digits": "UCI optical recognition of handwritten digits, from scikit-learn, enlarged from 8x8; CC BY 4.0",
 }
 
@@ -115,6 +111,7 @@ _TABLE: tuple[tuple[Any, ...], ...] = (
     ("food101",       "Food-101",        {"train": 75_750, "test": 25_250}, None,        101, None,       "Food101",       None),
     ("caltech101",    "Caltech-101",     {WHOLE: 8_677},                    None,        101, None,       "Caltech101",    None),
     ("gtsrb",         "GTSRB",           {"train": 26_640, "test": 12_630}, None,         43, _SIGNS,     "GTSRB",         None),
+    ("imagenet-1k",   "ImageNet-1k",     {"train": 1_281_167, "val": 50_000}, None,     1000, None,       None,            "data"),
     ("digits",        "UCI digits",      {WHOLE: 1_797},                    (32, 32, 3),  10, _DIGITS,    None,            None),
 )
 # fmt: on
@@ -122,7 +119,8 @@ _TABLE: tuple[tuple[Any, ...], ...] = (
 DATASETS: dict[str, DatasetInfo] = {
     row[0]: dataclasses.replace(DatasetInfo(*row), note=_NOTES[row[0]]) for row in _TABLE
 }
-_VALIDATION = ("val", "valid", "validation")
+VALIDATION = ("val", "valid", "validation")
+"""Names of one split, which stand for one another."""
 _LABEL_COLUMNS = {"cifar100": "fine_label"}  # where the published Parquet files have several
 
 
@@ -203,13 +201,14 @@ def load_data(
     label_column : str, optional
         Column, field or array of the labels, where several could be meant.
     mixed : bool
-        Whether images of one's own may differ in size, or be too many for memory; else that is an error.
+        Whether images of one's own, and of a set whose images do, may differ in size, or be too many for memory; else
+        that is an error.
 
     Returns
     -------
     ImageSet
         Named after the data set or the path. The count is not compared with the official one: see
-        :func:`check_data`.
+        :func:`~dcgan_eval.data.check.check_data`.
 
     Raises
     ------
@@ -222,7 +221,8 @@ def load_data(
         If something was found beside the images and is not used.
     """
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
-        return _load_known(DATASETS[name_or_path], split, data_dir or default_data_dir(), download, label_column)
+        info = DATASETS[name_or_path]
+        return _load_known(info, split, data_dir or default_data_dir(), download, label_column, mixed)
     if _is_another_packages(name_or_path):
         return _load_offered(str(name_or_path), split)
     path = _existing_path(name_or_path)
@@ -264,50 +264,6 @@ def _load_offered(name: str, split: str) -> ImageSet:
     return dataclasses.replace(images, name=_plain(name), split=split)
 
 
-def check_data(
-    name_or_path: str | Path, data_dir: Path | None = None, label_column: str | None = None
-) -> dict[str, Any]:
-    """Read every split of a data set and report on it.
-
-    Parameters
-    ----------
-    name_or_path, data_dir, label_column
-        As for :func:`load_data`.
-
-    Returns
-    -------
-    dict
-        Ready for JSON. ``name``; ``splits``: for each split that is there its ``source``, ``num_images``,
-        ``expected_images`` (None if unknown), ``image_shape`` (None where sizes differ), ``class_counts`` (None
-        without labels),
-        ``duplicates`` (images whose pixels occurred before in the split) and ``fingerprint``; ``duplicates_between``:
-        for each pair of splits such as ``"train/test"``, the images of the second whose pixels are in the first;
-        ``not_used``: what was found and is not used, in phrases; ``problems``: sentences, empty if all is well.
-
-    Raises
-    ------
-    DataError
-        If nothing is there, or a split cannot be read.
-    """
-    info = DATASETS.get(name_or_path) if isinstance(name_or_path, str) else None
-    directory = data_dir or default_data_dir()
-    found = _splits_of(info, name_or_path, directory, label_column)
-    report: dict[str, Any] = {"name": str(name_or_path), "splits": {}, "duplicates_between": {}, "problems": []}
-    hashes: dict[str, np.ndarray] = {}
-    report["not_used"] = [phrase for source in _distinct(found) for phrase in describe_notes(source.notes)]
-    for split, source in found.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataNotice)  # it is in the report
-            images = load_data(name_or_path, split, directory, label_column=label_column, mixed=True)
-        hashes[split] = np.unique(images.pixel_hashes)
-        report["splits"][split] = _describe(images, source, info)
-    for first, second in itertools.combinations(hashes, 2):
-        shared = int(np.intersect1d(hashes[first], hashes[second], assume_unique=True).size)
-        report["duplicates_between"][f"{first}/{second}"] = shared
-    report["problems"] = list(_problems(report, info))
-    return report
-
-
 def _forms(info: DatasetInfo, data_dir: Path) -> Iterator[Source]:
     """Yield every form in which a known data set is on disk, the preferred one first; lazy, so only as far as asked."""
     if info.name == "digits":
@@ -323,8 +279,10 @@ def _forms(info: DatasetInfo, data_dir: Path) -> Iterator[Source]:
         yield from (source for finder in finders if (source := finder(place)))
 
 
-def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool, label_column: str | None) -> ImageSet:
-    """Find, if need be download, and read a data set of the catalogue."""
+def _load_known(
+    info: DatasetInfo, split: str, data_dir: Path, download: bool, label_column: str | None, mixed: bool
+) -> ImageSet:
+    """Find, if need be download, and read a data set of the catalogue; its images differ in size where it says so."""
     source = find(info.name, data_dir, split)
     if source is None and download and info.torchvision_class and split in info.splits:
         official.download(info.torchvision_class, data_dir / info.name, split)
@@ -334,7 +292,9 @@ def _load_known(info: DatasetInfo, split: str, data_dir: Path, download: bool, l
         raise _missing(info, split, data_dir)
     column = label_column or (_LABEL_COLUMNS.get(info.name) if source.form == "parquet" else None)
     available = _available_split(source, split, info.name)
-    return _checked_classes(readers.read(source, available, info.name, info.class_names, column), info, source)
+    mixed = mixed and info.image_shape is None
+    images = readers.read(source, available, info.name, info.class_names, column, mixed=mixed)
+    return _checked_classes(images, info, source)
 
 
 def _answering_split(source: Source, split: str) -> str | None:
@@ -342,8 +302,8 @@ def _answering_split(source: Source, split: str) -> str | None:
     if split in source.splits:
         return split
     split, there = split_named(split) or split, {split_named(each) or each: each for each in source.splits}
-    if split in there or split in _VALIDATION:
-        return next((there[other] for other in (split, *_VALIDATION) if other in there), None)
+    if split in there or split in VALIDATION:
+        return next((there[other] for other in (split, *VALIDATION) if other in there), None)
     return WHOLE if source.splits == (WHOLE,) and split == "train" else None
 
 
@@ -422,12 +382,12 @@ def _detected(path: Path, split: str | None = None, label_column: str | None = N
     return source
 
 
-def _distinct(found: dict[str, Source]) -> list[Source]:
+def distinct(found: dict[str, Source]) -> list[Source]:
     """Return each source once."""
     return list({id(source): source for source in found.values()}.values())
 
 
-def _splits_of(
+def splits_of(
     info: DatasetInfo | None, name_or_path: str | Path, data_dir: Path, label_column: str | None
 ) -> dict[str, Source]:
     """Return the source of each split that is there, in the order in which loading prefers them."""
@@ -442,57 +402,3 @@ def _splits_of(
     if info and not found:
         raise _missing(info, info.splits[0], data_dir)
     return dict(sorted(found.items(), key=lambda item: rank(item[0])))
-
-
-def _describe(images: ImageSet, source: Source, info: DatasetInfo | None) -> dict[str, Any]:
-    """Report on one split."""
-    counts = None
-    if images.labels is not None:
-        per_class = np.bincount(images.labels, minlength=images.num_classes)
-        counts = {name: int(count) for name, count in zip(images.class_names, per_class, strict=True)}
-    return {
-        "source": str(source),
-        "num_images": images.num_images,
-        "expected_images": info.counts.get(images.split) if info else None,
-        "image_shape": list(images.image_shape) if images.image_shape[0] else None,
-        "class_counts": counts,
-        "duplicates": images.num_images - len(np.unique(images.pixel_hashes)),
-        "fingerprint": images.fingerprint,
-    }
-
-
-def _problems(report: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]:
-    """Say what is unusual, in sentences."""
-    splits = report["splits"]
-    for split in info.splits if info else ():
-        if split not in splits and split != "extra":  # SVHN's extra images serve no protocol
-            yield f"The {split} split is not here."
-    for split, found in splits.items():
-        yield from _split_problems(split, found, info)
-    if len({tuple(found["image_shape"] or ()) for found in splits.values()}) > 1:
-        yield "The splits differ in image shape."
-    for pair, shared in report["duplicates_between"].items():
-        if shared:
-            first, second = pair.split("/")
-            of_second = counted(shared, f"different images of {second}")
-            yield f"{of_second} {'is' if shared == 1 else 'are'} in {first} as well, pixel for pixel."
-
-
-def _split_problems(split: str, found: dict[str, Any], info: DatasetInfo | None) -> Iterator[str]:
-    """Say what is unusual about one split."""
-    expected = found["expected_images"]
-    if expected is not None and expected != found["num_images"]:
-        yield f"The {split} split has {counted(found['num_images'], 'images')}; the official one has {expected:,}."
-    if info and info.image_shape and tuple(found["image_shape"] or ()) != info.image_shape:
-        yield f"The {split} images are {_size(found['image_shape'])}; the official ones are {_size(info.image_shape)}."
-    empty = [name for name, count in (found["class_counts"] or {}).items() if count == 0]
-    if empty:
-        yield f"The {split} split has no images of class {', '.join(empty)}."
-    if found["duplicates"]:
-        repeat = "repeats an earlier one" if found["duplicates"] == 1 else "repeat earlier ones"
-        yield f"{counted(found['duplicates'], f'images of {split}')} {repeat} of the same split, pixel for pixel."
-
-
-def _size(shape: Any) -> str:
-    """Write a shape as 32x32x3."""
-    return "x".join(str(size) for size in shape)

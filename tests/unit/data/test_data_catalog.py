@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dcgan_eval.cli.main import main
-from dcgan_eval.data.catalog import DATASETS, check_data, dataset_info, find, load_data
+from dcgan_eval.data.catalog import DATASETS, dataset_info, find, load_data
+from dcgan_eval.data.check import check_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.official import LAYOUTS
 from dcgan_eval.errors import DataError

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dcgan_eval.data.catalog import check_data, load_data
+from dcgan_eval.data.catalog import load_data
+from dcgan_eval.data.check import check_data
 from dcgan_eval.data.labels import number_classes, sort_names
 from dcgan_eval.data.pack import pack, read_pack
 from dcgan_eval.data.readers import DataNotice

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from dcgan_eval.data.catalog import check_data, load_data
+from dcgan_eval.data.catalog import load_data
+from dcgan_eval.data.check import check_data
 from dcgan_eval.data.readers import DataNotice
 from dcgan_eval.data.tree import arrange
 from dcgan_eval.errors import DataError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_eval.data.catalog import DATASETS, check_data
+from dcgan_eval.data.catalog import DATASETS
+from dcgan_eval.data.check import check_data
 from dcgan_eval.errors import DataError, ProtocolError
 from dcgan_eval.protocols.catalog import MORE_PROTOCOLS, PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.rebuild import record_protocol
@@ -51,6 +52,47 @@ def test_the_validation_split_tests_where_there_is_no_other(tmp_path: Path) -> N
     assert (record.protocol, record.score) == ("imagenette_l2svm", 1.0)
     assert protocol_title(record) == "Imagenette, official splits"
     assert record_protocol(record) == protocol
+
+
+def test_images_of_a_known_set_differ_in_size_where_it_says_so(tmp_path: Path) -> None:
+    for split, sides in (("train", (8, 9)), ("val", (7, 10))):
+        for side in sides:
+            write(tmp_path / "imagenette" / split, 1, side, side)
+            for path in (tmp_path / "imagenette" / split).rglob("0.png"):
+                path.rename(path.with_stem(str(side)))
+    train, test = load_protocol_data(get_protocol("imagenette"), tmp_path)
+    assert (train.num_images, train.image_shape, test.images.num_images) == (20, (0, 0, 3), 20)
+    (tmp_path / "eurosat").mkdir()
+    (tmp_path / "imagenette/train").rename(tmp_path / "eurosat/all")
+    with pytest.raises(DataError, match="differ in size"):
+        load_protocol_data(get_protocol("eurosat"), tmp_path)  # all of one size, officially
+
+
+def test_imagenet_is_read_in_the_official_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = DATASETS["imagenet-1k"]
+    assert (info.num_classes, info.counts) == (1000, {"train": 1_281_167, "val": 50_000})
+    monkeypatch.setitem(DATASETS, info.name, replace(info, num_classes=20))
+    draw, names = np.random.default_rng(0), [f"n{label * 7:08d}" for label in range(20)]
+    for place, count in (("train", 3), ("val", 1)):
+        for name in names:
+            (tmp_path / info.name / place / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (24, 20 + number, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / info.name / place / name / f"{name}_{number}.JPEG")
+    protocol = get_protocol(info.name)
+    assert (protocol.id, protocol.version, protocol.num_held_out(1_281_167)) == ("imagenet_1k_l2svm", 1, 50_000)
+    train, test = load_protocol_data(protocol, tmp_path)
+    assert np.bincount(train.labels).tolist() == [3] * 20
+    assert (test.images.num_images, test.images.split, test.images.class_names) == (20, "val", tuple(names))
+
+
+def test_a_validation_split_is_the_official_one_however_it_is_spelt(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write(tmp_path / "imagenette" / split, 1, 8, len(split))
+    assert check_data("imagenette", tmp_path)["problems"] == [
+        "The train split has 10 images; the official one has 9,469.",
+        "The validation split has 10 images; the official one has 3,925.",
+    ]
 
 
 def test_a_set_without_splits_gets_one(tmp_path: Path) -> None:
