@@ -20,6 +20,8 @@ COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def resolve_device(name: str = "auto") -> torch.device:
     """Return the device for a name as typed: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
+    Under ``torchrun`` ``cuda`` is the GPU of this process's local rank.
+
     Raises
     ------
     DcganEvalError
@@ -29,14 +31,19 @@ def resolve_device(name: str = "auto") -> torch.device:
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
         raise unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps"), DcganEvalError)
     if kind == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kind = name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun: a GPU for each process of a machine
+        name, number = f"cuda:{os.environ['LOCAL_RANK']}", os.environ["LOCAL_RANK"]
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not there[kind]:
-        raise DcganEvalError(f"There is no device {name}", got=f"--device {name}", remedy="use --device cpu or auto")
+        remedy = "use --device cpu or auto"
+        if "LOCAL_RANK" in os.environ:
+            remedy = "start no more processes on a machine than it has GPUs, or use --device cpu"
+        raise DcganEvalError(f"There is no device {name}", got=f"--device {name}", remedy=remedy)
     return torch.device(name)
 
 

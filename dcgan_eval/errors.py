@@ -55,7 +55,14 @@ class DcganEvalError(Exception):
         What was found and what was needed.
     remedy : str, optional
         What to do, with the flag or command that does it.
+
+    Attributes
+    ----------
+    told : bool
+        Whether another process of the same job says it.
     """
+
+    told = False
 
     def __init__(self, what: str, *, got: str | None = None, expected: str | None = None, remedy: str | None = None):
         self.what, self.got, self.expected, self.remedy = what, got, expected, remedy
@@ -67,6 +74,10 @@ class DcganEvalError(Exception):
         parts += [f"Expected: {self.expected}."] if self.expected is not None else []
         parts += [f"Remedy: {self.remedy}" + "." * (not self.remedy.endswith("?"))] if self.remedy is not None else []
         return " ".join(parts)
+
+
+class TeamError(DcganEvalError):
+    """Another process of a job over several has ended or is lost."""
 
 
 class DataError(DcganEvalError):

@@ -22,6 +22,7 @@ from ..errors import TrainingError
 from ..files import check_target
 from ..models.dcgan import draw_samples
 from ..models.presets import PRESETS, get_preset
+from ..ranks import Team, joined
 from ..report.figures import training_figure, write_image_grid
 from ..tracking import check_tracker
 from ..training import loop
@@ -32,7 +33,6 @@ from ..training.estimate import estimate
 from ..training.log import Row, read_table
 from ..training.loop import RunOptions
 from ..training.neighbours import neighbour_score
-from ..training.parallel import Team, joined
 from ..training.schedule import Measurement
 from ..training.start import Start, load_start
 from ..training.trainer import BaseTrainer, Trainer

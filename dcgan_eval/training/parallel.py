@@ -1,126 +1,12 @@
-"""Training over several processes, as ``torchrun`` starts them: equal shares of a minibatch, averaged gradients."""
+"""Batch norm over the minibatches of several processes that train one network."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from ..errors import DcganEvalError, TrainingError
-
-T = TypeVar("T")
-PATIENCE = timedelta(days=1)
-"""How long the others wait while the process that leads measures; NCCL alone would give up after ten minutes."""
-
-
-@dataclass(frozen=True)
-class Team:
-    """This process among those of a run.
-
-    Attributes
-    ----------
-    rank, size : int
-        Number of this process, and how many there are.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes files."""
-        return self.rank == 0
-
-    def share(self, batch: Tensor) -> Tensor:
-        """Return this process's rows of a minibatch, or of what belongs to one."""
-        return batch if self.size == 1 else batch.chunk(self.size)[self.rank]
-
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Average the gradients over the processes, in place, in one message."""
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
-    def follow_leader(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors, in place, by those of the process that leads."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, 0)
-
-    def decided(self, decide: Callable[[], T]) -> T:
-        """Return what the process that leads decides, or raise in all processes what it raises."""
-        if self.size == 1:
-            return decide()
-        said: list[Any] = [None, None]
-        if self.leads:
-            try:
-                said[0] = decide()
-            except DcganEvalError as error:
-                said[1] = error
-        dist.broadcast_object_list(said, 0)
-        if said[1] is not None:
-            raise said[1]
-        return said[0]
-
-    def agree(self, value: int, device: torch.device) -> int:
-        """Return the largest value that any process has: if one must stop, all do."""
-        if self.size == 1:
-            return value
-        shared = torch.tensor(value, device=device)
-        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        return int(shared)
-
-    def check_batch(self, batch_size: int) -> None:
-        """Raise unless a minibatch can be shared equally.
-
-        Raises
-        ------
-        TrainingError
-            The batch size is no multiple of the number of processes, or leaves one image to each.
-        """
-        if batch_size % self.size or batch_size // self.size < 2:
-            raise TrainingError(
-                f"A minibatch cannot be shared by {self.size} processes",
-                got=f"--batch-size {batch_size}",
-                expected=f"a multiple of {self.size}, at least {2 * self.size}",
-                remedy="change --batch-size or torchrun's --nproc-per-node",
-            )
-
-
-ALONE = Team()
-
-
-@contextmanager
-def joined(device: torch.device) -> Iterator[Team]:
-    """Join the processes that ``torchrun`` started: NCCL on GPUs, gloo on CPUs; alone without ``torchrun``.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where this process trains.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield Team(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
 
 
 class _Mean(torch.autograd.Function):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
 from ..models.dcgan import Discriminator, Generator
-from .parallel import ALONE, SyncedBatchNorm, Team
+from ..ranks import ALONE, Team
+from .parallel import SyncedBatchNorm
 
 TURNS = 4  # quarter turns of the rotation loss
 

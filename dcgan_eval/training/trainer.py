@@ -15,12 +15,13 @@ from ..devices import COMPUTE_TYPES, computing, seeded
 from ..errors import TrainingError
 from ..models.dcgan import Discriminator, Generator, build, sample_prior
 from ..progress import Progress
+from ..ranks import ALONE, Team
 from ..seeding import derive, torch_generator
 from .checkpoint import Parts, is_finite, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .feed import Feed
 from .layerwise import NUM_IMAGES, start_from_kmeans
-from .parallel import ALONE, Team, synchronise_batch_norm
+from .parallel import synchronise_batch_norm
 from .phases import TURNS, step_discriminator, step_generator
 from .start import Start
 

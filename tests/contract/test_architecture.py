@@ -14,7 +14,7 @@ import dcgan_eval
 PACKAGE = Path(__file__).parents[2] / "dcgan_eval"
 # Each part may import the parts that stand before it on an earlier line, and itself.
 LAYERS = [
-    {"errors", "files", "progress", "devices", "seeding", "provenance", "records"},
+    {"errors", "files", "progress", "devices", "seeding", "provenance", "ranks", "records"},
     {"data", "models", "svm"},
     {"features", "training"},
     {"baselines"},

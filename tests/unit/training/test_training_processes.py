@@ -11,11 +11,11 @@ import torch
 from ranks import in_processes
 
 from dcgan_eval.errors import TrainingError
+from dcgan_eval.ranks import Team, joined
 from dcgan_eval.training import loop
 from dcgan_eval.training.checkpoint import find_checkpoints, read_state
 from dcgan_eval.training.config import TrainingConfig
 from dcgan_eval.training.log import read_table
-from dcgan_eval.training.parallel import Team, joined
 from dcgan_eval.training.trainer import Trainer
 
 

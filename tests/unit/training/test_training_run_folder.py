@@ -16,13 +16,13 @@ from dcgan_eval.files import locked
 from dcgan_eval.models.dcgan import build, drop_running_statistics
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import load_network, save_network
+from dcgan_eval.ranks import Team
 from dcgan_eval.training import checkpoint, loop
 from dcgan_eval.training.checkpoint import find_checkpoints, newest_checkpoint, read_state
 from dcgan_eval.training.config import TrainingConfig, contrastive_recipe
 from dcgan_eval.training.contrastive import ContrastiveTrainer
 from dcgan_eval.training.log import Table, read_table
 from dcgan_eval.training.loop import RunOptions, train
-from dcgan_eval.training.parallel import Team
 from dcgan_eval.training.start import load_start
 from dcgan_eval.training.trainer import Trainer
 
