@@ -147,25 +147,35 @@ class Team:
                 on_done(done)
                 yield result
             return
-        found, failed = self._work_off(items, work, on_done)
-        parts = self._gathered((found, failed))
-        self._raise(next((error for _, error in parts if error is not None), None))
-        results = {place: result for part, _ in parts for place, result in part.items()}
+        parts = self.together(lambda: self._work_off(items, work, on_done))
+        results = {place: result for part in parts for place, result in part.items()}
         yield from (results[place] for place in range(len(items)))
 
-    def _work_off(
-        self, items: Sequence[T], work: Callable[[T], R], on_done: Callable[[int], None]
-    ) -> tuple[dict[int, R], DcganEvalError | None]:
-        """Take items as long as there are any; return place -> result, and what ended it early."""
+    def _work_off(self, items: Sequence[T], work: Callable[[T], R], on_done: Callable[[int], None]) -> dict[int, R]:
+        """Take items as long as there are any; return place -> result."""
         counter, found = f"each {next(self._calls)}", dict[int, R]()
         while (place := self.store.add(counter, 1) - 1) < len(items):
             try:
                 found[place] = work(items[place])
-            except DcganEvalError as error:
+            except DcganEvalError:
                 self.store.add(counter, len(items))  # no more for the others either
-                return found, error
+                raise
             on_done(min(self.store.add(counter, 0), len(items)))
-        return found, None
+        return found
+
+    def together(self, work: Callable[[], R]) -> list[R]:
+        """Return what ``work`` returns in every process, in order of rank, or raise in all what it raises in any."""
+        if self.size == 1:
+            return [work()]
+        result: R | None = None
+        failed: DcganEvalError | None = None
+        try:
+            result = work()
+        except DcganEvalError as error:
+            failed = error
+        found = self._gathered((result, failed))
+        self._raise(next((error for _, error in found if error is not None), None))
+        return [value for value, _ in found]
 
     def alone(self) -> Team:
         """Go on without the others, who leave :func:`joined`: what is left cannot be shared."""

@@ -310,7 +310,7 @@ class KMeansFeatures(Filler):
                 got=f"shape {train.image_shape}",
                 expected=f"at least {self.options.side + 1} pixels a side",
             )
-        self.codebook, self._scale = self._codebook(train, cache_dir, progress), None
+        self.codebook, self._scale = self.team.decided(lambda: self._codebook(train, cache_dir, progress)), None
 
     def identity(self, images: ImageSet) -> StoreIdentity:
         """Return what decides the features of a set of images, before they are standardised."""
@@ -336,7 +336,7 @@ class KMeansFeatures(Filler):
 
     def served(self, store: FeatureStore) -> FeatureStore:
         """Return the features standardised by those of the first store, the training images'."""
-        self._scale = self._scale or _statistics(store)
+        self._scale = self._scale or self.team.decided(lambda: _statistics(store))
         mean, sd = self._scale
 
         def standardised(x_ND: np.ndarray) -> np.ndarray:

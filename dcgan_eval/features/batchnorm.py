@@ -38,25 +38,41 @@ def dataset_statistics(module: nn.Module, batches: Iterable[Tensor]) -> Statisti
 
     Source: the 2016 release. Deviations: the last minibatch, when it is not full, is left out by the caller.
     """
+    with minibatch_statistics(module) as measured:
+        return mean_statistics(measured(x_NCHW) for x_NCHW in batches)
+
+
+def mean_statistics(found: Iterable[Statistics]) -> Statistics:
+    """Return the mean, float32, of the statistics of minibatches, float64, added up in their order."""
     sums: Statistics = {}
     num_batches = 0
-    with _collecting(module, sums), torch.no_grad():
-        for x_NCHW in batches:
-            module(x_NCHW)
-            num_batches += 1
+    for statistics in found:
+        num_batches += 1
+        for key, value in statistics.items():
+            sums[key] = sums.get(key, 0) + value
     return {key: (value / num_batches).float() for key, value in sums.items()}
 
 
 @contextmanager
-def _collecting(module: nn.Module, sums: Statistics) -> Iterator[None]:
-    """Normalise by the minibatch, leave running averages alone, and add the minibatch's statistics to ``sums``."""
-    norms = norm_layers(module)
+def minibatch_statistics(module: nn.Module) -> Iterator[Callable[[Tensor], Statistics]]:
+    """Give the function from a minibatch (N, C, H, W) to its own statistics, float64, by which each layer normalises.
+
+    Running averages are left alone, and the module is returned to its earlier state.
+    """
+    norms, found = norm_layers(module), Statistics()
     before = {name: (norm.momentum, norm.training) for name, norm in norms.items()}
-    hooks = [norm.register_forward_pre_hook(_adder(name, sums)) for name, norm in norms.items()]
+    hooks = [norm.register_forward_pre_hook(_adder(name, found)) for name, norm in norms.items()]
     for norm in norms.values():
         norm.momentum, norm.training = 0.0, True  # momentum 0 keeps the running averages
+
+    def measured(x_NCHW: Tensor) -> Statistics:
+        found.clear()
+        with torch.no_grad():
+            module(x_NCHW)
+        return dict(found)
+
     try:
-        yield
+        yield measured
     finally:
         for hook in hooks:
             hook.remove()

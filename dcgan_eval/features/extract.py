@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from ..devices import COMPUTE_TYPES, exact_float32, has_fast_bfloat16, resolve_d
 from ..errors import DcganEvalError, StoreError, WeightsError, counted, unknown_name
 from ..models.weights import read_tensors, save_tensors
 from ..progress import Progress, no_progress
+from ..ranks import ALONE, Team
 from ..seeding import rng
 from .batchnorm import (
     CALIBRATION_BATCH,
     Statistics,
-    dataset_statistics,
     frozen,
+    mean_statistics,
+    minibatch_statistics,
     norm_layers,
     spread_against_training,
 )
@@ -201,10 +203,30 @@ class EncoderFeatures(Filler):
         assert self._identity is not None, "a store is named before it is filled"
         statistics = None
         if self._identity.calibration_fingerprint:
-            answers = short_hash(self._answers)
-            statistics = _statistics(self.encoder, answers, self._calibration, self.options, self._cache_dir, progress)
+            statistics = self._statistics(short_hash(self._answers), progress)
         options = self.options
         return Extractor(self.encoder, self._identity, statistics, options.torch_device, options.batch_size)
+
+    def _statistics(self, answers: str, progress: Progress) -> Statistics:
+        """Return the batch-norm statistics of the calibration images, from the cache when they are there."""
+        encoder, calibration, compute = self.encoder, self._calibration, self.options.compute_name
+        key = f"{encoder.weights_sha256[:16]}-{answers}-{calibration.fingerprint[:16]}-{compute}"
+        path = self._cache_dir / f"batchnorm-{key}.safetensors"
+        header = {
+            "format": "dcgan-eval-batchnorm-2",
+            "weights_sha256": encoder.weights_sha256,
+            "answers": answers,
+            "calibration_fingerprint": calibration.fingerprint,
+            "preprocessing": encoder.preprocessing,
+            "compute": compute,
+            **({"architecture": encoder.architecture} if encoder.architecture else {}),
+        }
+        kept = self.team.decided(lambda: _kept_statistics(path, header))
+        if kept is not None:
+            return kept
+        statistics = compute_statistics(encoder, calibration, self.options, progress, self.team)
+        self.team.decided(lambda: _keep_statistics(statistics, path, header))
+        return statistics
 
     def served(self, store: FeatureStore) -> FeatureStore:
         """Return the layers asked for; the store may hold more."""
@@ -358,44 +380,32 @@ def preprocessed(encoder: Encoder, images: np.ndarray | list[np.ndarray], device
     return torch.cat([encoder.preprocess(to_device(torch.tensor(image)[None], device)) for image in images])
 
 
-def _statistics(
-    encoder: Encoder,
-    answers: str,
-    calibration: ImageSet,
-    options: ExtractOptions,
-    cache_dir: Path,
-    progress: Progress,
-) -> Statistics:
-    """Return the batch-norm statistics of the calibration images, from the cache when they are there."""
-    key = f"{encoder.weights_sha256[:16]}-{answers}-{calibration.fingerprint[:16]}-{options.compute_name}"
-    header = {
-        "format": "dcgan-eval-batchnorm-2",
-        "weights_sha256": encoder.weights_sha256,
-        "answers": answers,
-        "calibration_fingerprint": calibration.fingerprint,
-        "preprocessing": encoder.preprocessing,
-        "compute": options.compute_name,
-        **({"architecture": encoder.architecture} if encoder.architecture else {}),
-    }
-    path = cache_dir / f"batchnorm-{key}.safetensors"
-    if path.exists():
-        statistics, found = read_tensors(path, sealed=header["format"])
-        if found == header:
-            return statistics
-    statistics = compute_statistics(encoder, calibration, options, progress)
+def _kept_statistics(path: Path, header: dict[str, str]) -> Statistics | None:
+    """Return the statistics in a file, if it is there and has the header."""
+    if not path.exists():
+        return None
+    statistics, found = read_tensors(path, sealed=header["format"])
+    return statistics if found == header else None
+
+
+def _keep_statistics(statistics: Statistics, path: Path, header: dict[str, str]) -> None:
+    """Write statistics to the cache."""
     try:
         save_tensors(statistics, path, header)
     except WeightsError as error:
         raise StoreError(
             "The batch-norm statistics cannot be cached", got=error.got, remedy="give another --cache-dir"
         ) from error
-    return statistics
 
 
 def compute_statistics(
-    encoder: Encoder, calibration: ImageSet, options: ExtractOptions, progress: Progress = no_progress
+    encoder: Encoder,
+    calibration: ImageSet,
+    options: ExtractOptions,
+    progress: Progress = no_progress,
+    team: Team = ALONE,
 ) -> Statistics:
-    """Compute the batch-norm statistics of a data set (see :func:`dataset_statistics`).
+    """Compute the batch-norm statistics of a data set (see :func:`~dcgan_eval.features.batchnorm.dataset_statistics`).
 
     Minibatches of 128 are cut from an order that depends on the pixels alone; the rest is left out unless it is all.
 
@@ -409,6 +419,8 @@ def compute_statistics(
         Device and compute type.
     progress : callable
         Called after each minibatch.
+    team : Team
+        Processes that share the minibatches; no number depends on them.
     """
     # By hash, then shuffled: independent of the file's order, and no structure is left in a minibatch.
     order = rng(0, "batch-norm minibatches").permutation(calibration.without_labels().canonical_order)
@@ -417,10 +429,14 @@ def compute_statistics(
     device, dtype = options.torch_device, COMPUTE_TYPES[options.compute_name]
     module = isolated(encoder.module, device, torch.float32).to(memory_format=torch.channels_last)
 
-    def inputs() -> Iterable[Tensor]:
-        for i, rows in enumerate(batches):
-            yield preprocessed(encoder, calibration.images[rows], device)
-            progress("batch-norm statistics", (i + 1) * size, len(batches) * size)
+    def statistics_of(rows: np.ndarray) -> Statistics:
+        found = measured(preprocessed(encoder, calibration.images[rows], device))
+        return found if team.size == 1 else {key: value.cpu() for key, value in found.items()}
 
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return {key: value.cpu() for key, value in dataset_statistics(module, inputs()).items()}
+    def on_done(count: int) -> None:
+        progress("batch-norm statistics", count * size, len(batches) * size)
+
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with torch.no_grad(), autocast, minibatch_statistics(module) as measured:
+        statistics = mean_statistics(team.each(batches, statistics_of, on_done))
+    return {key: value.cpu() for key, value in statistics.items()}

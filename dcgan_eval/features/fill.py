@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 from ..data.imageset import ImageSet
 from ..errors import DcganEvalError, counted
 from ..progress import Progress, no_progress
+from ..ranks import ALONE, Team
 from .behaviour import behaves_alike
-from .store import FeatureStore, StoreWriter, check_identity, find_partial, find_store
+from .store import FeatureStore, check_identity, find_partial, find_store
 from .store_file import Answers, RowKeys, StoreIdentity
+from .store_writer import StoreWriter
 
 _ROUNDING = 5e-4
 """Relative error of a layer's features that storing them may cost: half a unit in the last place of float16."""
@@ -33,12 +36,15 @@ class Filler(ABC):
         For tables and records.
     stores : tuple of FeatureStore
         Of the training and the test images, once prepared.
+    team : Team
+        Processes that make the features together, each some of the blocks.
     notes : list of str
         What a reader of a score should know of the features.
     """
 
     name: str
     notes: Sequence[str] = ()
+    team: Team = ALONE
     stores: tuple[FeatureStore, FeatureStore]
 
     @abstractmethod
@@ -143,23 +149,28 @@ def fill(
         Images that do not fit, features that are not finite or that the store's type cannot hold, a damaged or
         mismatching store, a full disk.
     """
-    identity, answers = filler.identity(images), filler.behaviour(shape_to_ask(images))
+    team, identity, answers = filler.team, filler.identity(images), filler.behaviour(shape_to_ask(images))
 
     def is_alike(stored: Answers) -> bool:
         return behaves_alike(stored, answers)
 
-    found = out
-    if out is None:
-        found = find_store(cache_dir, identity, is_alike)
-        out = (
-            find_partial(cache_dir, identity, is_alike) or cache_dir / f"{identity.file_stem}-{short_hash(answers)}.h5"
-        )
-    reused = found is not None and found.exists()
-    path = found if found is not None and reused else _write(filler, images, out, identity, answers, wait, progress)
+    def find() -> tuple[Path, bool]:
+        """Return the store's file, and whether it is complete."""
+        if out is not None:
+            return out, out.exists()
+        if found := find_store(cache_dir, identity, is_alike):
+            return found, True
+        begun = find_partial(cache_dir, identity, is_alike)
+        return begun or cache_dir / f"{identity.file_stem}-{short_hash(answers)}.h5", False
+
+    path, reused = team.decided(find)
+    if not reused:
+        _write(filler, images, path, identity, answers, wait, progress)
     store = FeatureStore(path, images.canonical_rank)
-    if path == out:  # one that was found in the cache has been compared, and may hold more layers
+    if out is not None or not reused:  # one that was found in the cache has been compared, and may hold more layers
         check_identity(store, identity, is_alike=is_alike(store.behaviour))
-    store = _with_keys(store, _keys(images), wait)
+    if team.decided(lambda: _renew_keys(store, _keys(images), wait)):
+        store = FeatureStore(path, images.canonical_rank)
     store.reused = reused
     return filler.served(store)
 
@@ -201,35 +212,36 @@ def _write(
     answers: Answers,
     wait: bool,
     progress: Progress,
-) -> Path:
-    """Compute the missing blocks of a store and complete it."""
-    what, order = f"features of {identity.data}", images.canonical_order
+) -> None:
+    """Compute the missing blocks of a store and complete it; processes of a team take the blocks in turn."""
+    what, order, team = f"features of {identity.data}", images.canonical_order, filler.team
     waiting = f"waiting for another process that writes the {what}"
-    with StoreWriter(
-        path, identity, _keys(images), answers, wait=wait, on_wait=lambda: progress(waiting, 0, images.num_images)
-    ) as writer:
-        if writer.is_complete():
-            return path
-        missing = writer.missing_blocks()
-        done = images.num_images - sum(len(order[identity.rows_of(block)]) for block in missing)
-        featurise = filler.ready(progress) if missing else None
-        for block in missing:
-            assert featurise is not None, "made where blocks are missing"
-            rows = order[identity.rows_of(block)]
-            features = featurise(images.images[rows])
-            scaled = {
-                name: f_ND if writer.scale(name) == 1 else f_ND * writer.scale(name) for name, f_ND in features.items()
-            }
-            try:
-                stored = {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in scaled.items()}
-            except DcganEvalError:  # comes again whenever these features are made
-                writer.discard()
-                raise
-            writer.write(block, stored)
-            done += len(rows)
-            progress(what, done, images.num_images)
-        writer.finish()
-    return path
+
+    def make(block: int) -> None:
+        assert featurise is not None, "made where blocks are missing"
+        features = featurise(images.images[order[identity.rows_of(block)]])
+        scaled = {
+            name: f_ND if writer.scale(name) == 1 else f_ND * writer.scale(name) for name, f_ND in features.items()
+        }
+        try:
+            stored = {name: _stored(name, f_ND, identity.store_dtype) for name, f_ND in scaled.items()}
+        except DcganEvalError:  # comes again whenever these features are made
+            writer.discard()
+            raise
+        writer.write(block, stored)
+
+    def on_done(count: int) -> None:
+        left = sum(len(order[identity.rows_of(block)]) for block in missing[count:])
+        progress(what, images.num_images - left, images.num_images)
+
+    on_wait = partial(progress, waiting, 0, images.num_images)
+    with StoreWriter(path, identity, _keys(images), answers, wait=wait, on_wait=on_wait, team=team) as writer:
+        if not writer.is_complete():
+            missing = team.decided(writer.missing_blocks)
+            featurise = filler.ready(progress) if missing else None
+            for _ in team.each(missing, make, on_done):
+                pass
+            writer.finish()
 
 
 def _stored(name: str, f_ND: np.ndarray, store_dtype: str) -> np.ndarray:
@@ -268,8 +280,8 @@ def _keys(images: ImageSet) -> RowKeys:
     return RowKeys(images.pixel_hashes[order], labels, names, images.class_names)
 
 
-def _with_keys(store: FeatureStore, keys: RowKeys, wait: bool) -> FeatureStore:
-    """Return a store that carries the labels and names at hand: the same, or its features copied beside them."""
+def _renew_keys(store: FeatureStore, keys: RowKeys, wait: bool) -> bool:
+    """Copy a store's features beside the labels and names at hand where it lacks them; tell whether it did."""
     kept = store.keys
     wanted = RowKeys(
         kept.sha256,
@@ -278,7 +290,7 @@ def _with_keys(store: FeatureStore, keys: RowKeys, wait: bool) -> FeatureStore:
         kept.class_names if keys.labels is None else keys.class_names,
     )
     if _same(wanted.labels, kept.labels) and _same(wanted.names, kept.names):
-        return store
+        return False
     path = store.path.with_name(f".{store.path.stem}-{short_hash(vars(wanted))}.h5")
     with StoreWriter(path, store.identity, wanted, store.behaviour, wait=wait) as writer:
         if not writer.is_complete():
@@ -286,7 +298,7 @@ def _with_keys(store: FeatureStore, keys: RowKeys, wait: bool) -> FeatureStore:
                 writer.write(block, {layer: store.part(layer, block) for layer, _ in store.identity.layers})
             writer.finish()
         path.replace(store.path)
-    return FeatureStore(store.path, store.positions)
+    return True
 
 
 def _same(wanted: np.ndarray | None, kept: np.ndarray | None) -> bool:

@@ -19,7 +19,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from dcgan_eval.features.store import StoreWriter
+from dcgan_eval.features.store_writer import StoreWriter
 from dcgan_eval.features.store_file import RowKeys, StoreIdentity
 
 made = ("x", "running", "float32", "float16", "")

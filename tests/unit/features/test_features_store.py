@@ -27,7 +27,8 @@ from dcgan_eval.features.batchnorm import frozen
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, compute_statistics, extract
 from dcgan_eval.features.pooling import pool_to_grid
-from dcgan_eval.features.store import FeatureStore, StoreWriter
+from dcgan_eval.features.store import FeatureStore
+from dcgan_eval.features.store_writer import StoreWriter
 from dcgan_eval.features.taps import Encoder, tapped
 
 EXACT = ExtractOptions(compute="float32", store_dtype="float32", device="cpu")
@@ -278,7 +279,7 @@ def test_too_little_space_is_said_before_any_work(
     encoder: Encoder, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1_000})
-    monkeypatch.setattr("dcgan_eval.features.store.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("dcgan_eval.features.store_writer.shutil.disk_usage", lambda _: usage)
     with pytest.raises(StoreError, match="disk is too full"):
         extract(encoder, images, options=EXACT, cache_dir=tmp_path)
 

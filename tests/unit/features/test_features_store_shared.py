@@ -12,7 +12,8 @@ from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import StoreError
 from dcgan_eval.features import store as store_module
 from dcgan_eval.features.extract import ExtractOptions, extract
-from dcgan_eval.features.store import StoreWriter, find_partial, find_store
+from dcgan_eval.features.store import find_partial, find_store
+from dcgan_eval.features.store_writer import StoreWriter
 from dcgan_eval.features.taps import Encoder
 
 EXACT = ExtractOptions(compute="float32", store_dtype="float32", device="cpu")
