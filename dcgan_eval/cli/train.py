@@ -205,7 +205,8 @@ def _train(
     images = _outline(data_name, data_dir, config) if dry_run else _images(data_name, data_dir, config)
     kind = partial(_TRAINERS[config.objective], sync_batch_norm=sync_batch_norm, compiled=compiled, start=plan.start)
     with joined(plan.device) as team:
-        trainer = kind(config, images.images, str(plan.device), labels_N=images.labels, team=team)
+        moves = not dry_run or plan.device.type == "cuda"  # on a GPU Adam's memory is measured, too
+        trainer = kind(config, images.images, str(plan.device), labels_N=images.labels, team=team, moves=moves)
         if dry_run:
             _report_dry_run(trainer, as_json)
             return

@@ -26,6 +26,21 @@ from .phases import TURNS, step_discriminator, step_generator
 from .start import Start
 
 
+class Standstill(torch.optim.Optimizer):
+    """Leaves its parameters alone. Making any of torch's optimisers imports the compiler, which takes seconds."""
+
+    def __init__(self, parameters: list[nn.Parameter]):  # torch's own is what imports it
+        self.param_groups = [{"params": parameters}]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do nothing."""
+
+
 class BaseTrainer:
     """What every run trains: a discriminator with what belongs to it, optimisers, and a position.
 
@@ -50,6 +65,8 @@ class BaseTrainer:
         Compile the networks with ``torch.compile``.
     start : Start or None
         Networks to start from, named by ``config.start``.
+    moves : bool
+        Whether updates change the networks; if not, they are computed up to the gradients, and no optimiser is made.
 
     Raises
     ------
@@ -77,10 +94,11 @@ class BaseTrainer:
         sync_batch_norm: bool = False,
         compiled: bool = False,
         start: Start | None = None,
+        moves: bool = True,
     ):
         named = start.sha256 == config.start if start else config.start in ("", "kmeans")
         assert named, "the configuration names what is started from"
-        self.config, self.device, self.team = config, torch.device(device), team
+        self.config, self.device, self.team, self.moves = config, torch.device(device), team, moves
         self.preset = config.architecture
         self.feed = Feed(config, images_NHWC, self.device, labels_N)
         team.check_batch(config.batch_size)
@@ -105,6 +123,8 @@ class BaseTrainer:
     def _adam(self, parameters: list[nn.Parameter], betas: tuple[float, float] | None = None) -> torch.optim.Optimizer:
         """Make an optimiser, with the configuration's betas if no others are given."""
         config = self.config
+        if not self.moves:
+            return Standstill(parameters)
         betas = betas or (config.beta1, config.beta2)
         return torch.optim.Adam(parameters, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
 

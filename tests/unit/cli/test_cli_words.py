@@ -208,6 +208,17 @@ def test_what_is_quick_imports_little(words: list[str], allowed: set[str]) -> No
     assert set(done.stderr.splitlines()[-1].split()) == allowed
 
 
+def test_a_dry_run_does_without_the_compiler() -> None:
+    words = ["train", "svhn32", "--data", "digits", "--dry-run", "--batch-size", "8"]
+    code = (
+        "import sys\nfrom dcgan_eval.cli.main import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit as end: assert not end.code\n"
+        "assert 'torch' in sys.modules\nassert 'torch._dynamo' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
 def test_completing_a_command_imports_none_of_them() -> None:
     code = (
         "import sys\nfrom click.shell_completion import BashComplete\nfrom dcgan_eval.cli.main import main\n"
