@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dcgan_eval.cli.suite import load_suite
+from dcgan_eval.data import readers
+from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import SuiteError
 from dcgan_eval.protocols import regress
 
@@ -268,3 +272,21 @@ batch-norm = "running"
     assert source.layers == ("0",)
     assert source.encoder.rules == {"normalise": "imagenet", "image_size": 16, "pooling": "avg1", "layout": None}
     assert (source.options.compute, source.options.store_dtype) == ("float32", "float32")
+
+
+def test_runs_on_the_same_images_decode_them_once(own, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    second = SUITE.replace('"mine"', '"gem"').replace('"avg1"', '"gem"')
+    other = SUITE.replace('"mine"', '"others"').replace('"images"', '"others"')
+    Path("mine.toml").write_text(SUITE + second + other)
+    shutil.copytree("images", "others")
+    seen, read = [], readers.read
+
+    def reading(source: Any, split: str, name: str, *rest: Any, **options: Any) -> ImageSet:
+        seen.append((name, split))
+        return read(source, split, name, *rest, **options)
+
+    monkeypatch.setattr(readers, "read", reading)
+    assert own("regress", "--suite", "mine.toml", "--update").exit_code == 0
+    assert seen == [(name, split) for name in ("images", "others") for split in ("train", "test")]
+    cases = json.loads(Path("mine.baseline.json").read_text())["cases"]
+    assert (cases["mine"]["pooling"], cases["gem"]["pooling"]) == ("avg1", "gem")
