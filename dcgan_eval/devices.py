@@ -17,10 +17,17 @@ _CPU = torch.device("cpu")
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto", option: str = "--device") -> torch.device:
     """Return the device for a name as typed: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Under ``torchrun`` ``cuda`` is the GPU of this process's local rank.
+
+    Parameters
+    ----------
+    name : str
+        The device.
+    option : str
+        Where it was typed.
 
     Raises
     ------
@@ -40,10 +47,10 @@ def resolve_device(name: str = "auto") -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not there[kind]:
-        remedy = "use --device cpu or auto"
+        remedy = f"use {option} cpu or auto"
         if "LOCAL_RANK" in os.environ:
-            remedy = "start no more processes on a machine than it has GPUs, or use --device cpu"
-        raise DcganEvalError(f"There is no device {name}", got=f"--device {name}", remedy=remedy)
+            remedy = f"start no more processes on a machine than it has GPUs, or use {option} cpu"
+        raise DcganEvalError(f"There is no device {name}", got=f"{option} {name}", remedy=remedy)
     return torch.device(name)
 
 
@@ -70,7 +77,8 @@ def memory_share(device: torch.device = _CPU) -> int:
     """Return the bytes that one task may take: half the memory of the machine or container, or of a GPU's free one."""
     if device.type == "cuda":
         with torch.cuda.device(device):  # torch 2.4 takes no device without an index
-            return torch.cuda.mem_get_info()[0] // 2
+            kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # freed, but not given back to the GPU
+            return (torch.cuda.mem_get_info()[0] + kept) // 2
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # no such file, or "max"
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.imageset import ImageSet
+from ..devices import to_device
 from ..errors import DcganEvalError, StoreError, WeightsError
 from ..features.fill import Filler, refuse_mixed
 from ..features.store import FeatureStore
@@ -26,6 +27,7 @@ from ..features.store_file import StoreIdentity
 from ..models.weights import read_tensors, save_tensors
 from ..progress import Progress, no_progress
 from ..seeding import rng, torch_generator
+from ..svm import decide
 
 PUBLISHED_C = 100.0  # the authors minimise 1/2 ||w||^2 + C * mean(...), so our C is this over the number of rows
 
@@ -34,6 +36,7 @@ _CONTRAST_OFFSET = 10.0  # added to a patch's variance, on the scale of 0 to 255
 _WHITENING_OFFSET = 0.1  # added to the eigenvalues of the covariance
 _STANDARD_OFFSET = 0.01  # added to a feature's variance
 _BLOCK_PATCHES = 512  # a block's products with 1,600 centroids stay in the cache
+_GPU_PATCHES = 1 << 16  # the same on a GPU, where few large kernels count
 
 
 @dataclass(frozen=True)
@@ -200,23 +203,22 @@ def run_kmeans(
         Centroids that the last assignment left without a patch.
     """
     centroids = 0.1 * torch.randn(num_centroids, x_ND.shape[1], generator=generator)  # as in the published code
-    centroids, num_empty = centroids.to(x_ND.device), 0
+    centroids = centroids.to(x_ND.device)
     for iteration in range(iterations):
         sums, counts = _assign(x_ND, centroids)
-        num_empty = int((counts == 0).sum())
         centroids = sums / counts.clamp_min(1)[:, None]  # the mean of its patches; 0 without any
         progress("k-means iterations", iteration + 1, iterations)
-    return centroids, num_empty
+    return centroids, int(decide.number((counts == 0).sum()))
 
 
 def _assign(x_ND: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of the patches nearest to each centroid, (K, D), and their number, (K,)."""
     sums, counts = torch.zeros_like(centroids), torch.zeros(len(centroids), device=x_ND.device)
     half_norms = centroids.square().sum(1) / 2
-    for x in x_ND.split(_BLOCK_PATCHES):
+    for x in x_ND.split(_BLOCK_PATCHES if x_ND.device.type == "cpu" else _GPU_PATCHES):
         labels = (x @ centroids.T).sub_(half_norms).argmax(1)  # argmin |x - c|^2 = argmax x.c - |c|^2 / 2
         sums.index_add_(0, labels, x)
-        counts += torch.bincount(labels, minlength=len(centroids))
+        counts.index_add_(0, labels, torch.ones_like(x[:, 0]))  # bincount would wait for the device
     return sums, counts
 
 
@@ -384,15 +386,22 @@ class KMeansFeatures(Filler):
 
         Quadrant by quadrant, top left first, the K sums of one quadrant together.
         """
+        return self._encoded(to_device(torch.from_numpy(images_NHWC), self.device)).cpu().numpy()
+
+    def _encoded(self, images_NHWC: Tensor) -> Tensor:
+        """Return the features (N, 4 K) of images on the device; on the processor of one at a time, for its cache."""
         side = self.options.side
         pool = quadrants(images_NHWC.shape[1] - side + 1, images_NHWC.shape[2] - side + 1).to(self.device)
+        num_places = pool.shape[1]
+        at_once = 1 if self.device.type == "cpu" else max(1, _GPU_PATCHES // num_places)
         encode = nearest if self.options.hard else triangle
         codebook = self.codebook.to(self.device)
-        f_N4K = [
-            pool @ encode(distances(codebook.whiten(all_patches(image[None], side)[0]), codebook.centroids))
-            for image in torch.from_numpy(images_NHWC).to(self.device)
-        ]
-        return torch.stack(f_N4K).flatten(1).cpu().numpy()
+        f_N4K = list[Tensor]()
+        for images in images_NHWC.split(at_once):
+            patches_ND = all_patches(images, side).flatten(0, 1)
+            z_NK = distances(codebook.whiten(patches_ND), codebook.centroids)
+            f_N4K += [pool @ f_PK for f_PK in encode(z_NK).split(num_places)]
+        return torch.stack(f_N4K).flatten(1)
 
 
 def _statistics(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..svm.rows import device_of
 from .nearest import NearestRows
 
 TEMPERATURE = 0.07  # a neighbour of cosine s votes with exp(s / 0.07): Wu et al., CVPR 2018, section 3.4
@@ -29,12 +30,15 @@ class KnnFit:
         Class numbers (N,).
     classes : ndarray
         Labels in order.
+    device : str
+        Where they are searched.
     """
 
     value: float
     X: Any
     y: np.ndarray
     classes: np.ndarray
+    device: str
     status: str = "exact"
     duality_gap: float | None = None
 
@@ -44,26 +48,27 @@ class KnnFit:
         return int(self.X.shape[0])
 
     def details(self) -> dict[str, Any]:
-        """Return nothing: k and the rows say all."""
-        return {}
+        """Return where they are searched: k and the rows say all else."""
+        return {"device": self.device}
 
     def without_rows(self) -> FittedKnn:
         """Return what a record keeps."""
-        return FittedKnn(self.value, self.num_rows)
+        return FittedKnn(self.value, self.num_rows, self.device)
 
 
 @dataclass(frozen=True)
 class FittedKnn:
-    """A :class:`KnnFit` whose rows were let go: k, and how many rows there were."""
+    """A :class:`KnnFit` whose rows were let go: k, how many rows there were, and where."""
 
     value: float
     num_rows: int
+    device: str
     status: str = "exact"
     duality_gap: float | None = None
 
     def details(self) -> dict[str, Any]:
-        """Return nothing, as the fit does."""
-        return {}
+        """Return what the fit does."""
+        return {"device": self.device}
 
     def without_rows(self) -> FittedKnn:
         """Return itself."""
@@ -77,15 +82,15 @@ class KnnClassifier:
     ----------
     cosine : bool
         Neighbours by cosine, each with weight exp(cosine / 0.07), instead of by Euclidean distance with one vote each.
-    device : torch.device
-        Where to multiply.
+    device : torch.device or str, optional
+        Where to multiply; None: where the features are.
     memory_bytes : int, optional
         About the most that a search may take beside features in memory; None: a share of the machine.
     """
 
     parameter, keeps_rows = "k", True
 
-    def __init__(self, cosine: bool = False, device: torch.device | str = "cpu", memory_bytes: int | None = None):
+    def __init__(self, cosine: bool = False, device: torch.device | str | None = None, memory_bytes: int | None = None):
         self.cosine, self.device, self.memory_bytes = cosine, device, memory_bytes
         self.name = "knn_cosine" if cosine else "knn"
         self.values: tuple[float, ...] = (1, 5, 10, 20, 50, 100, 200) if cosine else (1, 3, 5, 10, 20, 50)
@@ -102,7 +107,7 @@ class KnnClassifier:
     def fit(self, X: Any, y: np.ndarray, value: float) -> KnnFit:
         """Note the rows."""
         classes, index = np.unique(y, return_inverse=True)
-        return KnnFit(value, X, index, classes)
+        return KnnFit(value, X, index, classes, str(device_of(X, self.device)))
 
     def predict(self, fits: Sequence[KnnFit], X: Any) -> list[np.ndarray]:
         """Return the predicted labels of every fit; of equal votes the smaller label wins."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..devices import memory_share
+from ..svm import decide
 from ..svm.gram import GramSpace, gram_matrix, solve_gram
 from ..svm.newton import minimise
 from ..svm.objective import linear_scores
@@ -47,6 +48,8 @@ class LogisticFit:
         Wall time.
     solver : str
         ``"gram"`` or ``"primal"``.
+    device : str
+        Where it was fitted.
     """
 
     value: float
@@ -59,10 +62,11 @@ class LogisticFit:
     passes: int
     time_s: float
     solver: str
+    device: str
 
     def details(self) -> dict[str, Any]:
         """Return how the fit was made."""
-        return {name: getattr(self, name) for name in ("iterations", "passes", "time_s", "solver")}
+        return {name: getattr(self, name) for name in ("iterations", "passes", "time_s", "solver", "device")}
 
     def without_rows(self) -> LogisticFit:
         """Return the fit: it holds weights alone."""
@@ -82,8 +86,8 @@ class LogisticClassifier:
         Relative duality gap that counts as converged.
     max_iter : int
         Newton iterations allowed for each C.
-    device : torch.device
-        Where to multiply.
+    device : torch.device or str, optional
+        Where to multiply; None: where the features are.
     memory_bytes : int, optional
         About the most that a fit may take beside features in memory; None: a share of the machine.
     values : tuple of float, optional
@@ -107,7 +111,7 @@ class LogisticClassifier:
         self,
         tol: float = 1e-4,
         max_iter: int = 100,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         memory_bytes: int | None = None,
         values: tuple[float, ...] | None = None,
         relative: bool | None = None,
@@ -115,7 +119,7 @@ class LogisticClassifier:
     ):
         self.options, self.values = FitOptions(tol, max_iter), values or self.values
         self.relative, self.open_grid = relative, open_grid
-        self.device, self.memory_bytes = torch.device(device), memory_bytes
+        self.device, self.memory_bytes = device, memory_bytes
 
     def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[LogisticFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
@@ -135,7 +139,7 @@ class LogisticClassifier:
     def scores(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
         """Return the logits (N, K) of every fit."""
         weights = [fit.W.cpu().numpy() for fit in fits]
-        return [linear_scores(X, W[:, :-1], W[:, -1]) for W in weights]
+        return [linear_scores(X, W[:, :-1], W[:, -1], self.device) for W in weights]
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""
@@ -143,9 +147,10 @@ class LogisticClassifier:
 
     def _fitter(self, X: Any, y: np.ndarray) -> _Fitter:
         """Prepare fits to some rows."""
-        memory = memory_share(self.device) if self.memory_bytes is None else self.memory_bytes
         unit = mean_squared_norm(X) if self.relative else 1.0
-        rows = Rows(X, math.sqrt(unit), device=self.device, memory_bytes=memory // 2)
+        given = None if self.memory_bytes is None else self.memory_bytes // 2
+        rows = Rows(X, math.sqrt(unit), device=self.device, memory_bytes=given)
+        memory = memory_share(rows.device) if self.memory_bytes is None else self.memory_bytes
         return _Fitter(rows, y, self.options, memory // 4)
 
 
@@ -186,11 +191,12 @@ class _Fitter:
             W=W,
             classes=self.classes,
             status=str(found.status),
-            duality_gap=float(exact.relative_gap.max()),
+            duality_gap=decide.number(exact.relative_gap.max()),
             iterations=iterations + found.iterations,
             passes=-(-(self.rows.rows_read - read) // max(1, self.rows.num_rows)),
             time_s=time.perf_counter() - began,
             solver="gram" if on_gram and not found.iterations else "gram+primal" if on_gram else "primal",
+            device=str(self.rows.device),
         )
 
     def _through_gram(self, problem: SoftmaxProblem) -> tuple[Tensor, int]:
@@ -198,7 +204,7 @@ class _Fitter:
         self._gram = self._gram or GramSpace(gram_matrix(self.rows))
         tol, most = 0.3 * self.options.tol, self.options.max_iter
         found = solve_gram(self._gram, problem, self._coefficients, tol, most)
-        self._coefficients = found.U if bool(torch.isfinite(found.U).all()) else None
+        self._coefficients = found.U if decide.holds(torch.isfinite(found.U)) else None
         return self.rows.adjoint(found.U.T, torch.float64), found.iterations
 
     def _from_sample(self, problem: SoftmaxProblem) -> Tensor | None:

@@ -22,18 +22,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..devices import memory_share
 from ..errors import ArgumentError
+from ..svm import decide
 from ..svm.products import product_nt
-from ..svm.rows import Rows
+from ..svm.rows import Rows, device_of
 
 _COLUMNS = 512  # multiplied at once: enough for full speed, few enough for a small margin
 _SPARE = 64  # candidates kept beyond k
 _BLOCK_BYTES = 64 << 20  # of rows read at once
 _PAIR_BYTES = 16 << 20  # of float64 rows compared at once
+_GPU_PAIR_BYTES = 256 << 20  # the same on a GPU, where few large kernels count
 _MOST_QUERIES = 8192
 _ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
@@ -59,8 +62,8 @@ class NearestRows:
         Shape (N, D).
     cosine : bool
         Neighbours by cosine instead of by Euclidean distance; a row of zeros has cosine 0 with every row.
-    device : torch.device or str
-        Where to multiply.
+    device : torch.device or str, optional
+        Where to multiply; None: where X is.
     memory_bytes : int, optional
         About the most that a search may take beside an X in memory; None: a share of the machine.
 
@@ -70,8 +73,9 @@ class NearestRows:
         X holds NaN or infinity.
     """
 
-    def __init__(self, X: Any, cosine: bool, device: torch.device | str = "cpu", memory_bytes: int | None = None):
-        self.cosine, self.device = cosine, torch.device(device)
+    def __init__(self, X: Any, cosine: bool, device: torch.device | str | None = None, memory_bytes: int | None = None):
+        self.cosine = cosine
+        self.device = device_of(X, device)
         self.memory_bytes = memory_share(self.device) if memory_bytes is None else memory_bytes
         self.rows = self._rows(X)
         self.norms = torch.empty(self.rows.num_rows, dtype=torch.float64, device=self.device)
@@ -80,10 +84,11 @@ class NearestRows:
             self.norms[part] = _norms(block)
             for at in self._columns():
                 total[at] += self._used(block[:, at], self.norms[part]).sum(0)
+        _check(self.norms)
         self.mean = total / max(1, self.rows.num_rows)
-        longest = 1.0 if cosine else float(self.norms.max())
+        longest, centre = decide.numbers(self.norms.max(), self.mean.norm())
         # a power of two, so that scaling is exact and squares neither overflow nor vanish in float32
-        self.scale = 2.0 ** -math.ceil(math.log2(longest + float(self.mean.norm()) + 1e-300))
+        self.scale = 2.0 ** -math.ceil(math.log2((1.0 if cosine else longest) + centre + 1e-300))
 
     def search(self, Q: Any, k: int) -> tuple[Tensor, Tensor]:
         """Return the k nearest rows of each query, nearest first, of equally near ones the first row first.
@@ -111,7 +116,9 @@ class NearestRows:
         found = []
         for start in range(0, queries.num_rows, step):
             raw = queries.read(slice(start, min(start + step, queries.num_rows)))
-            found.append(self._nearest(_Queries(raw, _norms(raw)), k))
+            norms = _norms(raw)
+            _check(norms)
+            found.append(self._nearest(_Queries(raw, norms), k))
         rows, squares = zip(*found, strict=True)
         return torch.cat(rows), torch.cat(squares)
 
@@ -126,7 +133,7 @@ class NearestRows:
         while len(left):
             query, row, full = self._candidates(queries.take(left), k, kept, dtype)
             pairs.append(torch.stack([left[query], row]))
-            left = left[full]
+            left = left[decide.where(full)]
             if dtype == torch.float64:
                 kept = min(self.rows.num_rows, 4 * kept)
             dtype = torch.float64
@@ -162,8 +169,8 @@ class NearestRows:
         limit = upper.kthvalue(k, dim=1, keepdim=True).values
         near = lower <= limit
         full = near[:, -1] & (kept < self.rows.num_rows)
-        query, place = torch.nonzero(near & ~full[:, None], as_tuple=True)
-        return query, rows[query, place], full
+        pairs = decide.where((near & ~full[:, None]).flatten())
+        return pairs // kept, rows.flatten()[pairs], full
 
     def _margin(self, dtype: torch.dtype, n_Q: Tensor) -> tuple[float, Tensor]:
         """Return c and e' of the module's docstring."""
@@ -176,9 +183,11 @@ class NearestRows:
     def _compare(self, queries: _Queries, query: Tensor, row: Tensor) -> Tensor:
         """Return the squared distances of pairs in float64; the rows ascend, and X is read once."""
         squares = torch.empty(len(row), dtype=torch.float64, device=self.device)
-        step = max(1, _PAIR_BYTES // (8 * max(1, self.rows.num_features)))
+        at_once = _PAIR_BYTES if self.device.type == "cpu" else _GPU_PAIR_BYTES
+        step = max(1, at_once // (8 * max(1, self.rows.num_features)))
+        ascending = decide.values(row)
         for part, block in self.rows.reads():
-            begin, end = torch.searchsorted(row, torch.tensor([part.start, part.stop], device=self.device)).tolist()
+            begin, end = np.searchsorted(ascending, [part.start, part.stop]).tolist()
             for start in range(begin, end, step):
                 pairs = slice(start, min(start + step, end))
                 q, x = query[pairs], row[pairs]
@@ -209,14 +218,17 @@ class NearestRows:
 
 def _norms(raw: Tensor) -> Tensor:
     """Return the lengths of rows, float64."""
-    norms = torch.linalg.vector_norm(raw, dim=1, dtype=torch.float64)
-    if not bool(torch.isfinite(norms).all()):
+    return torch.linalg.vector_norm(raw, dim=1, dtype=torch.float64)
+
+
+def _check(norms: Tensor) -> None:
+    """Refuse rows that are not finite."""
+    if not decide.holds(torch.isfinite(norms)):
         raise ArgumentError(
             "Features hold NaN or infinity, so no row is nearest",
             expected="finite numbers",
             remedy="look at what made them: the encoder, or the images it was given",
         )
-    return norms
 
 
 def _squares(chunks: list[Tensor]) -> Tensor:

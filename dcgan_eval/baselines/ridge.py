@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..devices import memory_share
 from ..errors import ArgumentError
+from ..svm import decide
 from ..svm.gram import gram_matrix
 from ..svm.objective import check_finite, linear_scores
 from ..svm.rows import Rows
@@ -45,6 +46,8 @@ class RidgeFit:
         ``"gram"`` (N x N equations) or ``"covariance"`` (D x D).
     time_s : float
         Wall time.
+    device : str
+        Where the equations were made; they are solved on the processor.
     """
 
     value: float
@@ -55,10 +58,11 @@ class RidgeFit:
     duality_gap: float
     solver: str
     time_s: float
+    device: str
 
     def details(self) -> dict[str, Any]:
         """Return how the fit was made."""
-        return {"solver": self.solver, "time_s": self.time_s}
+        return {"solver": self.solver, "time_s": self.time_s, "device": self.device}
 
     def without_rows(self) -> RidgeFit:
         """Return the fit: it holds weights alone."""
@@ -77,6 +81,8 @@ class RidgeClassifier:
         Most that the equations may take; None: a share of the machine.
     open_grid : bool or None
         Try values beyond the candidates where the best is at their end; None leaves it to the protocol.
+    device : torch.device or str, optional
+        Where to multiply; None: where the features are.
 
     Source: scikit-learn's ``RidgeClassifier``, equal for ``alpha`` times the unit. Deviations: always in float64.
     """
@@ -84,20 +90,25 @@ class RidgeClassifier:
     name, parameter, patience, keeps_rows, probabilities = "ridge", "alpha", 2, False, False
     values: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 1e1, 3e1, 1e2, 3e2, 1e3)
 
-    def __init__(self, memory_bytes: int | None = None, open_grid: bool | None = None):
+    def __init__(
+        self,
+        memory_bytes: int | None = None,
+        open_grid: bool | None = None,
+        device: torch.device | str | None = None,
+    ):
         self.memory_bytes = memory_share() if memory_bytes is None else memory_bytes
-        self.open_grid = open_grid
+        self.open_grid, self.device = open_grid, device
 
     def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[RidgeFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending alpha, from one matrix."""
-        equations = _Equations(X, y, self.memory_bytes)
+        equations = _Equations(X, y, self.memory_bytes, self.device)
         for value in self.values:
             fit = equations.fit(value)
             yield fit, self.predict([fit], X_val)[0]
 
     def fit(self, X: Any, y: np.ndarray, value: float) -> RidgeFit:
         """Return the fit at one alpha."""
-        return _Equations(X, y, self.memory_bytes).fit(value)
+        return _Equations(X, y, self.memory_bytes, self.device).fit(value)
 
     def predict(self, fits: Sequence[RidgeFit], X: Any) -> list[np.ndarray]:
         """Return the labels of the largest scores of every fit."""
@@ -105,7 +116,7 @@ class RidgeClassifier:
 
     def scores(self, fits: Sequence[RidgeFit], X: Any) -> list[np.ndarray]:
         """Return the scores (N, K) of every fit."""
-        return [linear_scores(X, fit.W[:, :-1], fit.W[:, -1]) for fit in fits]
+        return [linear_scores(X, fit.W[:, :-1], fit.W[:, -1], self.device) for fit in fits]
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""
@@ -115,36 +126,38 @@ class RidgeClassifier:
 class _Equations:
     """``(M + alpha I) Z = B`` of one data set: M is the centred Gram matrix, or the scatter where that is smaller."""
 
-    def __init__(self, X: Any, y: np.ndarray, memory_bytes: int):
-        self.rows = Rows(X, 0.0, memory_bytes=0).in_double()
-        self._check(memory_bytes)
-        self.classes, index = encode(y, self.rows.num_rows)
+    def __init__(self, X: Any, y: np.ndarray, memory_bytes: int, device: torch.device | str | None):
+        self.rows = Rows(X, 0.0, device=device, memory_bytes=0).in_double()
+        on_host = self.rows.device.type == "cpu"
+        self._check(memory_bytes if on_host else min(memory_bytes, memory_share(self.rows.device)))
+        self.classes, index = encode(y, self.rows.num_rows, self.rows.device)
         Y = 2.0 * torch.nn.functional.one_hot(index, len(self.classes)).double() - 1  # (N, K)
         self.mean_y = Y.mean(0)
         self.Y = Y - self.mean_y
-        self.mean = self._sums(torch.ones(len(Y), 1, dtype=torch.float64))[0] / len(Y)  # (D,)
+        self.mean = self._sums(torch.ones_like(Y[:, :1]))[0] / len(Y)  # (D,)
         self.dual = self.rows.num_rows <= self.rows.num_features
-        self.matrix = (self._gram() if self.dual else self._scatter()).numpy()
+        self.matrix = decide.values(self._gram() if self.dual else self._scatter())
         self.diagonal = self.matrix.diagonal().copy()
         # the centred rows are orthogonal to constants, so Xc^T Yc is X^T Yc
-        self.right = (self.Y if self.dual else self._sums(self.Y).T).numpy()
+        self.right = decide.values(self.Y if self.dual else self._sums(self.Y).T)
         self.unit = float(self.diagonal.sum()) / len(Y) or 1.0
 
     def fit(self, value: float) -> RidgeFit:
         """Solve at one penalty."""
         began, alpha = time.perf_counter(), value * self.unit
-        Z = torch.from_numpy(self._solve(alpha))
+        Z = torch.from_numpy(self._solve(alpha)).to(self.rows.device)
         W = self._sums(Z) - torch.outer(Z.sum(0), self.mean) if self.dual else Z.T  # Xc^T Z, (K, D)
         gap = self._gap(W, alpha)
         return RidgeFit(
             value=value,
             num_rows=self.rows.num_rows,
-            W=np.column_stack([W.numpy(), (self.mean_y - W @ self.mean).numpy()]),
+            W=decide.values(torch.column_stack([W, self.mean_y - W @ self.mean])),
             classes=self.classes,
             status="exact" if gap <= _EXACT else "stalled",
             duality_gap=gap,
             solver="gram" if self.dual else "covariance",
             time_s=time.perf_counter() - began,
+            device=str(self.rows.device),
         )
 
     def _check(self, memory_bytes: int) -> None:
@@ -155,7 +168,7 @@ class _Equations:
             raise ArgumentError(
                 "Memory does not hold the normal equations of ridge classification",
                 got=f"{size / 1e9:.1f} GB for {self.rows.num_rows:,} rows of {self.rows.num_features:,} features",
-                expected=f"at most {memory_bytes / 1e9:.1f} GB, half of what the machine has",
+                expected=f"at most {memory_bytes / 1e9:.1f} GB, half of what the machine or its GPU has",
                 remedy="use fewer --layer or fewer labels with --per-class, or `probe logistic`, which streams",
             )
 
@@ -172,7 +185,7 @@ class _Equations:
 
     def _scatter(self) -> Tensor:
         """Return Xc^T Xc, (D, D)."""
-        scatter = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64)
+        scatter = torch.zeros(len(self.mean), len(self.mean), dtype=torch.float64, device=self.mean.device)
         for _, block in self.rows.blocks():
             centred = block - self.mean
             scatter.addmm_(centred.T, centred)
@@ -199,5 +212,5 @@ class _Equations:
         residual = self.Y - self.rows.scores(padded) + W @ self.mean  # (N, K)
         pulled = self._sums(residual) - torch.outer(residual.sum(0), self.mean)
         half = alpha * W - pulled  # of the gradient
-        objective = float(residual.square().sum() + alpha * W.square().sum())
-        return float(half.square().sum()) / alpha / max(objective, np.finfo(np.float64).tiny)
+        objective, square = decide.numbers(residual.square().sum() + alpha * W.square().sum(), half.square().sum())
+        return square / alpha / max(objective, np.finfo(np.float64).tiny)

@@ -19,6 +19,7 @@ from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options, layer_option
 from .options import (
     example,
+    fit_device_option,
     json_option,
     making_options,
     place_options,
@@ -37,6 +38,7 @@ from .running import protocol_argument, take_making, take_place, take_settings
 @place_options
 @seed_option
 @tol_option
+@fit_device_option
 @to_option("folder", help="[default: records/ablate-PROTOCOL-WEIGHTS].")
 @json_option
 def ablate(

@@ -24,6 +24,7 @@ from .options import (
     device_option,
     draws_options,
     example,
+    fit_device_option,
     given_option,
     making_options,
     near_option,
@@ -115,6 +116,7 @@ def kmeans(
 @draws_options
 @near_option
 @probe_options
+@fit_device_option
 def knn(protocol: str, given: tuple[Path, Path] | None, **options: Any) -> None:
     """k nearest neighbours on raw pixels, or on --features, by Euclidean distance; k is chosen on validation rows."""
     if given:

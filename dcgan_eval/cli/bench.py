@@ -20,7 +20,16 @@ from ..report.summary import mean_ranks, summarise
 from ..report.tables import interval_over_images, score_cell
 from .console import err, out, progress_view
 from .encoder import RULES, EncoderChoice, layer_option, rule_options
-from .options import example, json_option, making_options, place_options, seed_option, to_option, tol_option
+from .options import (
+    example,
+    fit_device_option,
+    json_option,
+    making_options,
+    place_options,
+    seed_option,
+    to_option,
+    tol_option,
+)
 from .running import take_making, take_place, take_settings
 from .suite import Lists, load_lists
 
@@ -40,6 +49,7 @@ from .suite import Lists, load_lists
 @place_options
 @seed_option
 @tol_option
+@fit_device_option
 @to_option("folder", default=Path("records/bench"), show_default=True)
 @json_option
 def bench(

@@ -18,6 +18,7 @@ from .encoder import encoder_options, layer_option
 from .options import (
     Number,
     example,
+    fit_device_option,
     given_option,
     json_option,
     making_options,
@@ -51,6 +52,7 @@ class _Counts(click.ParamType):
 @place_options
 @seed_option
 @tol_option
+@fit_device_option
 @click.option("--per-class", type=_Counts(), default="1,2,5,10,20,50", show_default=True, help="Labels of each class.")
 @click.option("--draws", "num_draws", type=Number(int, 2, 10_000), help="Fresh draws for each [default: 10].")
 @to_option("folder", help="[default: records/curve-PROTOCOL-ENCODER].")

@@ -109,6 +109,12 @@ store_dtype_option = click.option(
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where the encoder runs."
 )
+fit_device_option = click.option(
+    "--svm-device",
+    metavar="auto|cpu|cuda|cuda:N",
+    help="Where classifiers are fitted; features that take more than half of a GPU's free memory are streamed to it "
+    "[default: where --device says, else auto].",
+)
 making_options = stack(
     click.option(
         "--batch-norm",
@@ -224,6 +230,7 @@ run_options = stack(
     ),
     click.option("--explain", is_flag=True, help="Say which solver ran, why, and what it took."),
     unconverged_option,
+    fit_device_option,
     record_option,
     log_option,
     json_option,

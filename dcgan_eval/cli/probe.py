@@ -12,6 +12,7 @@ from .encoder import encoder_options, layer_option
 from .options import (
     draws_options,
     example,
+    fit_device_option,
     given_option,
     making_options,
     near_option,
@@ -42,6 +43,7 @@ _on_features = stack(
 
 @probe.command(epilog=example("dcgan-eval probe knn cifar10-small --data-dir ~/data"))
 @_on_features
+@fit_device_option
 def knn(protocol: str, **options: Any) -> None:
     """k nearest neighbours by cosine, weighted; k is chosen on validation rows."""
     _run(protocol, "knn_cosine", options)
@@ -51,6 +53,7 @@ def knn(protocol: str, **options: Any) -> None:
 @_on_features
 @tol_option
 @unconverged_option
+@fit_device_option
 def logistic(protocol: str, **options: Any) -> None:
     """Multinomial logistic regression, certified by its duality gap; C is chosen on validation rows."""
     _run(protocol, "logistic", options)
@@ -58,6 +61,7 @@ def logistic(protocol: str, **options: Any) -> None:
 
 @probe.command(epilog=example("dcgan-eval probe ridge cifar10-small --data-dir ~/data"))
 @_on_features
+@fit_device_option
 def ridge(protocol: str, **options: Any) -> None:
     """Ridge classification, solved exactly in float64; alpha is chosen on validation rows."""
     _run(protocol, "ridge", options)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from click.core import ParameterSource
 
-from ..errors import ProtocolError, RecordError
+from ..devices import resolve_device
+from ..errors import DcganEvalError, ProtocolError, RecordError
 from ..features.extract import ExtractOptions
 from ..files import check_target
 from ..protocols.catalog import PROTOCOLS, get_protocol
@@ -75,14 +77,30 @@ def _refuse_making() -> None:
 def take_place(options: dict[str, Any]) -> Place:
     """Take the options that say where things are out of a command's options."""
     memory_gb = options.pop("memory_gb")
+    device = _fit_device(options.pop("svm_device")) if "svm_device" in options else None
     return Place(
         data_dir=options.pop("data_dir"),
         cache_dir=options.pop("cache_dir") or default_cache_dir(),
         download=options.pop("download"),
         wait=not options.pop("no_wait"),
         probe=options.pop("probe", None),
+        device=device,
         **({} if memory_gb is None else {"memory_bytes": int(memory_gb * 1e9)}),
     )
+
+
+def _fit_device(name: str | None) -> torch.device:
+    """Return where classifiers are fitted: where the command says, or without that where its encoder runs."""
+    if name == "mps":
+        raise DcganEvalError(
+            "No classifier is fitted on mps, which has no float64 for its certificate",
+            got="--svm-device mps",
+            remedy="leave it out, or use --svm-device cpu",
+        )
+    if name is not None:
+        return resolve_device(name, "--svm-device")
+    device = resolve_device(click.get_current_context().params.get("device", "auto"))
+    return torch.device("cpu") if device.type == "mps" else device  # mps has no float64
 
 
 def take_settings(options: dict[str, Any], classifier: Classifier | None = None) -> Settings:

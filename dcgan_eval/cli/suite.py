@@ -24,7 +24,7 @@ from .svm import svm
 
 # Options of ``svm`` that are no keys: they decide no number, and the gate has its own or none.
 _PLACES = {"data_dir", "download", "cache_dir", "no_wait", "num_workers", "memory_gb"}
-_NOT_KEYS = _PLACES | {"list_layers", "explain", "record", "as_json", "probe", "log", "near_duplicates"}
+_NOT_KEYS = _PLACES | {"list_layers", "explain", "record", "as_json", "probe", "log", "near_duplicates", "svm_device"}
 _OPTIONS = [option for option in svm.params if isinstance(option, click.Option) and option.name not in _NOT_KEYS]
 # Every spelling of an option -> the option: as typed behind the dashes, or with underscores.
 _KEYS = {

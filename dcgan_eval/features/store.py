@@ -33,7 +33,7 @@ _READ_ROWS = 8 * BLOCK_ROWS
 
 
 class FeatureStore:
-    """Complete features on disk as a float32 matrix (N, D): ``store[rows]`` reads and verifies what it touches.
+    """Complete features on disk as a matrix (N, D): ``store[rows]`` reads and verifies what it touches.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ class FeatureStore:
         What decided the numbers.
     reused : bool
         Whether it was there before.
+    dtype : numpy.dtype
+        Of what is read: float32, unless :meth:`as_stored` is asked for.
 
     Raises
     ------
@@ -65,7 +67,7 @@ class FeatureStore:
         self.identity = self._layout.identity
         self.positions = np.arange(self.identity.num_rows) if positions is None else positions
         self.layers = tuple(name for name, _ in self.identity.layers)
-        self._served: Callable[[np.ndarray], np.ndarray] = lambda block: block
+        self._served: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,11 +113,18 @@ class FeatureStore:
     def served_by(self, function: Callable[[np.ndarray], np.ndarray]) -> FeatureStore:
         """Return the same matrix with all that is read passed through ``function``, which may write to its argument."""
         view = copy.copy(self)
-        view._served = function
+        view._served, view.dtype = function, FeatureStore.dtype
+        return view
+
+    def as_stored(self) -> FeatureStore:
+        """Return the same matrix read in the file's own type; in float32 where that does not hold its numbers."""
+        view, is_plain = copy.copy(self), self._served is None and not self._layout.scales
+        if is_plain:
+            view.dtype = np.dtype(self.identity.store_dtype)
         return view
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Read rows (a slice, a mask or numbers) as float32, (M, D); a single number gives (D,)."""
+        """Read rows (a slice, a mask or numbers), (M, D); a single number gives (D,)."""
         if isinstance(rows, int | np.integer):
             return self.take([rows]).read()[0]
         return self.take(rows).read()
@@ -133,7 +142,7 @@ class FeatureStore:
         Returns
         -------
         ndarray
-            float32, (len(rows), width), C-contiguous.
+            Of the matrix's type, (len(rows), width), C-contiguous.
 
         Raises
         ------
@@ -144,15 +153,15 @@ class FeatureStore:
         positions = view.positions if rows is None else view.positions[rows]
         order = np.argsort(positions, kind="stable")
         sorted_positions = positions[order]
-        X = np.empty((len(positions), view.shape[1]), np.float32)
+        X = np.empty((len(positions), view.shape[1]), self.dtype)
         for block in np.unique(sorted_positions // BLOCK_ROWS):
             start = int(block) * BLOCK_ROWS
             low, high = np.searchsorted(sorted_positions, [start, start + BLOCK_ROWS])
             X[order[low:high]] = view._block(int(block))[sorted_positions[low:high] - start]
-        return view._served(X)
+        return X if view._served is None else view._served(X)
 
     def blocks(self, num_rows: int = _READ_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (rows, float32 features) over all rows at hand, ``num_rows`` at a time."""
+        """Yield (rows, features) over all rows at hand, ``num_rows`` at a time."""
         for start in range(0, len(self), num_rows):
             rows = slice(start, min(start + num_rows, len(self)))
             yield rows, self[rows]

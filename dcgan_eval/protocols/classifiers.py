@@ -10,20 +10,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.special
+import torch
 
 from ..baselines.knn import KnnClassifier
 from ..baselines.logistic import LogisticClassifier
 from ..baselines.mlp import MlpClassifier, MlpOptions
 from ..baselines.ridge import RidgeClassifier
-from ..features.store import FeatureStore
 from ..svm.objective import Solution, predict_all, score_all
 from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
 from ..svm.rows import mean_squared_norm
+from .matrix import Matrix
 from .spec import TOP, Ranked
 from .spec import Protocol as ProtocolSpec
-
-Matrix = np.ndarray | FeatureStore
-"""Features (N, D), float32: in memory, or read in blocks from where they lie."""
 
 
 class Fit(Protocol):
@@ -67,6 +65,8 @@ class Classifier(Protocol):
         The path ends after this many values without a better validation score.
     keeps_rows : bool
         Whether a fit holds on to its training rows.
+
+    One that can be fitted on a GPU has a ``device``, too: where, or None for where its features are.
     """
 
     name: str
@@ -92,6 +92,15 @@ def with_values(classifier: Classifier, values: Sequence[float]) -> Classifier:
     """Return the classifier with other candidates for its hyperparameter."""
     other = copy.copy(classifier)
     other.values = tuple(values)
+    return other
+
+
+def on_device(classifier: Classifier, device: torch.device | None) -> Classifier:
+    """Return the classifier fitted on another device; itself for None, and where it is not for GPUs."""
+    if device is None or not hasattr(classifier, "device"):
+        return classifier
+    other = copy.copy(classifier)
+    other.device = device
     return other
 
 
@@ -181,6 +190,7 @@ class SvmFit:
             "time_s": solution.time_s,
             "solver": solution.solver,
             "solver_reason": solution.reason,
+            "device": solution.device,
         }
 
     def without_rows(self) -> SvmFit:
@@ -207,6 +217,8 @@ class SvmClassifier:
         C is for features of mean squared norm one; see :class:`~dcgan_eval.protocols.spec.Protocol`.
     open_grid : bool or None
         Try values beyond the candidates where the best is at their end; None: see :func:`has_open_grid`.
+    device : torch.device or str, optional
+        Where to multiply; None: where the features are.
     """
 
     parameter, keeps_rows, probabilities = "C", False, False
@@ -221,10 +233,11 @@ class SvmClassifier:
         mean_loss: bool = False,
         relative: bool = False,
         open_grid: bool | None = None,
+        device: torch.device | str | None = None,
     ):
         FitOptions(tol=tol, solver=solver)  # refused here, before features are computed
         self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
-        self.mean_loss, self.relative, self.open_grid = mean_loss, relative, open_grid
+        self.mean_loss, self.relative, self.open_grid, self.device = mean_loss, relative, open_grid, device
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
 
     def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
@@ -232,7 +245,7 @@ class SvmClassifier:
         how, unit = self._how(X)
         solutions = fit_path(X, y, [C / unit for C in self.values], **how)
         for C, solution in zip(self.values, solutions, strict=True):
-            yield SvmFit(C, len(X), solution), solution.predict(X_val, allow_unconverged=True)
+            yield SvmFit(C, len(X), solution), solution.predict(X_val, allow_unconverged=True, device=self.device)
 
     def fit(self, X: Matrix, y: np.ndarray, value: float) -> SvmFit:
         """Return the fit at one C."""
@@ -241,11 +254,11 @@ class SvmClassifier:
 
     def predict(self, fits: Sequence[SvmFit], X: Matrix) -> list[np.ndarray]:
         """Return the predicted labels of every fit, in one pass over X."""
-        return predict_all([fit.solution for fit in fits], X, allow_unconverged=True)
+        return predict_all([fit.solution for fit in fits], X, allow_unconverged=True, device=self.device)
 
     def scores(self, fits: Sequence[SvmFit], X: Matrix) -> Iterable[np.ndarray]:
         """Return the margins (N, K) of every fit, in one pass over X; of two classes (N, 1)."""
-        return score_all([fit.solution for fit in fits], X)
+        return score_all([fit.solution for fit in fits], X, self.device)
 
     def describe(self) -> dict[str, Any]:
         """Return the objective."""
@@ -257,7 +270,8 @@ class SvmClassifier:
     def _how(self, X: Matrix) -> tuple[dict[str, Any], float]:
         """Return the options of a fit and the unit of C: what C is divided by to be the factor of the summed losses."""
         squared_norm = mean_squared_norm(X) if self.relative else 1.0
-        how = {"tol": self.tol, "solver": self.solver, "intercept_scaling": math.sqrt(squared_norm)}
+        scaling = math.sqrt(squared_norm)
+        how = {"tol": self.tol, "solver": self.solver, "intercept_scaling": scaling, "device": self.device}
         return how, squared_norm * (len(X) if self.mean_loss else 1)
 
 

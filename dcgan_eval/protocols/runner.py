@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import provenance
 from ..data.feature_rows import FeatureRows
@@ -18,10 +19,10 @@ from ..data.imageset import ImageSet
 from ..data.repeats import check_near_duplicates, count_near_duplicates
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
-from ..features.store import FeatureStore
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
-from .classifiers import Classifier, Fit, Matrix, has_open_grid, rank, with_values
+from .classifiers import Classifier, Fit, has_open_grid, on_device, rank, with_values
+from .matrix import Matrix, device_of_fits, load, part
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler, constant_note
@@ -132,7 +133,7 @@ def run_protocol(
     """
     started, place = time.perf_counter(), place or Place()
     _check_same_kind(train, test.images)
-    run = _start(protocol, train, settings, progress)
+    run = _start(protocol, train, settings, progress, place.device)
     if settings.near_duplicates:
         check_near_duplicates(train)
     if place.probe is not None:
@@ -141,11 +142,11 @@ def run_protocol(
         source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
     run.look_at(source)
     with run.timed("load"):
-        X = _in_memory(source.stores[0].take(run.rows), place.memory_bytes)
+        X = load(source.stores[0].take(run.rows), place.memory_bytes, device_of_fits(run.classifier))
 
     def predict(fits: list[Fit]) -> list[np.ndarray]:
         with run.timed("test"):
-            X_test = _in_memory(source.stores[1], place.memory_bytes)
+            X_test = load(source.stores[1], place.memory_bytes, device_of_fits(run.classifier))
             run.ranked += rank(run.classifier, fits, X_test, train.num_classes)
             return run.classifier.predict(fits, X_test)
 
@@ -163,17 +164,6 @@ def run_protocol(
     return record
 
 
-def _in_memory(store: FeatureStore, memory_bytes: int) -> Matrix:
-    """Read a matrix that memory holds; leave a larger one where it is."""
-    num_rows, width = store.shape
-    return store if num_rows * width * store.dtype.itemsize > memory_bytes else store.read()
-
-
-def _part(X: Matrix, rows: slice | np.ndarray) -> Matrix:
-    """Return some rows of a matrix: a view or copy of those in memory, else nothing read yet."""
-    return X.take(rows) if isinstance(X, FeatureStore) else X[rows]
-
-
 def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
     """Refuse a training and a test set of different classes or sizes."""
     if (train.class_names, train.image_shape) != (test.class_names, test.image_shape):
@@ -189,21 +179,28 @@ def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
         )
 
 
-def _start(protocol: Protocol, train: ImageSet, settings: Settings, progress: Progress) -> _Run:
+def _start(
+    protocol: Protocol, train: ImageSet, settings: Settings, progress: Progress, device: torch.device | None
+) -> _Run:
     """Split off the validation rows."""
     if train.labels is None:
         raise ProtocolError("The training set has no labels", got=f"{train.name} {train.split}")
     protocol = settings.named(protocol)
     num_held_out = protocol.num_held_out(train.num_images)
     kept, validation = stratified_split(train, num_held_out, settings.seed, "validation")
-    classifier, rows = settings.classifier_for(protocol), np.concatenate([kept, validation])
+    classifier, rows = on_device(settings.classifier_for(protocol), device), np.concatenate([kept, validation])
     run = _Run(protocol, settings, classifier, train, rows, len(kept), progress)
     run.note_rows(validation, "validation")
     return run
 
 
 def validation_curve(
-    protocol: Protocol, train: ImageSet, X: np.ndarray, features: Mapping[str, Any], settings: Settings = DEFAULTS
+    protocol: Protocol,
+    train: ImageSet,
+    X: np.ndarray,
+    features: Mapping[str, Any],
+    settings: Settings = DEFAULTS,
+    device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """Choose a hyperparameter as a run does, and stop there: no test set takes part.
 
@@ -219,6 +216,8 @@ def validation_curve(
         What a source's ``describe`` says of them; it decides how far the search goes.
     settings : Settings
         As for a run.
+    device : torch.device or None
+        Where to fit, as for a :class:`~dcgan_eval.protocols.settings.Place`.
 
     Returns
     -------
@@ -230,7 +229,7 @@ def validation_curve(
     ConvergenceError, ProtocolError, DataError
         As for :func:`run_protocol`.
     """
-    run = _start(protocol, train, settings, no_progress)
+    run = _start(protocol, train, settings, no_progress, device)
     run.has_open_grid = has_open_grid(run.classifier, run.protocol, features)
     kept, held_out = run.rows[: run.num_kept], run.rows[run.num_kept :]
     return _validation_curve(run, X[kept], run.labels[: run.num_kept], X[held_out], "")
@@ -243,7 +242,7 @@ def _fit_all(run: _Run, X: Matrix) -> _Found:
     """Choose the hyperparameter with the validation rows held out, then fit on all rows."""
     kept, held_out = slice(run.num_kept), slice(run.num_kept, None)
     with run.timed("select"):
-        curve = _validation_curve(run, _part(X, kept), run.labels[kept], _part(X, held_out), "")
+        curve = _validation_curve(run, part(X, kept), run.labels[kept], part(X, held_out), "")
         selection = _merge_curves([curve], run.classifier.parameter)
         value = best_value(selection, run.classifier.parameter)
     with run.timed("fit"):
@@ -256,19 +255,19 @@ def _fit_all(run: _Run, X: Matrix) -> _Found:
 
 def _fit_draws(run: _Run, X: Matrix, predict: Callable[[list[Fit]], list[np.ndarray]]) -> _Found:
     """Choose the hyperparameter by the mean validation score of some draws, then fit fresh draws."""
-    protocol, curves, X_val = run.protocol, [], _part(X, slice(run.num_kept, None))
+    protocol, curves, X_val = run.protocol, [], part(X, slice(run.num_kept, None))
     with run.timed("select"):
         for draw in range(protocol.selection_draws):
             rows = run.draw(draw, "selection")
             label = f"draw {draw + 1} of {protocol.selection_draws}, "
-            curves.append(_validation_curve(run, _part(X, rows), run.labels[rows], X_val, label))
+            curves.append(_validation_curve(run, part(X, rows), run.labels[rows], X_val, label))
         selection = _merge_curves(curves, run.classifier.parameter)
         value = best_value(selection, run.classifier.parameter)
     fits, predictions = list[Fit](), list[np.ndarray]()
     with run.timed("fit"):
         for draw in range(protocol.num_draws):
             rows = run.draw(draw, "test")
-            fit = _accepted(run, run.classifier.fit(_part(X, rows), run.labels[rows], value))
+            fit = _accepted(run, run.classifier.fit(part(X, rows), run.labels[rows], value))
             if run.classifier.keeps_rows:  # a hundred draws of rows do not fit in memory together
                 predictions += predict([fit])
                 fit = fit.without_rows()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..baselines.logistic import LogisticClassifier
 from ..devices import memory_share
 from ..errors import ProtocolError
@@ -91,7 +93,7 @@ DEFAULTS = Settings()
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run finds and keeps things; no number depends on it.
+    """Where a run finds, keeps and computes things; no number depends on it beyond rounding.
 
     Attributes
     ----------
@@ -107,6 +109,8 @@ class Place:
         Largest matrix of features that is read into memory whole; larger ones are read in blocks, again in each pass.
     probe : Path or None
         Where the classifier that was fitted goes, as safetensors; None keeps none.
+    device : torch.device or None
+        Where classifiers are fitted, and predict; None leaves it to the classifier, whose own is the processor.
     """
 
     data_dir: Path | None = None
@@ -115,3 +119,4 @@ class Place:
     wait: bool = True
     memory_bytes: int = field(default_factory=memory_share)
     probe: Path | None = None
+    device: torch.device | None = None

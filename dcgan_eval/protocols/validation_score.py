@@ -69,7 +69,8 @@ class ValidationScore:
         """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""
         features = {"kind": "encoder", "preset": D.preset.name}
         settings = Settings(tol=_TOL, allow_unconverged=True)  # a probe is not worth the training that it would end
-        curve = validation_curve(self.protocol, self.train, self._features(D), features, settings)
+        X, device = self._features(D), self.options.torch_device
+        curve = validation_curve(self.protocol, self.train, X, features, settings, device)
         C = best_value(curve, "C")
         return {"score": next(row["score"] for row in curve if row["C"] == C), "C": C}
 

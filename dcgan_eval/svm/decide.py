@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
@@ -13,6 +14,16 @@ def holds(condition: torch.Tensor) -> bool:
 def number(value: torch.Tensor) -> float:
     """Return a single element."""
     return float(value)
+
+
+def numbers(*values: torch.Tensor) -> list[float]:
+    """Return single elements, for one wait."""
+    return [float(value) for value in torch.stack(values).tolist()]
+
+
+def values(several: torch.Tensor) -> np.ndarray:
+    """Return what a tensor holds."""
+    return several.cpu().numpy()
 
 
 def where(condition: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from dcgan_eval.devices import resolve_device
 from dcgan_eval.errors import ArgumentError
 from dcgan_eval.svm.objective import Solution, Status, linear_scores, unconverged
 from dcgan_eval.svm.path import FitOptions, Fitter, Solver, check_positive
@@ -54,6 +55,9 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Of no effect: there is one optimum, and nothing is drawn.
     verbose : int
         Other than 0: print a line after the fit.
+    device : str or None
+        Where to multiply: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None: where X is, arrays on the processor.
+        What does not fit there is streamed.
 
     Attributes
     ----------
@@ -96,6 +100,7 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dual: bool | str = "auto",
         random_state: Any = None,
         verbose: int = 0,
+        device: str | None = None,
     ):
         self.C = C
         self.tol = tol
@@ -111,6 +116,7 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.dual = dual
         self.random_state = random_state
         self.verbose = verbose
+        self.device = device
 
     def fit(self, X: Any, y: Any, sample_weight: Any | None = None) -> L2SVM:
         """Fit to rows X (N, D) and labels y (N,).
@@ -136,13 +142,13 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError, TypeError
             When the data or a parameter cannot be used.
         """
-        options = self._options()
+        options, device = self._options(), self._where()
         X, y = self._checked(X, y)
         sample_weight = None if sample_weight is None else _sample_weight(sample_weight, X)
         classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(f"L2SVM needs at least 2 classes in y; the data holds only one class: {classes[0]!r}.")
-        fitter = Fitter(X, y, options, self._class_weight(y, sample_weight), sample_weight)
+        fitter = Fitter(X, y, options, self._class_weight(y, sample_weight), sample_weight, device=device)
         solution = fitter.fit(float(self.C))
         self._adopt(solution)
         if self.verbose:
@@ -166,8 +172,12 @@ class L2SVM(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         if not isinstance(X, torch.Tensor):
             X = validate_data(self, X, dtype=_kept_dtype(X), accept_sparse=False, reset=False)
-        scores = linear_scores(X, self.coef_, self.intercept_)
+        scores = linear_scores(X, self.coef_, self.intercept_, self._where())
         return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def _where(self) -> torch.device | None:
+        """Return the device asked for, or say that it is not there."""
+        return None if self.device is None else resolve_device(self.device, "device")
 
     def _options(self) -> FitOptions:
         """Validate the parameters."""

@@ -186,7 +186,7 @@ class _Progress:
 
     def note(self, state: _State) -> None:
         """Record an iterate."""
-        gap, primal = float(relative(state.gap, state.primal).max()), float(state.primal.sum())
+        gap, primal = decide.numbers(relative(state.gap, state.primal).max(), state.primal.sum())
         # an objective below zero is rounding: on it, too, only a fall counts
         fell = primal - self.lowest < -1e-5 * abs(primal)
         moved = gap < 0.5 * min(self.history, default=float("inf")) or fell
@@ -302,14 +302,14 @@ def _conjugate_gradients(
             square = problem.join(space.remainder(r))
             large = (square > (stop.share * stop.norm)[live]) | (new_rho > energy[live])
             keep &= (square > stop.square[live]) & large
-        if decide.holds(~keep):
+        left = decide.where(keep)
+        if len(left) == 0:
             break
         beta = new_rho / rho.clamp_min(1e-300)  # makes the next direction conjugate to all before it
         d, rho = z + beta[:, None] * d, new_rho
         image = None if image is None else image + beta * Fd
         # Problems that are done leave the batch, so that the others do not pay for them.
-        if not decide.holds(keep):
-            left = decide.where(keep)
+        if len(left) < len(keep):
             live, r, d, rho, S = live[left], r[left], d[left], rho[left], S.columns(left)
             image = None if image is None else image[:, left]
     return p, Fp

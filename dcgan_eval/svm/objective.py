@@ -158,6 +158,8 @@ class Solution:
         Wall time.
     solver, reason : str
         ``"primal"``, ``"gram"`` or ``"gram+primal"``, and why it was chosen.
+    device : str
+        Where it was fitted.
     history : tuple of float
         Largest relative gap (estimated) before each primal Newton iteration.
     """
@@ -175,6 +177,7 @@ class Solution:
     time_s: float
     solver: str
     reason: str = ""
+    device: str = "cpu"
     intercept_scaling: float = 1.0
     history: tuple[float, ...] = field(default=(), repr=False)
 
@@ -183,7 +186,9 @@ class Solution:
         """Largest relative duality gap over the problems."""
         return float(np.max(self.gaps))
 
-    def decision_function(self, X: Any, *, allow_unconverged: bool = False) -> np.ndarray:
+    def decision_function(
+        self, X: Any, *, allow_unconverged: bool = False, device: torch.device | str | None = None
+    ) -> np.ndarray:
         """Score rows, block by block.
 
         Parameters
@@ -192,6 +197,8 @@ class Solution:
             Shape (N, D).
         allow_unconverged : bool
             Score with weights whose certificate was not reached.
+        device : torch.device or str, optional
+            Where to multiply; None: where X is.
 
         Returns
         -------
@@ -205,11 +212,13 @@ class Solution:
         """
         if self.status is not Status.CONVERGED and not allow_unconverged:
             raise unconverged(self)
-        return linear_scores(X, self.W, self.intercepts)
+        return linear_scores(X, self.W, self.intercepts, device)
 
-    def predict(self, X: Any, *, allow_unconverged: bool = False) -> np.ndarray:
+    def predict(
+        self, X: Any, *, allow_unconverged: bool = False, device: torch.device | str | None = None
+    ) -> np.ndarray:
         """Return the label of the largest score of each row (see :meth:`decision_function`)."""
-        return self._labels(self.decision_function(X, allow_unconverged=allow_unconverged))
+        return self._labels(self.decision_function(X, allow_unconverged=allow_unconverged, device=device))
 
     def _labels(self, scores: np.ndarray) -> np.ndarray:
         """Return the label of the largest score of each row."""
@@ -218,15 +227,17 @@ class Solution:
         return self.classes[index]
 
 
-def linear_scores(X: Any, W: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
-    """Return ``X W^T + intercepts``, float64 (N, K), block by block.
+def linear_scores(
+    X: Any, W: np.ndarray, intercepts: np.ndarray, device: torch.device | str | None = None
+) -> np.ndarray:
+    """Return ``X W^T + intercepts``, float64 (N, K), block by block, multiplied on a device (None: where X is).
 
     Raises
     ------
     ArgumentError
         X holds NaN or infinity: no weights, even 0, make a finite score of it.
     """
-    rows = Rows(X, 1.0, memory_bytes=0)
+    rows = Rows(X, 1.0, device=device, memory_bytes=0)
     scores = rows.scores(torch.as_tensor(np.column_stack([W, intercepts]), device=rows.device)).cpu().numpy()
     if np.isfinite(W).all() and not np.isfinite(scores).all():
         raise _not_finite()
@@ -250,7 +261,13 @@ def _not_finite() -> ArgumentError:
     return ArgumentError("X holds NaN or infinity", expected="finite numbers", remedy="look at what made the features")
 
 
-def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: bool = False) -> list[np.ndarray]:
+def predict_all(
+    solutions: Sequence[Solution],
+    X: Any,
+    *,
+    allow_unconverged: bool = False,
+    device: torch.device | str | None = None,
+) -> list[np.ndarray]:
     """Predict the rows of X with many solutions, reading X once for every few hundred of their columns.
 
     Parameters
@@ -259,7 +276,7 @@ def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: boo
         Fits to the same features.
     X : numpy.ndarray or torch.Tensor
         Shape (N, D).
-    allow_unconverged : bool
+    allow_unconverged, device
         As for :meth:`Solution.decision_function`.
 
     Returns
@@ -275,15 +292,16 @@ def predict_all(solutions: Sequence[Solution], X: Any, *, allow_unconverged: boo
     for solution in solutions:
         if solution.status is not Status.CONVERGED and not allow_unconverged:
             raise unconverged(solution)
-    return [s._labels(scores) for s, scores in zip(solutions, score_all(solutions, X), strict=True)]
+    return [s._labels(scores) for s, scores in zip(solutions, score_all(solutions, X, device), strict=True)]
 
 
-def score_all(solutions: Sequence[Solution], X: Any) -> Iterator[np.ndarray]:
+def score_all(solutions: Sequence[Solution], X: Any, device: torch.device | str | None = None) -> Iterator[np.ndarray]:
     """Yield the scores of X, float64 (N, K), by each solution, whatever its status; X is read as by predict_all."""
     step = max(1, _SCORED_COLUMNS // max((len(s.W) for s in solutions), default=1))
     for start in range(0, len(solutions), step):
         part = solutions[start : start + step]
-        scores = linear_scores(X, *(np.concatenate([getattr(s, name) for s in part]) for name in ("W", "intercepts")))
+        W, intercepts = (np.concatenate([getattr(s, name) for s in part]) for name in ("W", "intercepts"))
+        scores = linear_scores(X, W, intercepts, device)
         yield from np.split(scores, np.cumsum([len(s.W) for s in part])[:-1], axis=1)
 
 

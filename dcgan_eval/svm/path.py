@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from dcgan_eval.devices import memory_share
 from dcgan_eval.errors import ArgumentError
+from dcgan_eval.svm import decide
 from dcgan_eval.svm.gram import GramSpace, gram_matrix, solve_gram
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Solution, Status, evaluate_weights
@@ -247,7 +248,7 @@ class Fitter:
         # Below tol, as the certificate on X in float64 adds the Gram matrix's rounding to the gap found here
         tol, start = 0.3 * self.options.tol, self._coefficients.get(first)
         found = solve_gram(self._gram, problem, start, tol, self.options.max_iter)
-        if bool(torch.isfinite(found.U).all()):
+        if decide.holds(torch.isfinite(found.U)):
             self._coefficients[first] = found.U
         return self.rows.adjoint(found.U.T, torch.float64), found.iterations
 
@@ -307,6 +308,7 @@ class Fitter:
             time_s=time_s,
             solver=max((part.solver for part in parts), key=len),
             reason=self.choice.reason,
+            device=str(self.rows.device),
             intercept_scaling=self.rows.scale,
             history=tuple(max(gaps) for gaps in zip_longest(*(p.history for p in parts), fillvalue=0.0)),
         )

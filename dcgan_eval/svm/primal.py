@@ -217,8 +217,9 @@ class PrimalSpace:
         # Rayleigh-Ritz: turn the basis into the eigenvectors of the sample seen through it, largest first.
         turn = vectors.flip(1).T.to(rows.dtype).contiguous()
         basis, sample = product_nt(turn, basis.T), product_nt(sample, turn)
-        total = float(rows.reduce(square)) + len(sample) * rows.scale**2
-        left = max(total - float(values.sum()), 0.0) / len(sample)  # energy of a row outside the basis, by Pythagoras
+        energy, kept = decide.numbers(rows.reduce(square)[0], values.sum())
+        # energy of a row outside the basis, by Pythagoras
+        left = max(energy + len(sample) * rows.scale**2 - kept, 0.0) / len(sample)
         tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
         top = rows.scores(basis[: self.top_rank]).to(rows.dtype) if self.top_rank else None
         return _Coarse(basis.contiguous(), sample.contiguous(), index, tail, top)
@@ -287,8 +288,9 @@ def _weighted_grams(Z: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
     """Return ``Z^T diag(s) Z`` for each column s >= 0 of S: (K, R, R) in float64."""
     grams = []
     for s in S.T:
-        active = decide.where(s > 0)
-        weighted = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)  # rows beyond the hinge have s = 0
+        # rows beyond the hinge have s = 0; a GPU multiplies them sooner than it tells which they are
+        active = decide.where(s > 0) if s.device.type == "cpu" else slice(None)
+        weighted = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
         grams.append(product_nt(weighted.T.contiguous(), weighted.T).double())
     return torch.stack(grams)
 

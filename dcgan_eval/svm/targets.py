@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from dcgan_eval.svm import decide
 from dcgan_eval.svm.problems import HingeProblem
 
 
@@ -92,7 +93,7 @@ def hinge_problem(
         if row.shape != (len(index), 1):
             raise ValueError(f"sample_weight must have shape ({len(index)},); got {tuple(row.shape[:1])}.")
     for weights in (named, row):
-        if weights is not None and not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        if weights is not None and not decide.holds(torch.isfinite(weights) & (weights >= 0)):
             raise ValueError("Weights must be finite and not negative.")
     targets = torch.arange(int(two), len(classes), device=device)
     return HingeProblem(index, targets, positive, negative, row, even=class_weight is None)
