@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +13,16 @@ from svm_problems import correlated
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dcgan_eval.devices import memory_share
 from dcgan_eval.svm import decide, newton
+from dcgan_eval.svm import rows as rows_module
 from dcgan_eval.svm.gram import GramSpace
-from dcgan_eval.svm.objective import Status
+from dcgan_eval.svm.objective import Status, certificate
 from dcgan_eval.svm.path import FitOptions, Fitter, fit_ovr
 from dcgan_eval.svm.primal import PrimalSpace
 from dcgan_eval.svm.problems import HingeProblem, SoftmaxProblem
 from dcgan_eval.svm.products import product_nt
-from dcgan_eval.svm.rows import Rows
+from dcgan_eval.svm.rows import Rows, mean_squared_norm
 
 
 class Watch(TorchDispatchMode):
@@ -90,6 +93,16 @@ def test_derivatives_are_those_of_the_losses(kind):
     torch.testing.assert_close(second.sum(), (curved * step).sum())
 
 
+@pytest.fixture
+def decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer whatever is asked of the device: nothing is solved, everything is active."""
+    monkeypatch.setattr(decide, "holds", lambda condition: True)
+    monkeypatch.setattr(decide, "number", lambda value: 1.0)
+    monkeypatch.setattr(decide, "numbers", lambda *values: [1.0] * len(values))
+    monkeypatch.setattr(decide, "where", lambda condition: torch.arange(len(condition), device=condition.device))
+    monkeypatch.setattr(newton, "_MAX_CG", 3)
+
+
 def one_step(space: Any, problem: Any, num_columns: int) -> None:
     """Take a Newton step from zero."""
     state = newton._begin(space, problem, None, False)
@@ -99,10 +112,7 @@ def one_step(space: Any, problem: Any, num_columns: int) -> None:
 
 @pytest.mark.parametrize("kind", ["hinge", "softmax"])
 @pytest.mark.parametrize("space", ["primal", "gram"])
-def test_a_newton_step_keeps_to_the_gpu(kind, space, monkeypatch):
-    monkeypatch.setattr(decide, "holds", lambda condition: True)
-    monkeypatch.setattr(decide, "number", lambda value: 1.0)
-    monkeypatch.setattr(decide, "where", lambda condition: torch.arange(len(condition), device=condition.device))
+def test_a_newton_step_keeps_to_the_gpu(kind, space, decided):
     with FakeTensorMode():
         X = torch.empty(60, 40, device="cuda")
         index = torch.empty(60, dtype=torch.int64, device="cuda")
@@ -126,3 +136,102 @@ def test_float32_products_on_a_gpu_are_float32_whatever_the_process_allows():
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def to_plain(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy without pinned memory, which fake tensors do not have."""
+    return x.to(device)
+
+
+def on_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """Return 60 fake rows that are multiplied on a GPU: resident there, or streamed to it."""
+    monkeypatch.setattr(rows_module, "to_device", to_plain)
+    dtype = torch.float16 if "float16" in kind else torch.float32
+    X = torch.empty(60, 40, dtype=dtype, device="cpu" if "streamed" in kind else "cuda")
+    return Rows(X, 1.0, device="cuda", memory_bytes=0)
+
+
+@pytest.mark.parametrize("kind", ["float16", "streamed float16", "streamed float32"])
+def test_float16_rows_stay_so_on_the_gpu_and_are_widened_there(kind, monkeypatch):
+    with FakeTensorMode():
+        rows = on_device(kind, monkeypatch)
+        assert rows.X.device.type == ("cpu" if "streamed" in kind else "cuda")
+        assert {(read.dtype, read.device.type) for _, read in rows.reads()} == {(rows.X.dtype, "cuda")}
+        for wanted in (torch.float32, torch.float64):
+            assert {(b.dtype, b.device.type) for _, b in rows.blocks(wanted)} == {(wanted, "cuda")}
+
+
+def test_rows_that_fit_go_to_the_gpu_once_in_their_own_type(monkeypatch):
+    monkeypatch.setattr(rows_module, "to_device", to_plain)
+    with FakeTensorMode():
+        for dtype, there in (
+            (torch.float16, torch.float16),
+            (torch.uint8, torch.float32),
+            (torch.int32, torch.float64),
+        ):
+            size = 60 * 40 * there.itemsize
+            X = torch.empty(60, 40, device="cpu").to(dtype)
+            brought = Rows(X, device="cuda", memory_bytes=size).X
+            assert (brought.device.type, brought.dtype) == ("cuda", there)
+            assert Rows(X, device="cuda", memory_bytes=size - 1).X is X
+        X = torch.empty(60, 40, device="cuda:0")
+        assert Rows(X, device="cuda", memory_bytes=1 << 30).X is X  # it is there already, whatever its number
+
+
+@pytest.mark.parametrize("solver", ["primal", "gram"])
+@pytest.mark.parametrize("kind", ["float16", "streamed float16"])
+def test_a_whole_fit_on_a_gpu_asks_nothing_of_it_but_through_decide(kind, solver, monkeypatch, decided):
+    """A fake tensor has no numbers: whoever else wants to know one raises."""
+    y = np.arange(60) % 3
+    with FakeTensorMode():
+        X = on_device(kind, monkeypatch).X
+        fitter = Fitter(X, y, FitOptions(solver=solver, max_iter=2), device="cuda", memory_bytes=0)
+        part = fitter._fit_columns(0.1, slice(0, 3), None)
+        assert {t.device.type for t in (part.U, *part.bounds)} == {"cuda"}
+        assert fitter.rows.X.dtype == torch.float16
+
+
+class Elsewhere:
+    """Rows that are in no memory; counts how often each is read."""
+
+    def __init__(self, X: np.ndarray):
+        self.X, self.shape, self.dtype, self.counts = X, X.shape, X.dtype, np.zeros(len(X), int)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        self.counts[rows] += 1
+        return self.X[rows]
+
+
+@pytest.mark.parametrize("solver", ["primal", "gram"])
+def test_float16_rows_give_the_certified_fit_whether_they_are_brought_or_streamed(solver, monkeypatch):
+    X, y = correlated(300, 500, 4, seed=5)
+    half = X.astype(np.float16)
+    crossed: list[torch.dtype] = []
+    monkeypatch.setattr(rows_module, "to_device", lambda x, device: crossed.append(x.dtype) or x)
+    found = {}
+    for memory in (1 << 30, 0):
+        lazy = Elsewhere(half)
+        found[memory] = fit_ovr(lazy, y, 1e-2, tol=1e-5, solver=solver, device="cpu", memory_bytes=memory)
+        assert (lazy.counts.max() == 1) == (memory > 0)
+    assert set(crossed) == {torch.float16}
+    for solution in found.values():
+        assert (solution.status, solution.device) == (Status.CONVERGED, "cpu")
+        # the certificate that a fit carries is that of the float16 numbers, in float64
+        primal, _, gaps = certificate(half.astype(np.float64), y, solution.W, 1e-2, intercepts=solution.intercepts)
+        assert gaps.max() <= 1e-5
+        np.testing.assert_allclose(solution.primal, primal, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_mean_squared_norm_of_a_tensor_is_that_of_its_numbers(dtype):
+    X = correlated(70, 9, 2, seed=3)[0].astype(dtype)
+    expected = np.mean([np.dot(row, row) for row in X.astype(np.float64)])
+    np.testing.assert_allclose(mean_squared_norm(torch.from_numpy(X)), expected, rtol=1e-6)  # float32 blocks
+    assert mean_squared_norm(torch.zeros(4, 3)) == 1.0
+
+
+def test_memory_that_torch_keeps_for_itself_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (10, 100)), ("memory_reserved", 70), ("memory_allocated", 20)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    assert memory_share(torch.device("cuda")) == (10 + 70 - 20) // 2
