@@ -18,9 +18,10 @@ from ..svm.gram import GramSpace, gram_matrix, solve_gram
 from ..svm.newton import minimise
 from ..svm.objective import linear_scores
 from ..svm.path import FitOptions, check_positive, choose_solver
-from ..svm.primal import PrimalSpace, solve_primal
+from ..svm.primal import solve_primal
 from ..svm.problems import SoftmaxProblem
 from ..svm.rows import Rows, mean_squared_norm
+from ..svm.streamed import joint_space
 from ..svm.targets import encode
 
 
@@ -163,8 +164,7 @@ class _Fitter:
         self.choice = choose_solver(
             rows.num_rows, rows.num_features, memory_bytes=gram_bytes, itemsize=rows.dtype.itemsize
         )
-        # softmax has no kinks to correct along the strongest directions: only the preconditioner needs directions
-        self._primal = PrimalSpace(rows, top_rank=0)
+        self._primal = joint_space(rows, len(self.classes), gram_bytes)
         self._gram: GramSpace | None = None
         self._coefficients: Tensor | None = None
         self._start: Tensor | None = None

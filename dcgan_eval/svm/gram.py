@@ -10,7 +10,7 @@ import torch
 from dcgan_eval.svm import decide
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Evaluation, relative
-from dcgan_eval.svm.problems import Curvature, Problem
+from dcgan_eval.svm.problems import Curvature, Problem, line_minimum, slopes
 from dcgan_eval.svm.products import product_nt, serial
 from dcgan_eval.svm.rows import Rows
 
@@ -43,13 +43,25 @@ class GramSpace:
         """Return X w, (N, K)."""
         return product_nt(U.to(self.gram.dtype), self.gram).double().T
 
-    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
-        """Return the vector that stands for X^T R: R itself."""
-        return R.T
+    def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all losses, and what stands for X^T a: a itself."""
+        return problem.losses(F).sum(0), problem.pull(F).T
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the rows."""
-        return values.sum(0)
+    def at_rest(self, problem: Problem) -> torch.Tensor:
+        """Return all losses at zero."""
+        return problem.losses(self.no_scores(problem.num_columns)).sum(0)
+
+    def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Curvature:
+        """Return the curvature at scores."""
+        return problem.curvature(F)
+
+    def line(
+        self, problem: Problem, start: tuple[torch.Tensor, torch.Tensor], step: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the length of a step for which the objective is least."""
+        (U, F), (P, FP) = start, step
+        pu, pp = (problem.join(self.inner(P, *to)) for to in ((U, F), (P, FP)))
+        return line_minimum(slopes(problem, F, FP), pu, pp)
 
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of the weights that a residual stands for: no part of it is seen to elsewhere."""
@@ -96,9 +108,9 @@ class GramSpace:
         step = max(1, (1 << 22) // max(1, self.gram.shape[1]))
         return torch.cat([product_nt(part.double(), U) for part in torch.split(self.gram, step)])
 
-    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def preconditioner(self, S: Curvature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return ``(I + s G)^-1`` with s the mean of S, one inverse for all problems, reused while s is similar."""
-        mean = decide.number(S.mean())
+        mean = decide.number(S.diagonal.mean())
         if self._inverse is None or not 0.25 < mean / max(self._inverse[0], 1e-300) < 4:
             self._inverse = (mean, _inverse(self.gram * mean))
         inverse = self._inverse[1]

@@ -16,7 +16,7 @@ import torch
 
 from dcgan_eval.svm import decide
 from dcgan_eval.svm.objective import Evaluation, Status, relative
-from dcgan_eval.svm.problems import Curvature, Problem, line_minimum
+from dcgan_eval.svm.problems import Curvature, Problem
 
 Precondition = Callable[[torch.Tensor], torch.Tensor]
 
@@ -41,11 +41,19 @@ class Space(Protocol):
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return X w, (N, K)."""
 
-    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
-        """Return the vector that stands for X^T r, from R (N, K)."""
+    def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all losses, (K,), and the vector that stands for X^T a; a is minus their derivative by the scores."""
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the rows (N, K), those of other processes included."""
+    def at_rest(self, problem: Problem) -> torch.Tensor:
+        """Return all losses at zero, (K,)."""
+
+    def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Curvature:
+        """Return the curvature of the losses."""
+
+    def line(
+        self, problem: Problem, start: tuple[torch.Tensor, torch.Tensor], step: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return how far to go along a step, (K,), for the objective to be least; both are vectors and scores."""
 
     def zeros(self, num_columns: int) -> torch.Tensor:
         """Return zero vectors, (num_columns, dim)."""
@@ -70,8 +78,8 @@ class Space(Protocol):
     def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower the objective where that is cheap; return vectors and scores."""
 
-    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Return ``(R, problems) -> P^-1 R`` for the Hessians given by the diagonal S (N, K) of the curvature."""
+    def preconditioner(self, S: Curvature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return ``(R, problems) -> P^-1 R`` for the Hessians given by the diagonal of the curvature."""
 
     def exact(self, problem: Problem, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64."""
@@ -203,7 +211,7 @@ def _begin(space: Space, problem: Problem, start: torch.Tensor | None, exact: bo
     state = _look(space, problem, U, F, exact)
     if start is None:
         return state
-    worse = ~(state.primal <= space.total(problem.losses(torch.zeros_like(F))))  # NaN is worse too
+    worse = ~(state.primal <= space.at_rest(problem))  # NaN is worse too
     if decide.holds(~worse):
         return state
     return _look(space, problem, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
@@ -230,8 +238,8 @@ def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exac
     if exact:
         found = space.exact(problem, U)
         return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
-    G = U - space.adjoint(problem.pull(F))
-    primal = 0.5 * _inner(space, problem, U, U, F) + space.total(problem.losses(F))
+    losses, pulled = space.look(problem, U, F)
+    G, primal = U - pulled, 0.5 * _inner(space, problem, U, U, F) + losses
     # the gap is half the squared norm of the gradient: see objective.evaluate_weights
     return _State(U, F, G, primal, 0.5 * _inner(space, problem, G, G).clamp_min(0))
 
@@ -240,18 +248,24 @@ def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, t
     """Take one Newton step on the problems that are not solved yet."""
     # A problem a good deal inside the tolerance rests, so that the last ones do not move it.
     todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
-    some, F, U = problem.columns(todo), state.F[:, todo], state.U[todo]
+    some, F, U = problem.columns(todo), _columns(state.F, todo), state.U[todo]
     goal = 2 * _SHARE * tol * state.primal[todo]  # ||g||^2 = 2 gap, see objective.evaluate_weights
-    S = some.curvature(F)
+    S = space.curvature(some, U, F)
     stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
     step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
-    pu, pp = _inner(space, some, step, U, F), _inner(space, some, step, step, step_scores)
+    del S
     # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.
-    t = line_minimum(space.total, some.along(F, step_scores), pu, pp)
+    t = space.line(some, (U, F), (step, step_scores))
     t = torch.where(torch.isfinite(t), t, 0.0)
-    new_U, new_F = state.U.clone(), state.F.clone()
-    new_U[todo], new_F[:, todo] = space.correct(some, U + t[:, None] * step, F + t * step_scores)
+    new_U, new_F = space.correct(some, U + t[:, None] * step, step_scores.mul_(t).add_(F))
+    if len(todo) < len(state.U):
+        new_U, new_F = state.U.index_copy(0, todo, new_U), state.F.index_copy(1, todo, new_F)
     return _look(space, problem, new_U, new_F, precise)
+
+
+def _columns(F: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Return some columns of scores; all of them are not copied."""
+    return F if len(kept) == F.shape[1] else F[:, kept]
 
 
 def _inner(
@@ -277,7 +291,7 @@ def _conjugate_gradients(
     Each problem stops when ||r||^2 has fallen to its share of ||g||^2, and likewise in the preconditioner's norm (the
     plain one alone hardly sees flat directions), or to ``stop.square``, where the gap is small.
     """
-    precondition = space.preconditioner(S.diagonal)
+    precondition = space.preconditioner(S)
     live = torch.arange(len(G), device=G.device)
     # Preconditioned CG (Hestenes & Stiefel 1952) on all problems at once; X p is carried along as Fp, so that the line
     # search needs no further pass over X.
@@ -291,8 +305,8 @@ def _conjugate_gradients(
         Hd, Fd = space.hessian(d, S, image)
         curvature = _inner(space, problem, Hd, d, Fd)
         alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)  # the quadratic's minimum along d
-        p[live] += alpha[:, None] * d
-        Fp[:, live] += alpha * Fd
+        p.index_add_(0, live, alpha[:, None] * d)
+        Fp.index_add_(1, live, alpha * Fd)
         r = r - alpha[:, None] * Hd
         z = S.project(precondition(r, live))
         image = space.image(z)

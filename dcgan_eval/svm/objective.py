@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dcgan_eval.errors import ArgumentError, ConvergenceError
-from dcgan_eval.svm.problems import Problem
+from dcgan_eval.svm.problems import Problem, in_pieces
 from dcgan_eval.svm.rows import Rows
 from dcgan_eval.svm.targets import encode, hinge_problem
 
@@ -54,7 +54,7 @@ def relative(gap: torch.Tensor, primal: torch.Tensor) -> torch.Tensor:
     return gap / primal.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluation:
+def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor, *, keep: bool = True) -> Evaluation:
     """Evaluate primal and dual of K problems in float64, in one pass and bounded memory.
 
     Parameters
@@ -65,6 +65,8 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluatio
         The losses.
     W : torch.Tensor
         Float64 (K, D + 1), intercept weight last.
+    keep : bool
+        Whether the scores are wanted; else the evaluation has those of no rows, (0, K).
 
     Returns
     -------
@@ -79,9 +81,12 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor) -> Evaluatio
     Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
     V, pulled = rows.split(W, torch.float64), rows.zeros(len(W))
-    scores, losses = rows.no_scores(len(W)), torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
-    for part, block in rows.blocks(torch.float64):
-        F = scores[part] = rows.forward(block, V)  # (B, K)
+    losses = torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
+    scores = rows.no_scores(len(W)) if keep else losses[:0]
+    for part, block in in_pieces(rows.blocks(torch.float64), len(W)):
+        F = rows.forward(block, V)  # (B, K)
+        if keep:
+            scores[part] = F
         here = problem.rows(part)
         losses += here.losses(F).sum(0)
         rows.backward(block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)

@@ -161,6 +161,8 @@ class Fitter:
         given = None if memory_bytes is None else memory_bytes // 2  # for X; a quarter each for Gram and columns
         self.rows = Rows(X, options.intercept_scaling, group=group, device=device, memory_bytes=given)
         self.memory_bytes = memory_share(self.rows.device) if memory_bytes is None else memory_bytes
+        is_here = isinstance(X, np.ndarray | torch.Tensor) and _device_of(X) == self.rows.device
+        self._is_copied = isinstance(self.rows.X, torch.Tensor) and not is_here
         self.classes, index = encode(y, self.rows.num_rows, self.rows.device, group)
         self.problem = hinge_problem(index, self.classes, class_weight, sample_weight)
         self.choice = self._choose()
@@ -181,15 +183,19 @@ class Fitter:
         return choose_solver(rows.num_rows, rows.num_features, memory_bytes=self.memory_bytes // 4, itemsize=itemsize)
 
     def _column_blocks(self) -> list[slice]:
-        """Return the columns to solve together: all, or as many as a quarter of the memory allows.
+        """Return the columns to solve together: all, or as many as the memory allows.
 
-        For each column the solver keeps about twelve float64 arrays of N scores and of D + 1 weights, and a Hessian
-        along the coarse directions with its factor and inverse. A hundred columns multiply as fast, for each, as all.
+        For each column the solver keeps about six float64 arrays of N scores and twelve of D + 1 weights, and a Hessian
+        along the coarse directions with its factor and inverse; all share the rows along the strongest directions. A
+        hundred columns multiply as fast, for each, as all.
         """
-        rows, total = self.rows, self.problem.num_columns
-        coarse = rows.num_features + 1 if rows.num_features < COARSE_DIM else self._primal.max_rank
-        each = 8 * (12 * (rows.num_rows + rows.num_features) + 3 * coarse**2)
-        count = -(-total // max(LEAST_COLUMNS, self.memory_bytes // 4 // each))
+        rows, total, space = self.rows, self.problem.num_columns, self._primal
+        is_small = rows.num_features < COARSE_DIM
+        coarse = rows.num_features + 1 if is_small else space.max_rank
+        shared = 0 if is_small else 4 * rows.num_rows * space.top_rank
+        each = 8 * (6 * rows.num_rows + 12 * rows.num_features + 3 * coarse**2)
+        share = self.memory_bytes // 4 if self._is_copied else 3 * self.memory_bytes // 4
+        count = -(-total // max(LEAST_COLUMNS, (share - shared) // each))
         bounds = [round(k * total / count) for k in range(count + 1)]
         return [slice(a, b) for a, b in pairwise(bounds)]
 
@@ -314,6 +320,11 @@ class Fitter:
         )
 
 
+def _device_of(X: Any) -> torch.device:
+    """Return where a matrix in memory lies."""
+    return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class _Part:
     """Some columns fitted: weights (K, D + 1), (primal, dual, relative gap), and how it went."""
@@ -367,7 +378,8 @@ def fit_ovr(
         Where to multiply; None: where X is.
     memory_bytes : int, optional
         About the most that the fit may take beside an X in memory: half for a copy of X on the device (it is streamed
-        if that is too little), a quarter each for a Gram matrix and for the classes solved at once. None: half of the
+        if that is too little), a quarter each for a Gram matrix and for the classes solved at once, which take what the
+        others do not need. None: half of the
         machine, or of a GPU's free memory.
 
     Returns

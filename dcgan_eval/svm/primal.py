@@ -18,7 +18,7 @@ import torch
 from dcgan_eval.svm import decide
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Evaluation, Status, evaluate_weights
-from dcgan_eval.svm.problems import Curvature, Problem, line_minimum
+from dcgan_eval.svm.problems import Curvature, Problem, line_minimum, pieces, slopes, total_losses
 from dcgan_eval.svm.products import product_nt
 from dcgan_eval.svm.rows import Rows
 
@@ -36,6 +36,7 @@ class _Coarse:
     sample: torch.Tensor  # (M, R), rows of all processes
     index: torch.Tensor  # rows of the sample that are held here
     tail: float  # mean squared norm, per direction, of what the basis leaves of a row
+    runs: list[slice]  # the same rows
     top: torch.Tensor | None = None  # (N, Q), all rows held here along the Q strongest directions
 
 
@@ -69,13 +70,33 @@ class PrimalSpace:
         """Return X w, (N, K)."""
         return self.rows.scores(U)
 
-    def adjoint(self, R: torch.Tensor) -> torch.Tensor:
-        """Return X^T R, (K, D + 1)."""
-        return self.rows.adjoint(R)
+    def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all losses, (K,), and X^T a, (K, D + 1), reading X once."""
+        pulled = torch.zeros_like(U)
+        for part, block in self.rows.blocks():
+            self.rows.backward(block, problem.rows(part).pull(F[part]), pulled)
+        return self.rows.reduce(total_losses(problem, F)), self.rows.reduce(pulled)
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the rows of all processes."""
-        return self.rows.total(values)
+    def at_rest(self, problem: Problem) -> torch.Tensor:
+        """Return all losses at zero, (K,)."""
+        parts = pieces(self.rows.num_rows, problem.num_columns)
+        zero = torch.zeros(parts[0].stop, problem.num_columns, dtype=torch.float64, device=self.rows.device)
+        return self.rows.reduce(
+            torch.stack([problem.rows(p).losses(zero[: p.stop - p.start]).sum(0) for p in parts]).sum(0)
+        )
+
+    def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Curvature:
+        """Return the curvature at scores."""
+        return problem.curvature(F)
+
+    def line(
+        self, problem: Problem, start: tuple[torch.Tensor, torch.Tensor], step: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the length of a step for which the objective is least, (K,)."""
+        (U, F), (P, FP) = start, step
+        along = slopes(problem, F, FP)
+        pu, pp = (problem.join(self.inner(P, V)) for V in (U, P))
+        return line_minimum(lambda t: self.rows.reduce(along(t)), pu, pp)
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return None: the Hessian product makes X w on its way."""
@@ -127,7 +148,9 @@ class PrimalSpace:
         Z = self._ready().top
         assert Z is not None, "made together with the basis"
         for _ in range(_CORRECTIONS):
-            pulled = product_nt(problem.pull(F).T.to(Z.dtype).contiguous(), Z.T)
+            pulled = torch.zeros(len(U), Z.shape[1], dtype=Z.dtype, device=Z.device)
+            for part in pieces(*F.shape):
+                pulled += product_nt(problem.rows(part).pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T)
             # Galerkin: gradient and Hessian restricted to the basis B are B g and I + Z^T S Z, with Z = X B^T.
             gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled.double())
             hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal))
@@ -135,16 +158,16 @@ class PrimalSpace:
             # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
             step = -torch.linalg.solve(hessians, gradient[:, :, None])[:, :, 0].to(basis.dtype)
             P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
-            t = line_minimum(self.total, problem.along(F, FP), (U * P).sum(1), (P * P).sum(1))
+            t = self.line(problem, (U, F), (P, FP))
             t = torch.where(torch.isfinite(t), t, 0.0)
-            U, F = U + t[:, None] * P, F + t * FP
+            U, F = U + t[:, None] * P, FP.mul_(t).add_(F)
         return U, F
 
-    def preconditioner(self, S: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def preconditioner(self, S: Curvature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
         coarse = self._ready()
         basis, Z = coarse.basis, coarse.sample
-        sampled = self.rows.gather(S[coarse.index]) * (self.rows.total_rows / len(Z))  # each stands for many
+        sampled = self.rows.gather(self._sampled(S)) * (self.rows.total_rows / len(Z))  # each stands for many
         inverses = _inverses(_weighted_grams(Z, sampled))
         # Outside the basis H is taken for a multiple of I: 1 + mean energy a direction of what is left, times sum of s.
         tau = (1 + coarse.tail * sampled.sum(0))[:, None]
@@ -177,6 +200,10 @@ class PrimalSpace:
         assert basis is not None, "only called where there is a coarse problem"
         return product_nt(V[:, :-1].to(basis.dtype).contiguous(), basis.T).double()
 
+    def _sampled(self, S: Curvature) -> torch.Tensor:
+        """Return the diagonal of the curvature for the sampled rows that are held here."""
+        return S.at(self._ready().index)
+
     @property
     def _strongest(self) -> torch.Tensor | None:
         """The directions along which all rows are known, (Q, D + 1); None where there are none."""
@@ -197,7 +224,7 @@ class PrimalSpace:
         """Take every direction as coarse."""
         X_sample = self.rows.take(runs)
         constant = X_sample.new_full((len(X_sample), 1), self.rows.scale)
-        return _Coarse(None, torch.cat([X_sample, constant], dim=1), index, 0.0)
+        return _Coarse(None, torch.cat([X_sample, constant], dim=1), index, 0.0, runs)
 
     def _principal(self, runs: list[slice], index: torch.Tensor) -> _Coarse:
         """Find the principal directions (uncentred) of the sample, strongest first, and see all rows along them."""
@@ -222,7 +249,7 @@ class PrimalSpace:
         left = max(energy + len(sample) * rows.scale**2 - kept, 0.0) / len(sample)
         tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
         top = rows.scores(basis[: self.top_rank]).to(rows.dtype) if self.top_rank else None
-        return _Coarse(basis.contiguous(), sample.contiguous(), index, tail, top)
+        return _Coarse(basis.contiguous(), sample.contiguous(), index, tail, runs, top)
 
     def _first_guess(self) -> tuple[torch.Tensor, bool]:
         """Return orthonormal directions (R, D + 1) that span the principal ones of some rows, and if these were all."""

@@ -5,7 +5,7 @@ Targets are integer labels throughout; the signs of the one-vs-rest problems exi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +14,9 @@ import torch
 from dcgan_eval.svm import decide
 
 Along = Callable[[torch.Tensor], torch.Tensor]
+
+_PIECE = 1 << 20  # scores looked at together: they stay in the processor's cache, and what is made of them is small
+_SHORTEST = 256  # rows
 
 
 class Curvature(Protocol):
@@ -28,6 +31,9 @@ class Curvature(Protocol):
     @property
     def diagonal(self) -> torch.Tensor:
         """The diagonal, (N, K)."""
+
+    def at(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the diagonal of some rows, (n, K)."""
 
     def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
         """Multiply the scores (n, K) of some rows."""
@@ -76,18 +82,38 @@ class Problem(Protocol):
 
 
 @dataclass(frozen=True)
-class DiagonalCurvature:
-    """Curvature of columns that have nothing to do with one another."""
+class HingeCurvature:
+    """Curvature of one-vs-rest hinges, ``2 c`` within the hinge and 0 beyond, for each column alone.
 
-    diagonal: torch.Tensor
+    Attributes
+    ----------
+    active : torch.Tensor
+        Whether ``y f < 1``, bool (N, K): an eighth of the numbers themselves.
+    cost : torch.Tensor
+        ``2 c``, broadcastable to (N, K).
+    """
+
+    active: torch.Tensor
+    cost: torch.Tensor
+
+    @property
+    def diagonal(self) -> torch.Tensor:
+        """The curvature of each row and column."""
+        return self.cost * self.active
+
+    def at(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the diagonal of some rows."""
+        return (self.cost if len(self.cost) == 1 else self.cost[rows]) * self.active[rows]
 
     def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
         """Multiply the scores of some rows."""
-        return self.diagonal[part] * scores
+        cost = self.cost if len(self.cost) == 1 else self.cost[part]
+        return cost * self.active[part] * scores
 
-    def columns(self, kept: torch.Tensor) -> DiagonalCurvature:
+    def columns(self, kept: torch.Tensor) -> HingeCurvature:
         """Return that of some of the problems."""
-        return DiagonalCurvature(self.diagonal[:, kept])
+        cost = self.cost if self.cost.shape[1] == 1 else self.cost[:, kept]
+        return HingeCurvature(self.active[:, kept], cost)
 
     def project(self, U: torch.Tensor) -> torch.Tensor:
         """Return the vectors as they are: 1/2 ||w||^2 alone sees to directions without curvature."""
@@ -140,9 +166,9 @@ class HingeProblem:
         """Return ``2 c max(0, 1 - y f) y``, (N, K)."""
         return self._signed(2 * self._cost() * (1 - self._signed(F)).clamp_min(0))
 
-    def curvature(self, F: torch.Tensor) -> DiagonalCurvature:
+    def curvature(self, F: torch.Tensor) -> HingeCurvature:
         """Return ``2 c [y f < 1]``."""
-        return DiagonalCurvature(2 * self._cost() * (self._signed(F) < 1))
+        return HingeCurvature(self._signed(F) < 1, 2 * self._cost())
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
         """Return ``t -> (-2 c r h, 2 c r^2 [h > 0])`` with ``h = max(0, 1 - y f - t r)`` and ``r = y step``."""
@@ -255,7 +281,11 @@ class SoftmaxCurvature:
     @property
     def diagonal(self) -> torch.Tensor:
         """``C p (1 - p)``, (N, K)."""
-        return self.C * self.P * (1 - self.P)
+        return self.at(slice(None))
+
+    def at(self, rows: torch.Tensor | slice) -> torch.Tensor:
+        """Return the diagonal of some rows."""
+        return self.C * self.P[rows] * (1 - self.P[rows])
 
     def apply(self, part: slice, scores: torch.Tensor) -> torch.Tensor:
         """Multiply the scores of some rows."""
@@ -271,19 +301,53 @@ class SoftmaxCurvature:
         return U - U.mean(0, keepdim=True)
 
 
-def line_minimum(
-    total: Callable[[torch.Tensor], torch.Tensor], along: Along, pu: torch.Tensor, pp: torch.Tensor
-) -> torch.Tensor:
+def pieces(num_rows: int, num_columns: int) -> list[slice]:
+    """Cut rows into runs whose scores are few enough to be looked at together."""
+    step = max(1, _PIECE // max(1, num_columns))
+    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def in_pieces(blocks: Iterable[tuple[slice, torch.Tensor]], num_columns: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Cut blocks of rows, each given with its place, into pieces whose scores are few enough, but not too short."""
+    # Products are added up in (K, D + 1): with few rows that takes longer than the products themselves.
+    step = max(_SHORTEST, 4 * _PIECE // max(1, num_columns))
+    for rows, block in blocks:
+        for start in range(0, len(block), step):
+            piece = block[start : start + step]
+            yield slice(rows.start + start, rows.start + start + len(piece)), piece
+
+
+def slopes(problem: Problem, F: torch.Tensor, step: torch.Tensor) -> Along:
+    """Return a function of t (K,): both derivatives of the losses by t at F + t step, summed over the rows, (2, K)."""
+    parts = pieces(*F.shape)
+    if len(parts) <= 1:
+        along = problem.along(F, step)
+        return lambda t: along(t).sum(0)
+    # made anew for every t, because what could be kept is as large as all scores, several times
+    return lambda t: sum(
+        (problem.rows(part).along(F[part], step[part])(t).sum(0) for part in parts), torch.zeros_like(t)
+    )
+
+
+def total_losses(problem: Problem, F: torch.Tensor) -> torch.Tensor:
+    """Return the losses summed over the rows, (K,)."""
+    parts = pieces(*F.shape)
+    if len(parts) <= 1:
+        return problem.losses(F).sum(0)
+    return torch.stack([problem.rows(part).losses(F[part]).sum(0) for part in parts]).sum(0)
+
+
+def line_minimum(slopes: Along, pu: torch.Tensor, pp: torch.Tensor, tol: float = 1e-10) -> torch.Tensor:
     """Minimise the objective along a step exactly: Newton on its increasing slope, with bisection.
 
     Parameters
     ----------
-    total : callable
-        Sums (N, ...) over the rows.
-    along : callable
-        Both derivatives of the losses at t, from :meth:`Problem.along`.
+    slopes : callable
+        Both derivatives of all losses at t, (2, K).
     pu, pp : torch.Tensor
         Inner products of the step with the weights and with itself, (K,).
+    tol : float
+        Relative error of the length that will do.
 
     Returns
     -------
@@ -292,14 +356,14 @@ def line_minimum(
     """
     low, high, t = torch.zeros_like(pu), torch.full_like(pu, torch.inf), torch.ones_like(pu)
     for _ in range(60):
-        first, second = total(along(t))
+        first, second = slopes(t)
         slope, curvature = pu + t * pp + first, pp + second
         low, high = torch.where(slope < 0, t, low), torch.where(slope >= 0, t, high)
         # The slope ascends in t, as the objective is convex: Newton, kept between the last point below and above zero.
         new = t - slope / curvature.clamp_min(1e-300)
         middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))  # no point above yet: double
         new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
-        done = (new - t).abs() <= 1e-10 * t.abs()
+        done = (new - t).abs() <= tol * t.abs()
         t = new
         if decide.holds(done):
             break

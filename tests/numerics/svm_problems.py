@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,19 @@ def correlated(num_rows: int, num_features: int, num_classes: int, seed: int) ->
     X = (latent * scale) @ rng.standard_normal((rank, num_features)) + 3.0
     X += 0.3 * rng.standard_normal(X.shape)
     return np.where(X > 0, X, 0.2 * X), y
+
+
+class Watch(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that an operation returned, and the precision of products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest, self.precisions = 0, set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel() * result.element_size())
+        if "mm" in str(function):
+            self.precisions.add(torch.get_float32_matmul_precision())
+        return result

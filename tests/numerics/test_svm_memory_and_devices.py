@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from svm_problems import correlated
+from svm_problems import Watch, correlated
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcgan_eval.devices import memory_share
-from dcgan_eval.svm import decide, newton
+from dcgan_eval.svm import decide, newton, problems
 from dcgan_eval.svm import rows as rows_module
 from dcgan_eval.svm.gram import GramSpace
 from dcgan_eval.svm.objective import Status, certificate
@@ -25,26 +24,11 @@ from dcgan_eval.svm.products import product_nt
 from dcgan_eval.svm.rows import Rows, mean_squared_norm
 
 
-class Watch(TorchDispatchMode):
-    """Remembers the bytes of the largest tensor that an operation returned, and the precision of products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest, self.precisions = 0, set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self.largest = max(self.largest, result.numel() * result.element_size())
-        if "mm" in str(function):
-            self.precisions.add(torch.get_float32_matmul_precision())
-        return result
-
-
-def test_a_thousand_classes_are_solved_in_blocks_within_the_memory():
+def test_a_thousand_classes_are_solved_in_blocks_within_the_memory(monkeypatch):
+    monkeypatch.setattr(problems, "_PIECE", 1 << 15)
     # 20,000 x 256 x 1,000 with each side scaled down
     X, y = correlated(2000, 24, 100, seed=1)
-    X, memory = X.astype(np.float32), 20 << 20
+    X, memory = X.astype(np.float32), 4 << 20
     fitter = Fitter(X, y, FitOptions(tol=1e-4, solver="primal"), memory_bytes=memory)
     blocks = fitter._column_blocks()
     assert len(blocks) > 2

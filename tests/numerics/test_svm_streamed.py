@@ -1,0 +1,83 @@
+"""Scores of all rows and classes are never held together where memory does not hold them; the optimum is the same."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from svm_problems import Watch, correlated
+
+from dcgan_eval.baselines.logistic import LogisticClassifier
+from dcgan_eval.svm import path, problems, streamed
+from dcgan_eval.svm.path import fit_ovr
+
+
+def of_classes(rows: int, features: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Non-negative features of overlapping classes with labels that are no indices."""
+    X, y = correlated(rows, features, classes, seed=3)
+    return np.maximum(X, 0).astype(np.float32), 5 + 3 * y
+
+
+def logistic_objective(W: np.ndarray, X: np.ndarray, y: np.ndarray, C: float) -> float:
+    """``1/2 ||W||^2 + C sum (logsumexp(W x) - w_y.x)`` in float64, with a constant feature of 1."""
+    F = np.column_stack([X.astype(np.float64), np.ones(len(X))]) @ W.T
+    return (
+        0.5 * (W**2).sum() + C * (logsumexp(F, axis=1) - F[np.arange(len(y)), np.searchsorted(np.unique(y), y)]).sum()
+    )
+
+
+@pytest.mark.parametrize(("rows", "features", "classes"), [(1200, 10, 30), (600, 520, 7)])  # all are coarse, or some
+def test_a_softmax_is_solved_without_keeping_its_scores(
+    rows: int, features: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = of_classes(rows, features, classes)
+    monkeypatch.setattr(problems, "_PIECE", 1 << 11)
+    monkeypatch.setattr(problems, "_SHORTEST", 100)
+    monkeypatch.setattr(streamed, "StreamedSpace", partial(streamed.StreamedSpace, sample_rows=rows // 6))
+    monkeypatch.setattr(streamed, "_SMALL_BYTES", 0)
+    few = LogisticClassifier(memory_bytes=1 << 16, values=(1e-3,))
+    with Watch() as watch:
+        fits = [fit for fit, _ in few.path(X, y, X[:5])]
+    assert features > rows / 2 or watch.largest < rows * classes * 8 / 2
+    for fit in fits:
+        theirs = LogisticRegression(C=fit.value, fit_intercept=False, tol=1e-8, max_iter=2000)
+        theirs.fit(np.column_stack([X, np.ones(len(X))]), y)
+        best = logistic_objective(theirs.coef_, X, y, fit.value)
+        assert fit.status == "converged"
+        assert best * (1 - 1e-6) <= logistic_objective(fit.W.numpy(), X, y, fit.value) <= best * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("features", [20, 520])
+def test_classes_solved_block_by_block_and_rows_piece_by_piece_are_liblinears(
+    features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = of_classes(600, features, 7)
+    monkeypatch.setattr(problems, "_PIECE", 1 << 9)
+    monkeypatch.setattr(path, "LEAST_COLUMNS", 3)
+    solution = fit_ovr(X, y, 0.002, solver="primal", memory_bytes=1)
+    theirs = LinearSVC(C=0.002, tol=1e-6, fit_intercept=False, dual=False)
+    theirs.fit(np.column_stack([X, np.ones(len(X))]), y)
+    ours, signs = np.column_stack([solution.W, solution.intercepts]), np.where(y[:, None] == np.unique(y), 1, -1)
+    objectives = []
+    for W in (ours, theirs.coef_):
+        F = np.column_stack([X.astype(np.float64), np.ones(len(X))]) @ W.T
+        objectives.append(0.5 * (W**2).sum(1) + 0.002 * (np.maximum(0, 1 - signs * F) ** 2).sum(0))
+    np.testing.assert_allclose(*objectives, rtol=1e-4)  # the tolerated gap
+    assert solution.classes.tolist() == np.unique(y).tolist()
+
+
+def test_a_line_is_searched_piece_by_piece_for_the_same_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    F, step = (torch.randn(50, 3, dtype=torch.float64, generator=rng) for _ in range(2))
+    problem = problems.SoftmaxProblem(torch.randint(3, (50,), generator=rng), 3, 0.7)
+    t = torch.tensor([0.3], dtype=torch.float64).expand(3)
+    whole = problem.along(F, step)(t).sum(0)
+    monkeypatch.setattr(problems, "_PIECE", 21)
+    assert len(problems.pieces(50, 3)) == 8
+    torch.testing.assert_close(problems.slopes(problem, F, step)(t), whole)
+    torch.testing.assert_close(problems.total_losses(problem, F), problem.losses(F).sum(0))
