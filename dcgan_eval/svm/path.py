@@ -195,7 +195,7 @@ class Fitter:
         shared = 0 if is_small else 4 * rows.num_rows * space.top_rank
         each = 8 * (6 * rows.num_rows + 12 * rows.num_features + 3 * coarse**2)
         share = self.memory_bytes // 4 if self._is_copied else 3 * self.memory_bytes // 4
-        count = -(-total // max(LEAST_COLUMNS, (share - shared) // each))
+        count = max(rows.of_all(-(-total // max(LEAST_COLUMNS, (share - shared) // each))))
         bounds = [round(k * total / count) for k in range(count + 1)]
         return [slice(a, b) for a, b in pairwise(bounds)]
 

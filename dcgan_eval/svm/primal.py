@@ -216,7 +216,8 @@ class PrimalSpace:
             dim = self.rows.num_features + 1
             small = dim <= COARSE_DIM
             runs = self.rows.spread(max(self.sample_rows, 8 * dim) if small else self.sample_rows)
-            index = torch.cat([torch.arange(run.start, run.stop, device=self.rows.device) for run in runs])
+            none = torch.empty(0, dtype=torch.int64, device=self.rows.device)
+            index = torch.cat([none, *(torch.arange(run.start, run.stop, device=none.device) for run in runs)])
             self._coarse = self._identity(runs, index) if small else self._principal(runs, index)
         return self._coarse
 
@@ -235,7 +236,8 @@ class PrimalSpace:
             for _, block in rows.blocks(within=runs):
                 rows.backward(block, rows.forward(block, parts), pulled)
             basis = _orthonormal(rows.reduce(pulled).double()).to(rows.dtype)
-        inside, square, parts = [], torch.zeros(1, dtype=torch.float64, device=rows.device), rows.split(basis)
+        square, parts = torch.zeros(1, dtype=torch.float64, device=rows.device), rows.split(basis)
+        inside = [basis.new_empty(0, len(basis))]
         for _, block in rows.blocks(within=runs):
             inside.append(rows.forward(block, parts).to(rows.dtype))
             square += torch.linalg.vector_norm(block, dtype=torch.float64) ** 2

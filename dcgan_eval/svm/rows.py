@@ -44,7 +44,7 @@ class Rows:
     intercept_scaling : float
         Value s of the constant column; 0 means no intercept (the column is then all zeros and its weight stays 0).
     group : torch.distributed.ProcessGroup, optional
-        Processes that hold the other rows; sums over rows then go over all of them.
+        Processes that hold the other rows, in order of rank; sums over rows then go over all of them.
     device : torch.device or str, optional
         Where to multiply; None: where X is, the processor for what is no tensor.
     memory_bytes : int, optional
@@ -54,8 +54,8 @@ class Rows:
 
     Attributes
     ----------
-    num_rows, total_rows : int
-        Rows held here, and by all processes together.
+    num_rows, total_rows, first_row : int
+        Rows held here, rows of all processes together, and the number of the first one held here among these.
     rows_read : int
         How many rows have been read so far, here.
     """
@@ -79,7 +79,9 @@ class Rows:
         if group is not None and self.num_rows == 0:
             raise ValueError("Every process needs at least one row.")
         self.device = device_of(X, device)
-        self.total_rows = self._count_all()
+        counts = self.of_all(self.num_rows)
+        self.total_rows = sum(counts)
+        self.first_row = 0 if group is None else sum(counts[: group.rank()])
         self.block_bytes = block_bytes
         self.rows_read = 0
         self.X = self._brought(X, memory_share(self.device) if memory_bytes is None else memory_bytes)
@@ -89,12 +91,6 @@ class Rows:
         rows = copy.copy(self)
         rows.dtype = torch.float64
         return rows
-
-    def _count_all(self) -> int:
-        """Count the rows of all processes."""
-        if self.group is None:
-            return self.num_rows
-        return int(self.total(torch.tensor([[self.num_rows]], device=self.device))[0])
 
     def _brought(self, X: Any, memory_bytes: int) -> Any:
         """Return X where it is to be multiplied if it is there or fits there, else X as it is, to be streamed."""
@@ -156,7 +152,7 @@ class Rows:
         """Yield (rows, rows of X as they are), block by block."""
         itemsize = torch.empty(0, dtype=self.dtype).itemsize
         step = max(64, self.block_bytes // max(1, self.num_features * itemsize))
-        for run in within or (slice(0, self.num_rows),):
+        for run in (slice(0, self.num_rows),) if within is None else within:
             for start in range(run.start, run.stop, step):
                 rows = slice(start, min(start + step, run.stop))
                 yield rows, self.read(rows)
@@ -167,20 +163,24 @@ class Rows:
         return self._converted(self.X[rows])
 
     def spread(self, count: int) -> list[slice]:
-        """Return runs of rows, about ``count`` over all processes (at least one here), spread evenly."""
-        here = max(1, min(self.num_rows, round(count * self.num_rows / self.total_rows)))
-        runs = -(-here // _RUN_ROWS)
-        length, gap = here / runs, self.num_rows / runs
+        """Return the runs held here of ``count`` rows spread evenly over all: the same rows however they are held."""
+        count = max(1, min(self.total_rows, count))
+        runs = -(-count // _RUN_ROWS)
+        length, gap = count / runs, self.total_rows / runs
         starts = [round(k * gap) for k in range(runs)]
-        stops = [*starts[1:], self.num_rows]
-        return [
-            slice(start, min(stop, start + round((k + 1) * length) - round(k * length)))
+        stops = [*starts[1:], self.total_rows]
+        chosen = [
+            (start, min(stop, start + round((k + 1) * length) - round(k * length)))
             for k, (start, stop) in enumerate(zip(starts, stops, strict=True))
         ]
+        here = [(max(0, a - self.first_row), min(self.num_rows, b - self.first_row)) for a, b in chosen]
+        return [slice(start, stop) for start, stop in here if start < stop]
 
     def take(self, runs: Sequence[slice]) -> torch.Tensor:
         """Return runs of rows, of all processes, as one matrix (M, D), in the working dtype."""
-        return self.gather(torch.cat([block.clone() for _, block in self.blocks(within=runs)]))
+        # a process may hold none of them
+        none = torch.empty(0, self.num_features, dtype=self.dtype, device=self.device)
+        return self.gather(torch.cat([none, *(block.clone() for _, block in self.blocks(within=runs))]))
 
     def split(self, V: torch.Tensor, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what :meth:`forward` needs of V (K, D + 1): features in ``dtype``, and constants."""
@@ -239,6 +239,10 @@ class Rows:
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded, group=self.group)
         return torch.cat([p[: int(size)] for p, size in zip(parts, sizes, strict=True)])
+
+    def of_all(self, number: int) -> list[int]:
+        """Return the numbers that the processes have, in order of rank."""
+        return [number] if self.group is None else self.gather(torch.tensor([number], device=self.device)).tolist()
 
     def all_finite(self) -> bool:
         """Whether X holds no NaN and no infinity (one pass, no copy)."""
