@@ -383,24 +383,25 @@ def _stated_labels(
                 stated |= {image: label for image in by_key[_key(name)] if label is not None}
     notes |= lists.unused_columns("the .json files", list(keys), bool(stated), "key")
     for name, item in files.items():
-        if posixpath.basename(name) in lists.METADATA and item.size is None:
+        if posixpath.basename(name) in lists.METADATA:
             used.add(name)
-            stated |= _stated_by_list(name, item.path, set(names), label_column, notes)
+            content = None if item.size is None else item.read()
+            found = lists.read_list(item.path if content is None else place / printable(name), label_column, content)
+            stated |= _stated_by_list(name, place, found, set(names), notes)
     return stated, used
 
 
-def _stated_by_list(name: str, path: Path, images: set[str], label_column: str | None, notes: Notes) -> dict[str, str]:
-    """Read a list that lies beside the images it names, or above them."""
-    found = lists.read_list(path, label_column)
+def _stated_by_list(name: str, place: Path, found: lists.ImageList, images: set[str], notes: Notes) -> dict[str, str]:
+    """Return the labels by a list that lies beside the images it names, or above them."""
     notes |= lists.unused_columns(name, found.unused, found.has_labels)
     rows = {lists.beside(name, row): label for row, label in found.rows}
     folder = posixpath.dirname(name)
-    if path.name == "val_annotations.txt":  # names the files in images/ beside it
+    if posixpath.basename(name) == "val_annotations.txt":  # names the files in images/ beside it
         rows = {posixpath.join(folder, "images", posixpath.basename(row)): label for row, label in rows.items()}
     absent = [row for row in rows if row not in images]
     if absent:
         raise DataError(
-            f"{path} names {counted(len(absent), 'images')} not there",
+            f"{place / printable(name)} names {counted(len(absent), 'images')} not there",
             got=", ".join(absent[:3]),
             remedy="restore them, or remove their lines",
         )

@@ -105,7 +105,7 @@ def unused_columns(where: str, columns: Sequence[str], has_labels: bool, what: s
     return {f"{counted(len(columns), what + 's')} of {where} ({shown}); choose labels with --label-column {name}": []}
 
 
-def read_list(path: Path, label_column: str | None = None) -> ImageList:
+def read_list(path: Path, label_column: str | None = None, content: bytes | None = None) -> ImageList:
     """Read the names and labels that a list states.
 
     Parameters
@@ -116,6 +116,8 @@ def read_list(path: Path, label_column: str | None = None) -> ImageList:
         are images without labels; in Tiny ImageNet's ``val_annotations.txt`` the second column is the label.
     label_column : str, optional
         As for :func:`choose_label_column`.
+    content : bytes, optional
+        What the list holds, where it is no file but a member of an archive, which ``path`` then names.
 
     Returns
     -------
@@ -127,7 +129,8 @@ def read_list(path: Path, label_column: str | None = None) -> ImageList:
         If it cannot be read, is of another layout, or names a file twice with different labels.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        raw = path.read_bytes() if content is None else content
+        text = raw.decode("utf-8-sig", errors="surrogateescape")
         if path.suffix.lower() == ".txt":
             found = ImageList(list(_plain_rows(path, text)), [], True)
         else:

@@ -264,6 +264,29 @@ def test_webdataset_labels(tmp_path, image, label, folder):
     assert read(tmp_path) == dict(zip(images.names.tolist(), [(r, str(n)) for r, n in enumerate(classes)], strict=True))
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("form", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_in_an_archive_names_its_images(tmp_path, form, shards):
+    animals = ["bee", "ant", "bee", "cow"]
+    for shard in range(shards):
+        rows = [(f"{shard}{row}.png", label) for row, label in enumerate(animals)]
+        if form.endswith(".csv"):
+            text = "file_name,label\r\n" + "".join(f"images/{name},{label}\r\n" for name, label in rows)
+        else:
+            text = "".join(f'{{"file_name": "images/{name}", "label": "{label}"}}\n' for name, label in rows)
+        members = [(f"images/{name}", png(10 * shard + row)) for row, (name, _) in enumerate(rows)]
+        tar([*members, (form, text.encode())], tmp_path / f"part-{shard}.tar")
+    place = tmp_path / "part-0.tar" if shards == 1 else tmp_path
+    found = read(place)
+    assert len(found) == 4 * shards
+    assert {value: label for value, label in found.values()} == {
+        10 * shard + row: label for shard in range(shards) for row, label in enumerate(animals)
+    }
+    tar([("a.png", png(1)), (form, b"?")], tmp_path / "broken.tar")
+    with pytest.raises(DataError, match=rf"broken\.tar/{form}"):
+        load_data(tmp_path / "broken.tar", "all")
+
+
 def test_webdataset_with_one_label_missing_is_refused(tmp_path):
     for stated in ([b"0", None, b"1"], [b"0", b"-1", b"1"], [b"0", b"", b"1"]):
         members = [(f"{row}.png", png(row)) for row in range(3)]
