@@ -389,19 +389,23 @@ class KMeansFeatures(Filler):
         return self._encoded(to_device(torch.from_numpy(images_NHWC), self.device)).cpu().numpy()
 
     def _encoded(self, images_NHWC: Tensor) -> Tensor:
-        """Return the features (N, 4 K) of images on the device; on the processor of one at a time, for its cache."""
+        """Return the features (N, 4 K) of images on the device."""
         side = self.options.side
         pool = quadrants(images_NHWC.shape[1] - side + 1, images_NHWC.shape[2] - side + 1).to(self.device)
         num_places = pool.shape[1]
-        at_once = 1 if self.device.type == "cpu" else max(1, _GPU_PATCHES // num_places)
         encode = nearest if self.options.hard else triangle
         codebook = self.codebook.to(self.device)
         f_N4K = list[Tensor]()
-        for images in images_NHWC.split(at_once):
+        for images in images_NHWC.split(_images_at_once(self.device, num_places)):
             patches_ND = all_patches(images, side).flatten(0, 1)
             z_NK = distances(codebook.whiten(patches_ND), codebook.centroids)
             f_N4K += [pool @ f_PK for f_PK in encode(z_NK).split(num_places)]
         return torch.stack(f_N4K).flatten(1)
+
+
+def _images_at_once(device: torch.device, num_patches: int) -> int:
+    """Return how many images of so many patches are encoded together: on the processor one, for its cache."""
+    return 1 if device.type == "cpu" else max(1, _GPU_PATCHES // num_patches)
 
 
 def _statistics(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class FeatureStore:
     reused : bool
         Whether it was there before.
     dtype : numpy.dtype
-        Of what is read: float32, unless :meth:`as_stored` is asked for.
+        Of what is read: float32, or float16 after :meth:`as_stored`.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class FeatureStore:
         Missing, truncated, foreign, damaged or incomplete file.
     """
 
-    dtype = np.dtype(np.float32)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, path: Path, positions: np.ndarray | None = None, *, complete: bool = True):
         self.path, self.reused = Path(path), False
@@ -117,10 +117,10 @@ class FeatureStore:
         return view
 
     def as_stored(self) -> FeatureStore:
-        """Return the same matrix read in the file's own type; in float32 where that does not hold its numbers."""
-        view, is_plain = copy.copy(self), self._served is None and not self._layout.scales
-        if is_plain:
-            view.dtype = np.dtype(self.identity.store_dtype)
+        """Return the same matrix read as float16 where the file holds its very numbers so; else itself."""
+        view = copy.copy(self)
+        if self.identity.store_dtype == "float16" and self._served is None and not self._layout.scales:
+            view.dtype = np.dtype(np.float16)
         return view
 
     def __getitem__(self, rows: Any) -> np.ndarray:

@@ -303,7 +303,7 @@ def _principal_combinations(gram: torch.Tensor, rank: int) -> torch.Tensor:
         Q = torch.linalg.qr(gram @ Q)[0]
     inside = (Q.T @ (gram @ Q)).double()
     values, vectors = torch.linalg.eigh(0.5 * (inside + inside.T))
-    kept = values > 1e-6 * values[-1]  # float32 products leave nothing to trust below
+    kept = decide.where(values > 1e-6 * values[-1])  # float32 products leave nothing to trust below
     return (Q.double() @ (vectors[:, kept] / values[kept].clamp_min(1e-300).sqrt())).T.contiguous()
 
 

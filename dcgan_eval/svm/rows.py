@@ -84,7 +84,7 @@ class Rows:
         self.first_row = 0 if group is None else sum(counts[: group.rank()])
         self.block_bytes = block_bytes
         self.rows_read = 0
-        self.X = self._brought(X, memory_share(self.device) if memory_bytes is None else memory_bytes)
+        self.X = self._brought(X, memory_bytes)
 
     def in_double(self) -> Rows:
         """Return the same rows, converted to float64 block by block for every product."""
@@ -92,14 +92,16 @@ class Rows:
         rows.dtype = torch.float64
         return rows
 
-    def _brought(self, X: Any, memory_bytes: int) -> Any:
+    def _brought(self, X: Any, memory_bytes: int | None) -> Any:
         """Return X where it is to be multiplied if it is there or fits there, else X as it is, to be streamed."""
         in_memory = isinstance(X, np.ndarray | torch.Tensor)
         if in_memory and self.device.type == "cpu":
             return _wrap(X) if _is_plain(X) else X
+        if isinstance(X, torch.Tensor) and X.device == self.device:
+            return X
         kept = _kept_dtype(X.dtype)
-        here = isinstance(X, torch.Tensor) and X.device == self.device
-        if here or self.num_rows * self.num_features * kept.itemsize > memory_bytes:
+        room = memory_share(self.device) if memory_bytes is None else memory_bytes
+        if self.num_rows * self.num_features * kept.itemsize > room:
             return X
         brought = torch.empty(self.num_rows, self.num_features, dtype=kept, device=self.device)
         step = max(64, self.block_bytes // max(1, self.num_features * kept.itemsize))
