@@ -15,6 +15,7 @@ from torch import Tensor
 from ..devices import memory_share
 from ..svm import decide
 from ..svm.gram import GramSpace, gram_matrix, solve_gram
+from ..svm.journal import Journal
 from ..svm.newton import minimise
 from ..svm.objective import linear_scores
 from ..svm.path import FitOptions, check_positive, choose_solver
@@ -121,6 +122,7 @@ class LogisticClassifier:
         self.options, self.values = FitOptions(tol, max_iter), values or self.values
         self.relative, self.open_grid = relative, open_grid
         self.device, self.memory_bytes = device, memory_bytes
+        self.journal: Journal | None = None  # where long fits are written down, set by whoever runs them
 
     def path(self, X: Any, y: np.ndarray, X_val: Any) -> Iterator[tuple[LogisticFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
@@ -152,19 +154,19 @@ class LogisticClassifier:
         given = None if self.memory_bytes is None else self.memory_bytes // 2
         rows = Rows(X, math.sqrt(unit), device=self.device, memory_bytes=given)
         memory = memory_share(rows.device) if self.memory_bytes is None else self.memory_bytes
-        return _Fitter(rows, y, self.options, memory // 4)
+        return _Fitter(rows, y, self.options, memory // 4, self.journal)
 
 
 class _Fitter:
     """The problem of one data set; what does not depend on C is computed once, and each fit starts from the last."""
 
-    def __init__(self, rows: Rows, y: np.ndarray, options: FitOptions, gram_bytes: int):
+    def __init__(self, rows: Rows, y: np.ndarray, options: FitOptions, share_bytes: int, journal: Journal | None):
         self.rows, self.options = rows, options
         self.classes, self.index = encode(y, rows.num_rows, rows.device)
         self.choice = choose_solver(
-            rows.num_rows, rows.num_features, memory_bytes=gram_bytes, itemsize=rows.dtype.itemsize
+            rows.num_rows, rows.num_features, memory_bytes=share_bytes, itemsize=rows.dtype.itemsize
         )
-        self._primal = joint_space(rows, len(self.classes), gram_bytes)
+        self._primal = joint_space(rows, len(self.classes), share_bytes, journal)
         self._gram: GramSpace | None = None
         self._coefficients: Tensor | None = None
         self._start: Tensor | None = None

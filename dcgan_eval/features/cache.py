@@ -21,6 +21,7 @@ from .store_file import DamagedFile, read_layout
 STORE, UNFINISHED, SEARCH, LOCK = "features", "unfinished", "search", "lock"
 _STORE_NAME = re.compile(r".+-[0-9a-f]{16}(-[0-9a-f]{8}){2,3}\.h5")  # a third hash: labels being added
 _SEARCH_NAME = re.compile(r"supervised-[0-9a-f]{16}\.json")
+_FIT_NAME = re.compile(r"fit-[0-9a-f]{32}\.safetensors")
 _TEMPORARY = re.compile(
     r"\..+\.\w{8}\.partial\.(h5|safetensors|npy|parquet|pth?|json|zip)(\.rows)?|supervised-.+\.json\.partial"
 )
@@ -114,6 +115,8 @@ def _describe(path: Path) -> tuple[str, str] | None:
         return (LOCK, locks) if is_ours else None
     if re.fullmatch(r"(batchnorm|kmeans)-.+\.safetensors", name):
         return _describe_tensors(path)
+    if _FIT_NAME.fullmatch(name):
+        return _describe_fit(path)
     if _SEARCH_NAME.fullmatch(name):
         return _describe_search(path)
     return None
@@ -147,6 +150,19 @@ def _describe_tensors(path: Path) -> tuple[str, str] | None:
     if form.startswith("dcgan-eval-kmeans"):
         return "codebook", f"K-means, images {header.get('fingerprint', '')[:12]}"
     return None
+
+
+def _describe_fit(path: Path) -> tuple[str, str] | None:
+    """Describe a part of a long fit, which the run that made it would have deleted at its end."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            is_ours, shape = (file.metadata() or {}).get("format", "").startswith("dcgan-eval-fit"), file.get_slice("U")
+            classes, width = shape.get_shape()
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return (
+        (UNFINISHED, f"part of a fit that was interrupted: {classes:,} classes, {width:,} weights") if is_ours else None
+    )
 
 
 def _describe_search(path: Path) -> tuple[str, str] | None:
@@ -229,7 +245,8 @@ def free(files: Iterable[CacheFile], on_kept: Callable[[CacheFile], None] = lamb
 
 def _delete(file: CacheFile) -> bool:
     """Delete a file unless it is in use or no longer what it was."""
-    if _TEMPORARY.fullmatch(file.path.name) or file.kind not in (STORE, UNFINISHED, SEARCH):
+    is_whole = _FIT_NAME.fullmatch(file.path.name) or file.kind not in (STORE, UNFINISHED, SEARCH)
+    if _TEMPORARY.fullmatch(file.path.name) or is_whole:
         if file.in_use or look(file.path) != file:
             return False
         file.path.unlink()

@@ -16,6 +16,7 @@ from ..baselines.knn import KnnClassifier
 from ..baselines.logistic import LogisticClassifier
 from ..baselines.mlp import MlpClassifier, MlpOptions
 from ..baselines.ridge import RidgeClassifier
+from ..svm.journal import Journal
 from ..svm.objective import Solution, predict_all, score_all
 from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
 from ..svm.rows import mean_squared_norm
@@ -101,6 +102,15 @@ def on_device(classifier: Classifier, device: torch.device | None) -> Classifier
         return classifier
     other = copy.copy(classifier)
     other.device = device
+    return other
+
+
+def keeping_fits(classifier: Classifier, journal: Journal | None) -> Classifier:
+    """Return the classifier with long fits written down in a journal; itself without one, or where it makes none."""
+    if journal is None or not hasattr(classifier, "journal"):
+        return classifier
+    other = copy.copy(classifier)
+    other.journal = journal
     return other
 
 
@@ -239,6 +249,7 @@ class SvmClassifier:
         self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
         self.mean_loss, self.relative, self.open_grid, self.device = mean_loss, relative, open_grid, device
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
+        self.journal: Journal | None = None  # where long fits are written down, set by whoever runs them
 
     def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
@@ -271,7 +282,8 @@ class SvmClassifier:
         """Return the options of a fit and the unit of C: what C is divided by to be the factor of the summed losses."""
         squared_norm = mean_squared_norm(X) if self.relative else 1.0
         scaling = math.sqrt(squared_norm)
-        how = {"tol": self.tol, "solver": self.solver, "intercept_scaling": scaling, "device": self.device}
+        how: dict[str, Any] = {"tol": self.tol, "solver": self.solver, "intercept_scaling": scaling}
+        how |= {"device": self.device, "journal": self.journal}
         return how, squared_norm * (len(X) if self.mean_loss else 1)
 
 

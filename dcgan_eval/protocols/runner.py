@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
 from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
-from .classifiers import Classifier, Fit, has_open_grid, on_device, rank, with_values
+from ..svm.journal import Journal
+from .classifiers import Classifier, Fit, has_open_grid, keeping_fits, on_device, rank, with_values
 from .matrix import Matrix, device_of_fits, load, part
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
@@ -46,6 +48,7 @@ class _Run:
     )  # of the training images, as the matrix has them: those for fitting first, then the validation rows
     num_kept: int  # rows for fitting while the hyperparameter is chosen, and the pool of draws
     progress: Progress
+    journal: Journal | None  # of its long fits
     timings_s: dict[str, float] = field(default_factory=dict)
     rows_sha256: dict[str, list[str]] = field(default_factory=dict)  # what each split and draw held, by stream
     notes: list[str] = field(default_factory=list)
@@ -72,6 +75,12 @@ class _Run:
         """Learn from the features what they ask of the search, and note when they tell nothing."""
         self.has_open_grid = has_open_grid(self.classifier, self.protocol, source.describe())
         self.notes += constant_note(source.stores[0])
+
+    def finished(self, record: Record) -> Record:
+        """Delete what a killed run would have gone on from, as there is a record."""
+        if self.journal is not None:
+            self.journal.clear()
+        return record
 
     def note_rows(self, rows: np.ndarray, stream: str) -> None:
         """Note the digest of the pixels of some rows."""
@@ -133,7 +142,7 @@ def run_protocol(
     """
     started, place = time.perf_counter(), place or Place()
     _check_same_kind(train, test.images)
-    run = _start(protocol, train, settings, progress, place.device)
+    run = _start(protocol, train, settings, progress, place.device, place.cache_dir)
     if settings.near_duplicates:
         check_near_duplicates(train)
     if place.probe is not None:
@@ -154,14 +163,13 @@ def run_protocol(
     del X
     predictions = predictions or predict(fits)
     test.ranked = run.ranked
-    confusions = test.score(predictions)
     cached = {"cached": [store.reused for store in source.stores], "num_features": source.stores[0].shape[1]}
     run.notes += source.notes
-    measured = _Measured(source.describe() | cached, fits, selection, confusions)
+    measured = _Measured(source.describe() | cached, fits, selection, test.score(predictions))
     record = _record(run, test, measured, time.perf_counter() - started)
     if place.probe is not None:
         write_probe(place.probe, fits[0], record)
-    return record
+    return run.finished(record)
 
 
 def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
@@ -180,7 +188,12 @@ def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
 
 
 def _start(
-    protocol: Protocol, train: ImageSet, settings: Settings, progress: Progress, device: torch.device | None
+    protocol: Protocol,
+    train: ImageSet,
+    settings: Settings,
+    progress: Progress,
+    device: torch.device | None,
+    cache_dir: Path | None = None,
 ) -> _Run:
     """Split off the validation rows."""
     if train.labels is None:
@@ -188,8 +201,10 @@ def _start(
     protocol = settings.named(protocol)
     num_held_out = protocol.num_held_out(train.num_images)
     kept, validation = stratified_split(train, num_held_out, settings.seed, "validation")
-    classifier, rows = on_device(settings.classifier_for(protocol), device), np.concatenate([kept, validation])
-    run = _Run(protocol, settings, classifier, train, rows, len(kept), progress)
+    journal = None if cache_dir is None else Journal(cache_dir)
+    classifier = keeping_fits(on_device(settings.classifier_for(protocol), device), journal)
+    rows = np.concatenate([kept, validation])
+    run = _Run(protocol, settings, classifier, train, rows, len(kept), progress, journal)
     run.note_rows(validation, "validation")
     return run
 

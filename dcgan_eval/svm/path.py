@@ -16,6 +16,7 @@ from dcgan_eval.devices import memory_share
 from dcgan_eval.errors import ArgumentError
 from dcgan_eval.svm import decide
 from dcgan_eval.svm.gram import GramSpace, gram_matrix, solve_gram
+from dcgan_eval.svm.journal import Journal
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Solution, Status, evaluate_weights
 from dcgan_eval.svm.primal import COARSE_DIM, PrimalSpace, solve_primal
@@ -136,7 +137,7 @@ class Fitter:
         Factor of C per row, (N,).
     group : torch.distributed.ProcessGroup, optional
         Processes that hold the other rows, of the same features; every one gets the same solution.
-    device, memory_bytes
+    device, memory_bytes, journal
         See :func:`fit_ovr`.
 
     Raises
@@ -156,6 +157,7 @@ class Fitter:
         group: dist.ProcessGroup | None = None,
         device: torch.device | str | None = None,
         memory_bytes: int | None = None,
+        journal: Journal | None = None,
     ):
         self.options = options
         given = None if memory_bytes is None else memory_bytes // 2  # for X; a quarter each for Gram and columns
@@ -166,7 +168,7 @@ class Fitter:
         self.classes, index = encode(y, self.rows.num_rows, self.rows.device, group)
         self.problem = hinge_problem(index, self.classes, class_weight, sample_weight)
         self.choice = self._choose()
-        self._primal = PrimalSpace(self.rows)
+        self._primal = PrimalSpace(self.rows, journal=journal)
         self._gram: GramSpace | None = None
         self._coefficients: dict[int, torch.Tensor] = {}
 
@@ -352,6 +354,7 @@ def fit_ovr(
     group: dist.ProcessGroup | None = None,
     device: torch.device | str | None = None,
     memory_bytes: int | None = None,
+    journal: Journal | None = None,
 ) -> Solution:
     """Fit one-vs-rest L2-SVMs: ``min_w 1/2 ||w||^2 + C sum_i max(0, 1 - y_i w.x_i)^2`` for each class.
 
@@ -382,6 +385,9 @@ def fit_ovr(
         others do not need. None: half of the
         machine, or of a GPU's free memory.
 
+    journal : Journal, optional
+        Where long fits are looked for, block of classes by block of classes, and written down.
+
     Returns
     -------
     Solution
@@ -397,7 +403,8 @@ def fit_ovr(
     Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
     options = FitOptions(tol, max_iter, solver, intercept_scaling)
-    fitter = Fitter(X, y, options, class_weight, sample_weight, group=group, device=device, memory_bytes=memory_bytes)
+    where: dict[str, Any] = {"group": group, "device": device, "memory_bytes": memory_bytes, "journal": journal}
+    fitter = Fitter(X, y, options, class_weight, sample_weight, **where)
     return fitter.fit(C, warm_start)
 
 
@@ -415,12 +422,13 @@ def fit_path(
     group: dist.ProcessGroup | None = None,
     device: torch.device | str | None = None,
     memory_bytes: int | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Solution]:
     """Fit a path over ascending C, each warm-started from the one before; stop early by leaving the loop.
 
     Parameters
     ----------
-    X, y, tol, max_iter, solver, intercept_scaling, class_weight, sample_weight, group, device, memory_bytes
+    X, y, tol, max_iter, solver, intercept_scaling, class_weight, sample_weight, group, device, memory_bytes, journal
         As for :func:`fit_ovr`.
     Cs : iterable of float
         Costs; fitted in ascending order.
@@ -439,7 +447,8 @@ def fit_path(
     for C in costs:
         check_positive("C", C, "1e-4")
     options = FitOptions(tol, max_iter, solver, intercept_scaling)
-    fitter = Fitter(X, y, options, class_weight, sample_weight, group=group, device=device, memory_bytes=memory_bytes)
+    where: dict[str, Any] = {"group": group, "device": device, "memory_bytes": memory_bytes, "journal": journal}
+    fitter = Fitter(X, y, options, class_weight, sample_weight, **where)
     return _walk(fitter, costs)
 
 

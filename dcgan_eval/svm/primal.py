@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from dcgan_eval.svm import decide
+from dcgan_eval.svm.journal import LONG, Journal, digest_of_fit, digest_of_rows
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Evaluation, Status, evaluate_weights
 from dcgan_eval.svm.problems import Curvature, Problem, line_minimum, pieces, slopes, total_losses
@@ -52,6 +53,8 @@ class PrimalSpace:
         Rows from which the directions are learned.
     max_rank, top_rank : int
         Directions on which the sampled Hessian is inverted, and on which the problem is solved on all rows.
+    journal : Journal or None
+        Where long fits are looked for and written down.
     """
 
     rows: Rows
@@ -59,7 +62,9 @@ class PrimalSpace:
     max_rank: int = 256
     top_rank: int = 128
     norm_every: int = 1
+    journal: Journal | None = None
     _coarse: _Coarse | None = field(default=None, repr=False)
+    _digest: str = field(default="", repr=False)
 
     @property
     def resolves(self) -> bool:
@@ -276,19 +281,56 @@ def solve_primal(
     accept: float | None = None,
     certify_start: bool = False,
 ) -> NewtonResult:
-    """Run the Newton loop on the weights, in float64 from where the rounding of float32 products has stopped it.
+    """Run the Newton loop on the weights, or return what the space's journal has of it.
 
     Parameters and result as for :func:`~dcgan_eval.svm.newton.minimise`.
     """
-    newton = partial(minimise, problem=problem, tol=tol, max_iter=max_iter, accept=accept)
-    found = newton(space, start=start, certify_start=certify_start)
+    how = {"tol": tol, "max_iter": max_iter, "accept": accept, "certify_start": certify_start}
+    rows, journal = space.rows, space.journal
+    if journal is None or rows.group or rows.num_rows * rows.num_features * problem.num_columns < LONG:
+        return _solve(space, problem, start, how)
+    space._digest = space._digest or digest_of_rows(rows)
+    digest = digest_of_fit(space._digest, problem, start, how | {"space": repr(type(space))})
+    if (kept := journal.find(digest)) is not None:
+        return _unpacked(*kept, rows)
+    read = rows.rows_read
+    found = _solve(space, problem, start, how)
+    if found.status is Status.CONVERGED:
+        journal.keep(digest, *_packed(found, rows.rows_read - read))
+    return found
+
+
+def _solve(space: PrimalSpace, problem: Problem, start: torch.Tensor | None, how: dict[str, Any]) -> NewtonResult:
+    """Run the Newton loop, in float64 from where the rounding of float32 products has stopped it."""
+    found = minimise(space, problem, start, **how)
     if found.status is not Status.STALLED or space.resolves:
         return found
     rows = space.rows.in_double()
-    again = newton(replace(space, rows=rows, _coarse=None), start=found.U)
+    again = minimise(replace(space, rows=rows, _coarse=None), problem, found.U, **how | {"certify_start": False})
     space.rows.rows_read = rows.rows_read  # it went on counting
     history, iterations = found.history + again.history, found.iterations + again.iterations
     return replace(again, history=history, iterations=iterations)
+
+
+_BOUNDS = ("primal", "dual", "gap", "relative_gap")
+
+
+def _packed(found: NewtonResult, rows_read: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return a converged result, whose evaluation is exact, as arrays and plain values."""
+    assert found.exact is not None, "nothing converges without"
+    arrays = {name: getattr(found.exact, name).cpu().numpy() for name in _BOUNDS}
+    values = {"iterations": found.iterations, "history": found.history, "rows_read": rows_read}
+    return arrays | {"U": found.U.cpu().numpy()}, values
+
+
+def _unpacked(arrays: dict[str, np.ndarray], values: dict[str, Any], rows: Rows) -> NewtonResult:
+    """Return a result as it was packed; its evaluation has no scores and no gradient."""
+    made = {name: torch.from_numpy(array).to(rows.device) for name, array in arrays.items()}
+    rows.rows_read += values["rows_read"]
+    U, none = made.pop("U"), torch.zeros(0, device=rows.device)
+    exact = Evaluation(**made, scores=none, gradient=none)
+    history = tuple(values["history"])
+    return NewtonResult(U, Status.CONVERGED, values["iterations"], exact.primal, exact.gap, exact, history)
 
 
 def _principal_combinations(gram: torch.Tensor, rank: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dcgan_eval.svm.journal import Journal
 from dcgan_eval.svm.objective import Evaluation, evaluate_weights
 from dcgan_eval.svm.primal import PrimalSpace
 from dcgan_eval.svm.problems import Problem, in_pieces, line_minimum
@@ -46,8 +47,6 @@ class _At:
 @dataclass
 class StreamedSpace(PrimalSpace):
     """The space of w itself, with scores of no rows, (0, K), in place of those that the Newton loop carries along."""
-
-    top_rank: int = 0
 
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return the scores of no rows."""
@@ -107,10 +106,11 @@ class StreamedSpace(PrimalSpace):
         return torch.cat(found)
 
 
-def joint_space(rows: Rows, num_columns: int, memory_bytes: float) -> PrimalSpace:
+def joint_space(rows: Rows, num_columns: int, memory_bytes: float, journal: Journal | None = None) -> PrimalSpace:
     """Return the space for a problem whose columns cannot be solved apart: scores are kept where memory holds them.
 
     Softmax has no kinks to correct along the strongest directions: only the preconditioner needs directions.
     """
     needed = 8 * _KEPT_ARRAYS * rows.num_rows * num_columns
-    return StreamedSpace(rows) if needed > max(memory_bytes, _SMALL_BYTES) else PrimalSpace(rows, top_rank=0)
+    kind = StreamedSpace if needed > max(memory_bytes, _SMALL_BYTES) else PrimalSpace
+    return kind(rows, top_rank=0, journal=journal)
