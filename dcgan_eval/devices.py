@@ -54,6 +54,11 @@ def resolve_device(name: str = "auto", option: str = "--device") -> torch.device
     return torch.device(name)
 
 
+def device_of_fits(beside: torch.device) -> torch.device:
+    """Return where classifiers are fitted whose encoder is on a device: there, unless it has no float64 to certify."""
+    return _CPU if beside.type == "mps" else beside
+
+
 @lru_cache
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether the device multiplies bfloat16 matrices in hardware; elsewhere it takes over 200 times as long."""

@@ -12,7 +12,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from ..devices import resolve_device
+from ..devices import device_of_fits, resolve_device
 from ..errors import DcganEvalError, ProtocolError, RecordError
 from ..features.extract import ExtractOptions
 from ..files import check_target
@@ -99,8 +99,7 @@ def _fit_device(name: str | None) -> torch.device:
         )
     if name is not None:
         return resolve_device(name, "--svm-device")
-    device = resolve_device(click.get_current_context().params.get("device", "auto"))
-    return torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+    return device_of_fits(resolve_device(click.get_current_context().params.get("device", "auto")))
 
 
 def take_settings(options: dict[str, Any], classifier: Classifier | None = None) -> Settings:
@@ -179,7 +178,8 @@ def show_and_keep(result: Record, title: str, record: Path | None, as_json: bool
 def _explanation(draw: dict[str, Any]) -> str:
     """Say how a fit was made."""
     return (
-        f"Fit of {draw['num_rows']:,} rows at C = {draw['C']:g}: solver {draw['solver']} ({draw['solver_reason']}); "
+        f"Fit of {draw['num_rows']:,} rows at C = {draw['C']:g} on {draw['device']}: "
+        f"solver {draw['solver']} ({draw['solver_reason']}); "
         f"{draw['newton_iterations']} Newton iterations, {draw['passes']} passes over X, {draw['time_s']:.1f} s, "
         f"relative duality gap {draw['duality_gap']:.1e}"
     )

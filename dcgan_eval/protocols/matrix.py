@@ -49,7 +49,7 @@ def part(X: Matrix, rows: slice | np.ndarray) -> Matrix:
     return X[rows]
 
 
-def device_of_fits(classifier: Any) -> torch.device:
+def place_of(classifier: Any) -> torch.device:
     """Return where a classifier is fitted: on the processor if it has no ``device``, or None."""
     return torch.device(getattr(classifier, "device", None) or "cpu")
 

@@ -24,7 +24,7 @@ from ..progress import Progress, no_progress
 from ..records import CERTIFIED, Record, pack_counts
 from ..svm.journal import Journal
 from .classifiers import Classifier, Fit, has_open_grid, keeping_fits, on_device, rank, with_values
-from .matrix import Matrix, device_of_fits, load, part
+from .matrix import Matrix, load, part, place_of
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
 from .sources import Filler, constant_note
@@ -151,11 +151,11 @@ def run_protocol(
         source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
     run.look_at(source)
     with run.timed("load"):
-        X = load(source.stores[0].take(run.rows), place.memory_bytes, device_of_fits(run.classifier))
+        X = load(source.stores[0].take(run.rows), place.memory_bytes, place_of(run.classifier))
 
     def predict(fits: list[Fit]) -> list[np.ndarray]:
         with run.timed("test"):
-            X_test = load(source.stores[1], place.memory_bytes, device_of_fits(run.classifier))
+            X_test = load(source.stores[1], place.memory_bytes, place_of(run.classifier))
             run.ranked += rank(run.classifier, fits, X_test, train.num_classes)
             return run.classifier.predict(fits, X_test)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..devices import device_of_fits
 from ..errors import ProtocolError
 from ..features.encoders import discriminator_encoder
 from ..features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
@@ -69,7 +70,7 @@ class ValidationScore:
         """Return the best ``score`` (validation accuracy) over the protocol's values of C, and that ``C``."""
         features = {"kind": "encoder", "preset": D.preset.name}
         settings = Settings(tol=_TOL, allow_unconverged=True)  # a probe is not worth the training that it would end
-        X, device = self._features(D), self.options.torch_device
+        X, device = self._features(D), device_of_fits(self.options.torch_device)
         curve = validation_curve(self.protocol, self.train, X, features, settings, device)
         C = best_value(curve, "C")
         return {"score": next(row["score"] for row in curve if row["C"] == C), "C": C}

@@ -161,7 +161,8 @@ class PrimalSpace:
             hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal))
             hessians.diagonal(dim1=1, dim2=2).add_(1)
             # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
-            step = -torch.linalg.solve(hessians, gradient[:, :, None])[:, :, 0].to(basis.dtype)
+            # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
+            step = -torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0].to(basis.dtype)
             P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
             t = self.line(problem, (U, F), (P, FP))
             t = torch.where(torch.isfinite(t), t, 0.0)

@@ -16,7 +16,7 @@ from dcgan_eval.baselines.kmeans import Codebook, KMeansFeatures, KMeansOptions,
 from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.baselines.nearest import NearestRows
 from dcgan_eval.baselines.ridge import RidgeClassifier
-from dcgan_eval.svm import decide, newton, rows
+from dcgan_eval.svm import decide, newton, rows, streamed
 
 GPU = "cuda"
 
@@ -66,6 +66,14 @@ def test_logistic_regression(where: str, num_rows: int) -> None:
         assert (fit.W.device.type, fit.W.dtype, tuple(fit.W.shape)) == ("cuda", torch.float64, (3, 601))
         assert fit.device.startswith("cuda")
         assert fit.solver == ("primal" if num_rows == 700 else "gram+primal")
+
+
+@pytest.mark.parametrize("where", ["cuda", "cpu"])
+def test_logistic_regression_that_keeps_no_scores(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "_SMALL_BYTES", 0)
+    with FakeTensorMode():
+        fit = LogisticClassifier(device=GPU, max_iter=2, memory_bytes=4).fit(features(where).T, np.arange(600) % 3, 0.1)
+        assert (fit.W.device.type, tuple(fit.W.shape)) == ("cuda", (3, 31))
 
 
 @pytest.mark.parametrize("where", ["cuda", "cpu"])

@@ -14,10 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dcgan_eval.baselines.mlp import MlpClassifier
 from dcgan_eval.data.imageset import ImageSet
+from dcgan_eval.features import extract
 from dcgan_eval.features.store import FeatureStore
 from dcgan_eval.features.store_file import StoreIdentity
+from dcgan_eval.models.dcgan import build
+from dcgan_eval.models.presets import get_preset
 from dcgan_eval.progress import Progress, no_progress
-from dcgan_eval.protocols import matrix, runner
+from dcgan_eval.protocols import matrix, runner, validation_score
 from dcgan_eval.protocols.catalog import get_protocol, load_protocol_data
 from dcgan_eval.protocols.classifiers import PROBES, SvmClassifier, on_device
 from dcgan_eval.protocols.evaluate import evaluate
@@ -114,10 +117,22 @@ def test_a_run_on_a_resident_matrix_finds_what_a_run_in_memory_finds(
 
 def test_a_place_says_where_classifiers_are_fitted_and_leaves_alone_those_that_cannot_be() -> None:
     svm = SvmClassifier((1.0,), device="cuda:1")
-    assert matrix.device_of_fits(on_device(svm, None)) == torch.device("cuda:1")
-    assert matrix.device_of_fits(on_device(svm, GPU)) == GPU
+    assert matrix.place_of(on_device(svm, None)) == torch.device("cuda:1")
+    assert matrix.place_of(on_device(svm, GPU)) == GPU
     assert svm.device == "cuda:1"
     perceptron = MlpClassifier()
     assert on_device(perceptron, GPU) is perceptron
-    assert matrix.device_of_fits(perceptron) == CPU
-    assert matrix.device_of_fits(SvmClassifier((1.0,))) == CPU
+    assert matrix.place_of(perceptron) == CPU
+    assert matrix.place_of(SvmClassifier((1.0,))) == CPU
+
+
+@pytest.mark.parametrize(("encoder", "fits"), [("cuda", "cuda"), ("mps", "cpu"), ("cpu", "cpu")])
+def test_the_probe_of_a_training_is_fitted_beside_it(encoder: str, fits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(extract.ExtractOptions, "torch_device", torch.device(encoder))
+    monkeypatch.setattr(validation_score.ValidationScore, "_features", lambda self, D: np.zeros((1, 1), np.float32))
+    curve = [{"C": 1.0, "score": 0.5}]
+    monkeypatch.setattr(validation_score, "validation_curve", lambda *args: asked.append(args[-1]) or curve)
+    probe = validation_score.ValidationScore("digits", device="cpu")
+    assert probe(build(get_preset("svhn32", 8), 0)[0]) == {"score": 0.5, "C": 1.0}
+    assert asked == [torch.device(fits)]
