@@ -17,7 +17,7 @@ from ..svm import decide
 from ..svm.gram import GramSpace, gram_matrix, solve_gram
 from ..svm.journal import Journal
 from ..svm.newton import minimise
-from ..svm.objective import linear_scores
+from ..svm.objective import best_columns, linear_scores
 from ..svm.path import FitOptions, check_positive, choose_solver
 from ..svm.primal import solve_primal
 from ..svm.problems import SoftmaxProblem
@@ -137,7 +137,9 @@ class LogisticClassifier:
 
     def predict(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
         """Return the most probable labels of every fit."""
-        return [fit.classes[s.argmax(1)] for fit, s in zip(fits, self.scores(fits, X), strict=True)]
+        weights = [decide.values(fit.W) for fit in fits]
+        best = (best_columns(X, W[:, :-1], W[:, -1], [len(W)], self.device)[0] for W in weights)
+        return [fit.classes[index] for fit, index in zip(fits, best, strict=True)]
 
     def scores(self, fits: Sequence[LogisticFit], X: Any) -> list[np.ndarray]:
         """Return the logits (N, K) of every fit."""

@@ -19,6 +19,7 @@ from ..baselines.ridge import RidgeClassifier
 from ..svm.journal import Journal
 from ..svm.objective import Solution, predict_all, score_all
 from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
+from ..svm.problems import pieces
 from ..svm.rows import mean_squared_norm
 from .matrix import Matrix
 from .spec import TOP, Ranked
@@ -151,10 +152,13 @@ def rank(classifier: Classifier, fits: Sequence[Any], X: Matrix, num_classes: in
         return []
     found = []
     for fit, scores in zip(fits, classifier.scores(fits, X), strict=True):
+        parts = [scores[rows] for rows in pieces(*scores.shape)]  # what is made of them is several times as large
         # a stable sort, so that of equal scores the first class leads, as in predictions
-        top = fit.classes[np.argsort(-scores, axis=1, kind="stable")[:, :TOP]] if num_classes > TOP else None
-        sure = scipy.special.softmax(scores, axis=1).max(axis=1) if classifier.probabilities else None
-        found.append(Ranked(top, sure))
+        order = [np.argsort(-part, axis=1, kind="stable")[:, :TOP] for part in parts] if num_classes > TOP else []
+        sure = [scipy.special.softmax(part, axis=1).max(axis=1) for part in parts] if classifier.probabilities else []
+        found.append(
+            Ranked(fit.classes[np.concatenate(order)] if order else None, np.concatenate(sure) if sure else None)
+        )
     return found
 
 

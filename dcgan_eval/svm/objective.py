@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dcgan_eval.errors import ArgumentError, ConvergenceError
+from dcgan_eval.svm import decide
 from dcgan_eval.svm.problems import Problem, in_pieces
 from dcgan_eval.svm.rows import Rows
 from dcgan_eval.svm.targets import encode, hinge_problem
@@ -223,13 +224,7 @@ class Solution:
         self, X: Any, *, allow_unconverged: bool = False, device: torch.device | str | None = None
     ) -> np.ndarray:
         """Return the label of the largest score of each row (see :meth:`decision_function`)."""
-        return self._labels(self.decision_function(X, allow_unconverged=allow_unconverged, device=device))
-
-    def _labels(self, scores: np.ndarray) -> np.ndarray:
-        """Return the label of the largest score of each row."""
-        # two classes have one problem; a score of exactly 0 is the first class, as in scikit-learn
-        index = (scores[:, 0] > 0).astype(int) if len(self.classes) == 2 else scores.argmax(axis=1)
-        return self.classes[index]
+        return predict_all([self], X, allow_unconverged=allow_unconverged, device=device)[0]
 
 
 def linear_scores(
@@ -243,10 +238,53 @@ def linear_scores(
         X holds NaN or infinity: no weights, even 0, make a finite score of it.
     """
     rows = Rows(X, 1.0, device=device, memory_bytes=0)
-    scores = rows.scores(torch.as_tensor(np.column_stack([W, intercepts]), device=rows.device)).cpu().numpy()
-    if np.isfinite(W).all() and not np.isfinite(scores).all():
-        raise _not_finite()
+    scores = np.empty((rows.num_rows, len(W)))
+    for part, block in _scores_by_blocks(rows, W, intercepts):
+        scores[part] = block
     return scores
+
+
+def best_columns(
+    X: Any, W: np.ndarray, intercepts: np.ndarray, counts: Sequence[int], device: torch.device | str | None = None
+) -> np.ndarray:
+    """Return the place of the largest score of each row in each group of columns, the first of equals, int64 (G, N).
+
+    Scores are made for a few rows at a time: those of all rows and columns need not fit in memory.
+
+    Parameters
+    ----------
+    X : numpy.ndarray, torch.Tensor, or what else :class:`~dcgan_eval.svm.rows.Rows` reads
+        Shape (N, D).
+    W, intercepts : numpy.ndarray
+        Shapes (K, D) and (K,).
+    counts : sequence of int
+        Columns of each group; a single one means two classes, the second of which has a score above 0.
+    device
+        As for :func:`linear_scores`.
+
+    Raises
+    ------
+    ArgumentError
+        As :func:`linear_scores`.
+    """
+    rows = Rows(X, 1.0, device=device, memory_bytes=0)
+    best, ends = np.empty((len(counts), rows.num_rows), np.int64), np.cumsum(counts)[:-1]
+    for part, block in _scores_by_blocks(rows, W, intercepts):
+        for group, scores in enumerate(np.split(block, ends, axis=1)):
+            # a score of exactly 0 is the first class, as in scikit-learn
+            best[group, part] = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+    return best
+
+
+def _scores_by_blocks(rows: Rows, W: np.ndarray, intercepts: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield places of rows with their scores, float64 (B, K)."""
+    V = rows.split(torch.as_tensor(np.column_stack([W, intercepts]), device=rows.device))
+    is_finite = np.isfinite(W).all()
+    for part, block in in_pieces(rows.blocks(), len(W)):
+        scores = decide.values(rows.forward(block, V))
+        if is_finite and not np.isfinite(scores).all():
+            raise _not_finite()
+        yield part, scores
 
 
 def check_finite(rows: Rows) -> None:
@@ -297,17 +335,26 @@ def predict_all(
     for solution in solutions:
         if solution.status is not Status.CONVERGED and not allow_unconverged:
             raise unconverged(solution)
-    return [s._labels(scores) for s, scores in zip(solutions, score_all(solutions, X, device), strict=True)]
+    found = list[np.ndarray]()
+    for part, W, intercepts in _together(solutions):
+        best = best_columns(X, W, intercepts, [len(s.W) for s in part], device)
+        found += [s.classes[index] for s, index in zip(part, best, strict=True)]
+    return found
 
 
 def score_all(solutions: Sequence[Solution], X: Any, device: torch.device | str | None = None) -> Iterator[np.ndarray]:
     """Yield the scores of X, float64 (N, K), by each solution, whatever its status; X is read as by predict_all."""
+    for part, W, intercepts in _together(solutions):
+        scores = linear_scores(X, W, intercepts, device)
+        yield from np.split(scores, np.cumsum([len(s.W) for s in part])[:-1], axis=1)
+
+
+def _together(solutions: Sequence[Solution]) -> Iterator[tuple[Sequence[Solution], np.ndarray, np.ndarray]]:
+    """Yield solutions with their weights and intercepts joined, as many as are scored at once."""
     step = max(1, _SCORED_COLUMNS // max((len(s.W) for s in solutions), default=1))
     for start in range(0, len(solutions), step):
         part = solutions[start : start + step]
-        W, intercepts = (np.concatenate([getattr(s, name) for s in part]) for name in ("W", "intercepts"))
-        scores = linear_scores(X, W, intercepts, device)
-        yield from np.split(scores, np.cumsum([len(s.W) for s in part])[:-1], axis=1)
+        yield part, np.concatenate([s.W for s in part]), np.concatenate([s.intercepts for s in part])
 
 
 def unconverged(solution: Solution) -> ConvergenceError:

@@ -81,3 +81,17 @@ def test_a_line_is_searched_piece_by_piece_for_the_same_length(monkeypatch: pyte
     assert len(problems.pieces(50, 3)) == 8
     torch.testing.assert_close(problems.slopes(problem, F, step)(t), whole)
     torch.testing.assert_close(problems.total_losses(problem, F), problem.losses(F).sum(0))
+
+
+def test_predictions_need_no_scores_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = of_classes(2000, 6, 40)
+    solution, logistic = fit_ovr(X[:500], y[:500], 1e-2), LogisticClassifier()
+    fit = logistic.fit(X[:500], y[:500], 1e-2)
+    monkeypatch.setattr(problems, "_PIECE", 1 << 11)
+    monkeypatch.setattr(problems, "_SHORTEST", 100)
+    with Watch() as watch:
+        of_svm, (of_logistic,) = solution.predict(X), logistic.predict([fit], X)
+    assert watch.largest < 2000 * 40 * 8 / 8
+    W = fit.W.numpy()
+    np.testing.assert_array_equal(of_svm, solution.classes[(X @ solution.W.T + solution.intercepts).argmax(1)])
+    np.testing.assert_array_equal(of_logistic, fit.classes[(X @ W[:, :-1].T + W[:, -1]).argmax(1)])
