@@ -59,10 +59,10 @@ class DcganEvalError(Exception):
     Attributes
     ----------
     told : bool
-        Whether another process of the same job says it.
+        Whether another process of the same job says it: before they have joined, the first one of a machine.
     """
 
-    told = False
+    told = int(os.environ.get("LOCAL_RANK") or 0) > 0
 
     def __init__(self, what: str, *, got: str | None = None, expected: str | None = None, remedy: str | None = None):
         self.what, self.got, self.expected, self.remedy = what, got, expected, remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -27,6 +28,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "num_threads": torch.get_num_threads(),
+        "num_processes": int(os.environ.get("WORLD_SIZE") or 1),  # that torchrun started for the job
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

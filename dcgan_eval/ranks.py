@@ -67,6 +67,11 @@ class Team:
         return self.rank == 0
 
     @property
+    def beside(self) -> int:
+        """How many of the processes share this machine's memory."""
+        return 1 if self.size == 1 else int(os.environ.get("LOCAL_WORLD_SIZE") or self.size)
+
+    @property
     def group(self) -> dist.ProcessGroup | None:
         """All processes as torch knows them; None for one alone."""
         return None if self.size == 1 else dist.group.WORLD
@@ -243,9 +248,14 @@ def joined(device: torch.device | None = None) -> Iterator[Team]:
         team = Team(dist.get_rank(), dist.get_world_size(), _meeting_place())
         with _Watch(team), suppress(_Excused):
             yield team
+    except DcganEvalError as error:
+        vars(error).setdefault("told", False)
+        raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise TeamError("Another process of this job has ended before its work was done", remedy=_REMEDY) from error
+            gone = TeamError("Another process of this job has ended before its work was done", remedy=_REMEDY)
+            gone.told = False
+            raise gone from error
         raise
     finally:
         if dist.is_initialized():
@@ -301,6 +311,5 @@ class _Watch:
         """End this process from within a thread: the main one may wait for ever for what does not come."""
         if not self._over.is_set():
             sentence = TeamError("Another process of this job is lost", got=who, remedy=_REMEDY)
-            sys.stderr.write(f"Error: {sentence}\n")
-            sys.stderr.flush()
+            print(f"Error: {sentence}", file=sys.__stderr__, flush=True)
             os._exit(2)

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from ..data.catalog import load_data
+from ..data.imageset import ImageSet
 from ..features.export import FORMATS, check_export, export
 from ..features.extract import EncoderFeatures
 from ..features.fill import fill
 from ..features.store import FeatureStore
+from ..ranks import joined
 from . import console
 from .console import err, progress_view
 from .encoder import EncoderChoice, encoder_options, layer_option
@@ -58,20 +60,23 @@ def features(
     source = EncoderFeatures(encoder.load(), making)
     split = split or ("all" if data_name == "digits" else "train")
     calibration_split = calibrate_on or ("all" if split == "all" else "train")
-    images = load_data(data_name, split, place.data_dir, download=place.download, mixed=True)
-    with progress_view() as progress:
-        calibration = (
-            images
-            if split == calibration_split
-            else load_data(data_name, calibration_split, place.data_dir, mixed=True)
-        )
+
+    def load(which: str, download: bool = False) -> ImageSet:
+        return load_data(data_name, which, place.data_dir, download=download, mixed=True)
+
+    with joined() as source.team, progress_view() as progress:
+        if place.download:  # one process fetches what is missing, then all read it
+            source.team.decided(lambda: bool(load(split, download=True)))
+        images = load(split)
+        calibration = images if split == calibration_split else load(calibration_split)
         source.learn(calibration, place.cache_dir, progress)
         target = out if form == "hdf5" else None
         store = fill(source, images, place.cache_dir, out=target, wait=place.wait, progress=progress)
+        source.team.alone()
         path = store.path
         if form != "hdf5":
             path = export(store, form, out or path.with_suffix(FORMATS[form][0]), progress)
-    _report(store, path, as_json)
+        _report(store, path, as_json)
 
 
 def _report(store: FeatureStore, path: Path, as_json: bool) -> None:

@@ -19,7 +19,7 @@ import click
 from .. import __version__
 from ..errors import DcganEvalError
 from .options import example
-from .streams import keep_encodable, warnings_as_notes
+from .streams import hushed, keep_encodable, warnings_as_notes
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -138,6 +138,9 @@ _COMMANDS = {
 }
 
 
+_SHARED = ("baseline", "features", "probe", "svm", "train", "train-imagenet")  # under torchrun, by all processes
+
+
 class _Commands(click.Group):
     """A group that imports a command's module when the command is called."""
 
@@ -191,12 +194,14 @@ class _Commands(click.Group):
         keep_encodable()
         try:
             _refuse_empty(words)
-            with warnings_as_notes(), _interrupts_kept():
+            if not _is_needed(words):
+                return None
+            with hushed(), warnings_as_notes(), _interrupts_kept():
                 return super().main(words, *positional, **extra)
         except DcganEvalError as error:
             if debug:
                 raise
-            sys.exit(_say(self._sentence(error, words)))
+            sys.exit(2 if error.told else _say(self._sentence(error, words)))
         except OSError as error:  # a full disk or a folder that cannot be read or written, where nobody expected it
             if debug:
                 raise
@@ -224,6 +229,20 @@ class _Commands(click.Group):
         if not set(named) <= known:
             error = DcganEvalError(error.what, got=error.got, expected=error.expected)
         return printable(str(error))
+
+
+def _is_needed(words: Sequence[str]) -> bool:
+    """Tell whether this process has something to do, of those that ``torchrun`` starts: most commands take one."""
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        return True
+    if words[:1] and words[0] in _SHARED and list(words[:2]) != ["baseline", "supervised"]:
+        return True
+    leads = os.environ["RANK"] == "0"
+    if leads and words:
+        click.echo(f"Note: `{words[0]}` runs in one process; the others have nothing to do.", err=True)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+    return leads
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..protocols.given import given_protocol
 from ..protocols.settings import Place, Settings
 from ..protocols.sources import EncoderFeatures, Filler, GivenFeatures
 from ..protocols.spec import Protocol
+from ..ranks import joined
 from ..records import Record
 from ..report.tables import result_panel
 from ..tracking import Tracker, tracking
@@ -77,6 +78,7 @@ def _refuse_making() -> None:
 def take_place(options: dict[str, Any]) -> Place:
     """Take the options that say where things are out of a command's options."""
     memory_gb = options.pop("memory_gb")
+    held: dict[str, Any] = {} if memory_gb is None else {"memory_bytes": int(memory_gb * 1e9)}
     device = _fit_device(options.pop("svm_device")) if "svm_device" in options else None
     return Place(
         data_dir=options.pop("data_dir"),
@@ -85,7 +87,7 @@ def take_place(options: dict[str, Any]) -> Place:
         wait=not options.pop("no_wait"),
         probe=options.pop("probe", None),
         device=device,
-        **({} if memory_gb is None else {"memory_bytes": int(memory_gb * 1e9)}),
+        **held,
     )
 
 
@@ -122,14 +124,16 @@ def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier:
     protocol, place = take_protocol(name, options, source), take_place(options)
     settings, explain = take_settings(options, classifier), options.pop("explain", False)
     check_record_target(options["record"])
-    with tracked(options, settings.named(protocol), source.name, settings.seed) as tracker:
-        with progress_view() as progress:
-            result = evaluate(protocol, source, settings, place, progress)
-        show_and_keep(result, protocol.title, **options)
-        show_to(tracker, result)
-    if explain:
-        for draw in result.draws:
-            err.print(_explanation(draw), highlight=False)
+    with joined() as team:
+        options["log"] = options["log"] if team.leads else None
+        with tracked(options, settings.named(protocol), source.name, settings.seed) as tracker:
+            with progress_view() as progress:
+                result = evaluate(protocol, source, settings, replace(place, team=team), progress)
+            show_and_keep(result, protocol.title, **options)
+            show_to(tracker, result)
+        if explain:
+            for draw in result.draws:
+                err.print(_explanation(draw), highlight=False)
 
 
 def tracked(options: dict[str, Any], protocol: Protocol, what: str, seed: int) -> AbstractContextManager[Tracker]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
+
+from ..errors import DcganEvalError
 
 # What stands for a character that the terminal's encoding lacks; others are shown as their escape.
 _PLAIN = {"–": "-", "±": "+-", "×": "x", "█": "#", "◀": "<", "…": ".", "✓": "ok", "━": "-", "╸": "-", "╺": "-"}
+
+_TO_SPEAK_S = 60.0
 
 
 def keep_encodable() -> None:
@@ -19,6 +25,24 @@ def keep_encodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="dcgan_eval.plain")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Let only one of the processes that ``torchrun`` started show anything; errors that pass through are said.
+
+    ``torchrun`` ends all of them when the first has failed: one whose mistake another says leaves it the time to.
+    """
+    if int(os.environ.get("RANK") or 0) == 0:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    except (SystemExit, DcganEvalError) as end:
+        if end.code if isinstance(end, SystemExit) else end.told:
+            time.sleep(_TO_SPEAK_S)
+        raise
 
 
 @contextmanager

@@ -11,16 +11,19 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import scipy.special
 import torch
+import torch.distributed as dist
 
 from ..baselines.knn import KnnClassifier
 from ..baselines.logistic import LogisticClassifier
 from ..baselines.mlp import MlpClassifier, MlpOptions
 from ..baselines.ridge import RidgeClassifier
+from ..devices import memory_share
+from ..ranks import Team
 from ..svm.journal import Journal
 from ..svm.objective import Solution, predict_all, score_all
-from ..svm.path import FitOptions, Solver, fit_ovr, fit_path
+from ..svm.path import FitOptions, Solver, choose_solver, fit_ovr, fit_path
 from ..svm.problems import pieces
-from ..svm.rows import mean_squared_norm
+from ..svm.rows import mean_squared_norm, sum_of_all
 from .matrix import Matrix
 from .spec import TOP, Ranked
 from .spec import Protocol as ProtocolSpec
@@ -112,6 +115,25 @@ def keeping_fits(classifier: Classifier, journal: Journal | None) -> Classifier:
         return classifier
     other = copy.copy(classifier)
     other.journal = journal
+    return other
+
+
+def can_share(classifier: Classifier, num_rows: int, num_features: int, device: torch.device) -> bool:
+    """Tell whether processes can share one fit: neighbours are looked for in turn, an SVM's rows in its weights spread.
+
+    A Gram matrix needs all rows in one process, and few of them make one that is solved in no time.
+    """
+    if not isinstance(classifier, SvmClassifier) or classifier.solver != "auto":
+        return isinstance(classifier, KnnClassifier) or getattr(classifier, "solver", None) == "primal"
+    return choose_solver(num_rows, num_features, memory_bytes=memory_share(device) // 4).solver == "primal"
+
+
+def spread_over(classifier: Classifier, team: Team) -> Classifier:
+    """Return the classifier with its training rows spread over processes; itself where each needs all of them."""
+    if team.size == 1 or not isinstance(classifier, SvmClassifier):
+        return classifier
+    other = copy.copy(classifier)
+    other.group = team.group
     return other
 
 
@@ -233,9 +255,15 @@ class SvmClassifier:
         Try values beyond the candidates where the best is at their end; None: see :func:`has_open_grid`.
     device : torch.device or str, optional
         Where to multiply; None: where the features are.
+
+    Attributes
+    ----------
+    group : torch.distributed.ProcessGroup or None
+        Processes that hold the other training rows, see :func:`spread_over`.
     """
 
     parameter, keeps_rows, probabilities = "C", False, False
+    group: dist.ProcessGroup | None = None
 
     def __init__(
         self,
@@ -257,15 +285,15 @@ class SvmClassifier:
 
     def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
-        how, unit = self._how(X)
+        how, unit, num_rows = self._how(X)
         solutions = fit_path(X, y, [C / unit for C in self.values], **how)
         for C, solution in zip(self.values, solutions, strict=True):
-            yield SvmFit(C, len(X), solution), solution.predict(X_val, allow_unconverged=True, device=self.device)
+            yield SvmFit(C, num_rows, solution), solution.predict(X_val, allow_unconverged=True, device=self.device)
 
     def fit(self, X: Matrix, y: np.ndarray, value: float) -> SvmFit:
         """Return the fit at one C."""
-        how, unit = self._how(X)
-        return SvmFit(value, len(X), fit_ovr(X, y, value / unit, **how))
+        how, unit, num_rows = self._how(X)
+        return SvmFit(value, num_rows, fit_ovr(X, y, value / unit, **how))
 
     def predict(self, fits: Sequence[SvmFit], X: Matrix) -> list[np.ndarray]:
         """Return the predicted labels of every fit, in one pass over X."""
@@ -282,13 +310,17 @@ class SvmClassifier:
             "relative": self.relative,
         }
 
-    def _how(self, X: Matrix) -> tuple[dict[str, Any], float]:
-        """Return the options of a fit and the unit of C: what C is divided by to be the factor of the summed losses."""
-        squared_norm = mean_squared_norm(X) if self.relative else 1.0
+    def _how(self, X: Matrix) -> tuple[dict[str, Any], float, int]:
+        """Return the options of a fit, the unit of C and the number of rows in all processes.
+
+        C is divided by its unit to be the factor of the summed losses.
+        """
+        num_rows = int(sum_of_all(len(X), self.group))
+        squared_norm = mean_squared_norm(X, self.group) if self.relative else 1.0
         scaling = math.sqrt(squared_norm)
         how: dict[str, Any] = {"tol": self.tol, "solver": self.solver, "intercept_scaling": scaling}
-        how |= {"device": self.device, "journal": self.journal}
-        return how, squared_norm * (len(X) if self.mean_loss else 1)
+        how |= {"device": self.device, "journal": self.journal, "group": self.group}
+        return how, squared_norm * (num_rows if self.mean_loss else 1), num_rows
 
 
 def _recorded(made: Mapping[str, Any], what: str) -> bool | None:

@@ -47,5 +47,7 @@ def evaluate(
     place = place or Place()
     find = given_protocol if isinstance(source, GivenFeatures) else get_protocol
     spec = find(protocol) if isinstance(protocol, str) else protocol
+    if place.download and place.team.size > 1:  # one fetches what is missing, then all read it
+        place.team.decided(lambda: bool(load_sets(spec, source, place)))
     train, test = load_sets(spec, source, place)
     return run_protocol(spec, train, SealedTest(test), source, settings, place, progress)

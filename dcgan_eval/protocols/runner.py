@@ -20,10 +20,22 @@ from ..data.imageset import ImageSet
 from ..data.repeats import check_near_duplicates, count_near_duplicates
 from ..data.splits import draw_per_class, rows_digest, stratified_split
 from ..errors import ConvergenceError, ProtocolError
+from ..features.store import FeatureStore
 from ..progress import Progress, no_progress
+from ..ranks import ALONE, Team
 from ..records import CERTIFIED, Record, pack_counts
 from ..svm.journal import Journal
-from .classifiers import Classifier, Fit, has_open_grid, keeping_fits, on_device, rank, with_values
+from .classifiers import (
+    Classifier,
+    Fit,
+    can_share,
+    has_open_grid,
+    keeping_fits,
+    on_device,
+    rank,
+    spread_over,
+    with_values,
+)
 from .matrix import Matrix, load, part, place_of
 from .saved_probe import check_probe_target, write_probe
 from .settings import DEFAULTS, Place, Settings
@@ -54,12 +66,29 @@ class _Run:
     notes: list[str] = field(default_factory=list)
     ranked: list[Ranked] = field(default_factory=list)
     has_open_grid: bool = False  # whether values beyond the classifier's are tried where the best is at their end
+    team: Team = ALONE  # processes that share the rows of one fit, each predicting for some
+    load: Callable[[FeatureStore], Matrix] = lambda store: store
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Labels of the matrix's rows, (N,)."""
         assert self.train.labels is not None, "checked when the run starts"
         return self.train.labels[self.rows]
+
+    def share(self, X: Matrix, rows: slice = slice(None)) -> Matrix:
+        """Return what this process predicts for of some rows of a matrix, loaded."""
+        return self._loaded(part(part(X, rows), self.team.part(len(range(len(X))[rows]))))
+
+    def to_fit(self, X: Matrix, rows: slice = slice(None)) -> tuple[Matrix, np.ndarray]:
+        """Return what this process fits of some rows of the matrix, loaded, with their labels."""
+        y = self.labels[rows]
+        if getattr(self.classifier, "group", None) is None:  # not spread: neighbours are looked for among all
+            return self._loaded(part(X, rows)), y
+        return self.share(X, rows), y[self.team.part(len(y))]
+
+    def _loaded(self, X: Matrix) -> Matrix:
+        """Return a matrix where its size allows it to be."""
+        return self.load(X) if isinstance(X, FeatureStore) else X
 
     def draw(self, draw: int, stream: str) -> np.ndarray:
         """Draw from the kept rows, and note which; return their places in the matrix."""
@@ -141,6 +170,7 @@ def run_protocol(
     script, C is chosen on 10,000 stratified training images; for SVHN the same 10 draws serve every C.
     """
     started, place = time.perf_counter(), place or Place()
+    source.team = place.team
     _check_same_kind(train, test.images)
     run = _start(protocol, train, settings, progress, place.device, place.cache_dir)
     if settings.near_duplicates:
@@ -150,18 +180,8 @@ def run_protocol(
     with run.timed("features"):
         source.prepare(train.without_labels(), test.images, progress, place.cache_dir, wait=place.wait)
     run.look_at(source)
-    with run.timed("load"):
-        X = load(source.stores[0].take(run.rows), place.memory_bytes, place_of(run.classifier))
-
-    def predict(fits: list[Fit]) -> list[np.ndarray]:
-        with run.timed("test"):
-            X_test = load(source.stores[1], place.memory_bytes, place_of(run.classifier))
-            run.ranked += rank(run.classifier, fits, X_test, train.num_classes)
-            return run.classifier.predict(fits, X_test)
-
-    fits, selection, predictions = _fit_all(run, X) if protocol.per_class is None else _fit_draws(run, X, predict)
-    del X
-    predictions = predictions or predict(fits)
+    fits, selection, predictions = _fitted(run, source, place)
+    place.team.alone()
     test.ranked = run.ranked
     cached = {"cached": [store.reused for store in source.stores], "num_features": source.stores[0].shape[1]}
     run.notes += source.notes
@@ -170,6 +190,40 @@ def run_protocol(
     if place.probe is not None:
         write_probe(place.probe, fits[0], record)
     return run.finished(record)
+
+
+def _fitted(run: _Run, source: Filler, place: Place) -> _Found:
+    """Fit what the protocol asks for, and predict with it, together with the processes that can take part."""
+    team = _sharing(run, source, place)
+
+    def predict(fits: list[Fit]) -> list[np.ndarray]:
+        with run.timed("test"):
+            X_test, whole = run.share(source.stores[1]), run.team.whole
+            run.ranked += [found.each(whole) for found in rank(run.classifier, fits, X_test, run.train.num_classes)]
+            return [whole(predicted) for predicted in run.classifier.predict(fits, X_test)]
+
+    X: Matrix = source.stores[0].take(run.rows)
+    if run.protocol.per_class is None:
+        run.team, run.classifier = team, spread_over(run.classifier, team)
+        fits, selection, predictions = _fit_all(run, X)
+    else:
+        fits, selection, predictions = _fit_draws(run, X, predict, team)
+        run.team = team
+    del X
+    return fits, selection, predictions or predict(fits)
+
+
+def _sharing(run: _Run, source: Filler, place: Place) -> Team:
+    """Return the processes that go on together: all where draws or rows can be shared, else the one that leads."""
+    team, device, width = place.team, place_of(run.classifier), source.stores[0].shape[1]
+    run.load = lambda store: load(store, place.memory_bytes // team.beside, device)
+    fewest = min(run.num_kept, len(run.rows) - run.num_kept, len(source.stores[1]))
+    has_draws = run.protocol.per_class is not None
+    if team.decided(
+        lambda: fewest >= team.size and (has_draws or can_share(run.classifier, run.num_kept, width, device))
+    ):
+        return team
+    return team.alone()
 
 
 def _check_same_kind(train: ImageSet, test: ImageSet) -> None:
@@ -256,39 +310,56 @@ _Found = tuple[list[Fit], list[dict[str, Any]], list[np.ndarray]]  # fits, valid
 def _fit_all(run: _Run, X: Matrix) -> _Found:
     """Choose the hyperparameter with the validation rows held out, then fit on all rows."""
     kept, held_out = slice(run.num_kept), slice(run.num_kept, None)
+    if run.team.size == 1:
+        with run.timed("load"):
+            X = run.load(X) if isinstance(X, FeatureStore) else X
     with run.timed("select"):
-        curve = _validation_curve(run, part(X, kept), run.labels[kept], part(X, held_out), "")
+        curve = _validation_curve(run, *run.to_fit(X, kept), run.share(X, held_out), "")
         selection = _merge_curves([curve], run.classifier.parameter)
         value = best_value(selection, run.classifier.parameter)
     with run.timed("fit"):
         what = f"fit on all {len(X):,} rows, {_named(run, value)}"
         run.progress(what, 0, 1)
-        fit = _accepted(run, run.classifier.fit(X, run.labels, value))
+        fit = _accepted(run, run.classifier.fit(*run.to_fit(X), value))
         run.progress(what, 1, 1)
     return [fit], selection, []
 
 
-def _fit_draws(run: _Run, X: Matrix, predict: Callable[[list[Fit]], list[np.ndarray]]) -> _Found:
-    """Choose the hyperparameter by the mean validation score of some draws, then fit fresh draws."""
-    protocol, curves, X_val = run.protocol, [], part(X, slice(run.num_kept, None))
+def _fit_draws(run: _Run, X: Matrix, predict: Callable[[list[Fit]], list[np.ndarray]], team: Team = ALONE) -> _Found:
+    """Choose the hyperparameter by the mean validation score of some draws, then fit fresh draws.
+
+    Each process of a team fits some of the draws.
+    """
+    protocol = run.protocol
+    with run.timed("load"):
+        X = run.load(X) if isinstance(X, FeatureStore) else X
+    X_val = part(X, slice(run.num_kept, None))
+    drawn = [run.draw(draw, "selection") for draw in range(protocol.selection_draws)]
+
+    def select(draw: int) -> tuple[list[dict[str, Any]], list[str]]:
+        rows, label = drawn[draw], f"draw {draw + 1} of {protocol.selection_draws}, "
+        return _validation_curve(run, part(X, rows), run.labels[rows], X_val, label), run.notes
+
     with run.timed("select"):
-        for draw in range(protocol.selection_draws):
-            rows = run.draw(draw, "selection")
-            label = f"draw {draw + 1} of {protocol.selection_draws}, "
-            curves.append(_validation_curve(run, part(X, rows), run.labels[rows], X_val, label))
-        selection = _merge_curves(curves, run.classifier.parameter)
+        curves, notes = zip(*team.each(range(protocol.selection_draws), select), strict=True)
+        run.notes = [note for some in notes for note in some]
+        selection = _merge_curves(list(curves), run.classifier.parameter)
         value = best_value(selection, run.classifier.parameter)
-    fits, predictions = list[Fit](), list[np.ndarray]()
+    drawn = [run.draw(draw, "test") for draw in range(protocol.num_draws)]
+
+    def fit(draw: int) -> tuple[Fit, list[np.ndarray]]:
+        rows = drawn[draw]
+        fit = _accepted(run, run.classifier.fit(part(X, rows), run.labels[rows], value))
+        if not run.classifier.keeps_rows:
+            return fit, []
+        return fit.without_rows(), predict([fit])  # a hundred draws of rows do not fit in memory together
+
+    def on_done(count: int) -> None:
+        run.progress(f"fits at {_named(run, value)}", count, protocol.num_draws)
+
     with run.timed("fit"):
-        for draw in range(protocol.num_draws):
-            rows = run.draw(draw, "test")
-            fit = _accepted(run, run.classifier.fit(part(X, rows), run.labels[rows], value))
-            if run.classifier.keeps_rows:  # a hundred draws of rows do not fit in memory together
-                predictions += predict([fit])
-                fit = fit.without_rows()
-            fits.append(fit)
-            run.progress(f"fits at {_named(run, value)}", draw + 1, protocol.num_draws)
-    return fits, selection, predictions
+        fits, predictions = zip(*team.each(range(protocol.num_draws), fit, on_done), strict=True)
+    return list(fits), selection, [predicted for some in predictions for predicted in some]
 
 
 def _validation_curve(run: _Run, X: Matrix, y: np.ndarray, X_val: Matrix, label: str) -> list[dict[str, Any]]:
@@ -301,7 +372,7 @@ def _validation_curve(run: _Run, X: Matrix, y: np.ndarray, X_val: Matrix, label:
     search.walk(run.classifier, search.is_over)
     if run.has_open_grid:
         search.widen()
-    run.progress(f"{label}{run.classifier.parameter} chosen on {len(X_val):,} validation rows", 1, 1)
+    run.progress(f"{label}{run.classifier.parameter} chosen on {len(run.rows) - run.num_kept:,} validation rows", 1, 1)
     return search.curve
 
 
@@ -324,7 +395,7 @@ class _Search:
                 run.notes.append(f"the path ended before {_named(run, fit.value)}, which did not converge")
                 break
             _accepted(run, fit)
-            score = accuracy(y_val, predicted, run.protocol.metric)
+            score = accuracy(y_val, run.team.whole(predicted), run.protocol.metric)
             row = {classifier.parameter: fit.value, "score": score, "gap": fit.duality_gap, "status": fit.status}
             self.curve = sorted([*self.curve, row], key=lambda row: row[classifier.parameter])
             what = f"{self.label}{_named(run, fit.value)}: validation {score:.1%}"

@@ -13,6 +13,7 @@ import torch
 from ..baselines.logistic import LogisticClassifier
 from ..devices import memory_share
 from ..errors import ProtocolError
+from ..ranks import ALONE, Team
 from ..svm.path import Solver
 from .classifiers import Classifier, SvmClassifier
 from .spec import Protocol
@@ -111,6 +112,8 @@ class Place:
         Where the classifier that was fitted goes, as safetensors; None keeps none.
     device : torch.device or None
         Where classifiers are fitted, and predict; None leaves it to the classifier, whose own is the processor.
+    team : Team
+        Processes that share the run: blocks of features, draws, rows of large fits. The one that leads has the record.
     """
 
     data_dir: Path | None = None
@@ -120,3 +123,4 @@ class Place:
     memory_bytes: int = field(default_factory=memory_share)
     probe: Path | None = None
     device: torch.device | None = None
+    team: Team = ALONE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -192,6 +192,10 @@ class Ranked:
 
     top: np.ndarray | None
     confidence: np.ndarray | None
+
+    def each(self, function: Callable[[np.ndarray], np.ndarray]) -> Ranked:
+        """Return the same with a function applied to what is there."""
+        return Ranked(*(None if array is None else function(array) for array in (self.top, self.confidence)))
 
 
 class SealedTest:

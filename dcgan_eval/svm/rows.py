@@ -319,19 +319,31 @@ def _wrap(array: Any) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def mean_squared_norm(X: Any) -> float:
+def mean_squared_norm(X: Any, group: dist.ProcessGroup | None = None) -> float:
     """Return the mean over the rows of the squared length of a row; 1 where all features are zero.
 
     Parameters
     ----------
     X : numpy.ndarray, torch.Tensor, or anything with ``blocks()`` of (rows, features)
         Shape (N, D).
+    group : torch.distributed.ProcessGroup, optional
+        Processes that hold the other rows.
     """
     if isinstance(X, torch.Tensor):
         squares = torch.zeros((), dtype=torch.float64, device=X.device)
         for _, block in Rows(X, 0.0).blocks():
             squares += torch.linalg.vector_norm(block, dtype=torch.float64) ** 2
-        return decide.number(squares) / len(X) or 1.0
-    blocks = X.blocks() if hasattr(X, "blocks") else [(slice(None), X)]
-    total = sum(float(np.einsum("nd,nd->n", block, block, dtype=np.float64).sum()) for _, block in blocks)
-    return total / len(X) or 1.0
+        total = decide.number(squares)
+    else:
+        blocks = X.blocks() if hasattr(X, "blocks") else [(slice(None), X)]
+        total = sum(float(np.einsum("nd,nd->n", block, block, dtype=np.float64).sum()) for _, block in blocks)
+    return sum_of_all(total, group) / sum_of_all(len(X), group) or 1.0
+
+
+def sum_of_all(number: float, group: dist.ProcessGroup | None) -> float:
+    """Return the sum of the numbers that the processes have; that of a single one without a group."""
+    if group is None:
+        return number
+    total = torch.tensor(number, dtype=torch.float64)
+    dist.all_reduce(total, group=group)
+    return float(total)
