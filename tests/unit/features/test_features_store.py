@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.errors import DcganEvalError, StoreError, WeightsError
 from dcgan_eval.features import extract as extract_module
+from dcgan_eval.features import fill
 from dcgan_eval.features.batchnorm import frozen
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, compute_statistics, extract
@@ -469,3 +470,18 @@ def test_a_gpu_gives_the_same_features(encoder: Encoder, images: ImageSet, tmp_p
     store = extract(encoder, images, options=replace(EXACT, device="cuda"), cache_dir=tmp_path)
     # float32, not TF32
     np.testing.assert_allclose(store.read(), reference(encoder, images), rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_rounded_to_float16_as_numpy_rounds_them() -> None:
+    half = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    exact = np.sort(half[np.isfinite(half)].astype(np.float32))
+    ties = (exact[1:] + exact[:-1]) / 2  # halfway between neighbours: to the even one
+    near = [np.nextafter(ties, np.float32(end)) for end in (-np.inf, np.inf)]
+    beyond = np.array([65519.996, 65520, 1e30, -1e38, np.inf], np.float32)
+    x = np.concatenate([exact, ties, *near, beyond])[None]
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16)
+    found = fill._converted(x, "float16")
+    assert np.array_equal(found.view(np.uint16), expected.view(np.uint16))
+    x.flags.writeable = False
+    assert np.array_equal(fill._converted(x, "float16").view(np.uint16), expected.view(np.uint16))
