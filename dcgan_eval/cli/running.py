@@ -124,7 +124,7 @@ def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier:
     protocol, place = take_protocol(name, options, source), take_place(options)
     settings, explain = take_settings(options, classifier), options.pop("explain", False)
     check_record_target(options["record"])
-    with joined() as team:
+    with joined(place.device) as team:
         options["log"] = options["log"] if team.leads else None
         with tracked(options, settings.named(protocol), source.name, settings.seed) as tracker:
             with progress_view() as progress:

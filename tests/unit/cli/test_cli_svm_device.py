@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from dcgan_eval.cli import running
 from dcgan_eval.cli.main import main
 from dcgan_eval.errors import DcganEvalError
+from dcgan_eval.ranks import ALONE
 
 
 @pytest.fixture
@@ -53,6 +55,15 @@ def test_fits_are_where_the_encoder_is_unless_the_command_says_otherwise(
     if with_gpu:
         assert str(place_of("probe", "logistic", "digits", "--device", "cuda:1")) == "cuda:1"
         assert str(place_of("probe", "ridge", "digits", "--svm-device", "cuda:1")) == "cuda:1"
+
+
+def test_processes_that_fit_on_gpus_meet_on_them(place_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    met: list[Any] = []
+    monkeypatch.setattr(running, "joined", lambda device: met.append(device) or nullcontext(ALONE))
+    assert place_of("baseline", "pixels", "digits", "--svm-device", "cuda:1") == torch.device("cuda:1")
+    assert met == [torch.device("cuda:1")]
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "tpu"])
