@@ -60,6 +60,7 @@ DOCUMENTS += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/howto/*.md
 def commands(document: str) -> list[str]:
     """Return the lines of a document's shell blocks that call this toolkit, with what a shell would fill in."""
     lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
+    lines = [line.replace(" -m dcgan_eval ", " dcgan-eval ") for line in lines]  # under torchrun
     lines = [re.sub(r"^.*?(?=dcgan-eval )", "", line) for line in lines if "dcgan-eval " in line and "pip " not in line]
     return [line.replace("$SLURM_ARRAY_TASK_ID", "1").removesuffix(')"') for line in lines]
 
