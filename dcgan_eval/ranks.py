@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -246,7 +247,7 @@ def joined(device: torch.device | None = None) -> Iterator[Team]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
         team = Team(dist.get_rank(), dist.get_world_size(), _meeting_place())
-        with _Watch(team), suppress(_Excused):
+        with _Watch(team), heeding_sigterm(team), suppress(_Excused):
             yield team
     except DcganEvalError as error:
         vars(error).setdefault("told", False)
@@ -260,6 +261,27 @@ def joined(device: torch.device | None = None) -> Iterator[Team]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def heeding_sigterm(team: Team) -> Iterator[None]:
+    """Say why when ``torchrun``, as soon as one process has died, or a scheduler ends this one."""
+    if threading.current_thread() is not threading.main_thread():  # only that one hears signals
+        yield
+        return
+
+    def end(*_: object) -> None:
+        if not team.leads:
+            os._exit(128 + signal.SIGTERM)
+        why = TeamError("This job was told to end: a process of it has died, or its time is over", remedy=_REMEDY)
+        print(f"Error: {why}", file=sys.__stderr__, flush=True)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _meeting_place() -> dist.Store:

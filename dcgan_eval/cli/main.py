@@ -239,7 +239,8 @@ def _is_needed(words: Sequence[str]) -> bool:
         return True
     leads = os.environ["RANK"] == "0"
     if leads and words:
-        click.echo(f"Note: `{words[0]}` runs in one process; the others have nothing to do.", err=True)
+        name = " ".join(words[: 1 + (words[0] in _SHARED)])
+        click.echo(f"Note: `{name}` runs in one process; the others have nothing to do.", err=True)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"):
         os.environ.pop(name, None)
     return leads

@@ -20,7 +20,7 @@ from dcgan_eval.features.store_writer import StoreWriter
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import save_network
-from dcgan_eval.ranks import Team, joined
+from dcgan_eval.ranks import Team, heeding_sigterm, joined
 from dcgan_eval.records import Record, load_record
 
 MADE_BY = ["--weights", "w.safetensors", "--layer", "conv1", "--cache-dir", "cache"]  # 128 features
@@ -165,6 +165,15 @@ def wait_in_vain(folder: Path) -> None:
 def test_a_lost_process_is_missed_by_one_that_does_not_wait_for_it(tmp_path: Path) -> None:
     in_processes(2, wait_in_vain, tmp_path, codes=[2, -signal.SIGKILL])
     assert "Error: Another process of this job is lost. Got: number 1 of 2" in (tmp_path / "said-0.txt").read_text()
+
+
+def test_torchrun_ends_the_others_and_one_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end, heeding_sigterm(Team(0, 2)):
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 143
+    assert "Error: This job was told to end: a process of it has died" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_parts_cover_all_and_differ_by_one() -> None:
