@@ -10,7 +10,7 @@ import torch
 from dcgan_eval.svm import decide
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Evaluation, relative
-from dcgan_eval.svm.problems import Curvature, Problem, line_minimum, slopes
+from dcgan_eval.svm.problems import Along, Curvature, Problem, line_minimum, slopes
 from dcgan_eval.svm.products import product_nt, serial
 from dcgan_eval.svm.rows import Rows
 
@@ -61,7 +61,11 @@ class GramSpace:
         """Return the length of a step for which the objective is least."""
         (U, F), (P, FP) = start, step
         pu, pp = (problem.join(self.inner(P, *to)) for to in ((U, F), (P, FP)))
-        return line_minimum(slopes(problem, F, FP), pu, pp)
+
+        def slopes_of(kept: torch.Tensor | None) -> Along:
+            return slopes(problem, F, FP) if kept is None else slopes(problem.columns(kept), F[:, kept], FP[:, kept])
+
+        return line_minimum(slopes_of, pu, pp)
 
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of the weights that a residual stands for: no part of it is seen to elsewhere."""

@@ -19,13 +19,14 @@ from dcgan_eval.svm import decide
 from dcgan_eval.svm.journal import LONG, Journal, digest_of_fit, digest_of_rows
 from dcgan_eval.svm.newton import NewtonResult, minimise
 from dcgan_eval.svm.objective import Evaluation, Status, evaluate_weights
-from dcgan_eval.svm.problems import Curvature, Problem, line_minimum, pieces, slopes, total_losses
+from dcgan_eval.svm.problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
 from dcgan_eval.svm.products import product_nt
 from dcgan_eval.svm.rows import Rows
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
 COARSE_DIM = 512
 """Widths up to which every direction is coarse; above, there are no more coarse directions than half of it."""
+_MANY_COLUMNS = 64
 _CORRECTIONS = 2  # Newton steps of a correction: the second sees the kinks that the first has moved
 
 
@@ -99,9 +100,14 @@ class PrimalSpace:
     ) -> torch.Tensor:
         """Return the length of a step for which the objective is least, (K,)."""
         (U, F), (P, FP) = start, step
-        along = slopes(problem, F, FP)
         pu, pp = (problem.join(self.inner(P, V)) for V in (U, P))
-        return line_minimum(lambda t: self.rows.reduce(along(t)), pu, pp)
+
+        def slopes_of(kept: torch.Tensor | None) -> Along:
+            some = (problem, F, FP) if kept is None else (problem.columns(kept), F[:, kept], FP[:, kept])
+            along = slopes(*some)
+            return lambda t: self.rows.reduce(along(t))
+
+        return line_minimum(slopes_of, pu, pp)
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return None: the Hessian product makes X w on its way."""
@@ -173,7 +179,9 @@ class PrimalSpace:
         """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
         coarse = self._ready()
         basis, Z = coarse.basis, coarse.sample
-        sampled = self.rows.gather(self._sampled(S)) * (self.rows.total_rows / len(Z))  # each stands for many
+        sampled = self.rows.gather(self._sampled(S))
+        every = self._stride(Z, sampled.shape[1])
+        Z, sampled = Z[::every], sampled[::every] * (self.rows.total_rows / len(Z[::every]))  # each stands for many
         inverses = _inverses(_weighted_grams(Z, sampled))
         # Outside the basis H is taken for a multiple of I: 1 + mean energy a direction of what is left, times sum of s.
         tau = (1 + coarse.tail * sampled.sum(0))[:, None]
@@ -205,6 +213,17 @@ class PrimalSpace:
         basis = self._ready().basis
         assert basis is not None, "only called where there is a coarse problem"
         return product_nt(V[:, :-1].to(basis.dtype).contiguous(), basis.T).double()
+
+    def _stride(self, Z: torch.Tensor, num_columns: int) -> int:
+        """Return of how many sampled rows (M, R) one is used where a Hessian of each column would outweigh passes.
+
+        A Hessian takes 2 M R^2 operations, a pass over X 4 N D, for each column; eight passes are what it may save.
+        """
+        num_rows, rank = Z.shape
+        if num_columns < _MANY_COLUMNS:
+            return 1
+        wanted = num_rows * rank**2 // max(1, 8 * self.rows.total_rows * self.rows.num_features)
+        return max(1, min(wanted, num_rows // (4 * rank)))
 
     def _sampled(self, S: Curvature) -> torch.Tensor:
         """Return the diagonal of the curvature for the sampled rows that are held here."""

@@ -17,6 +17,7 @@ Along = Callable[[torch.Tensor], torch.Tensor]
 
 _PIECE = 1 << 20  # scores looked at together: they stay in the processor's cache, and what is made of them is small
 _SHORTEST = 256  # rows
+_MANY_COLUMNS = 32
 
 
 class Curvature(Protocol):
@@ -129,7 +130,7 @@ class HingeProblem:
     index : torch.Tensor
         Class of each row, int64 (N,).
     targets : torch.Tensor
-        The class whose sign is +1 in each column, int64 (K,).
+        The class whose sign is +1 in each column, int64 (K,), ascending.
     positive, negative : torch.Tensor
         Costs of the rows with sign +1 and of the others, float64 (K,).
     weight : torch.Tensor or None
@@ -198,8 +199,11 @@ class HingeProblem:
         return replace(self, index=gather(self.index), weight=weight)
 
     def _signed(self, F: torch.Tensor) -> torch.Tensor:
-        """Return ``y F``; the signs (N, K) themselves are never stored."""
-        return torch.where(self.index[:, None] == self.targets, F, -F)
+        """Return ``y F``; the signs (N, K) themselves are never stored: one in each row, at most, is +1."""
+        place = torch.searchsorted(self.targets, self.index).clamp_max_(len(self.targets) - 1)[:, None]  # they ascend
+        own = F.gather(1, place)
+        is_own = self.targets[place] == self.index[:, None]
+        return F.neg().scatter_(1, place, torch.where(is_own, own, -own))
 
     def _cost(self) -> torch.Tensor:
         """Return the cost of each row and column, broadcastable to (N, K)."""
@@ -337,13 +341,15 @@ def total_losses(problem: Problem, F: torch.Tensor) -> torch.Tensor:
     return torch.stack([problem.rows(part).losses(F[part]).sum(0) for part in parts]).sum(0)
 
 
-def line_minimum(slopes: Along, pu: torch.Tensor, pp: torch.Tensor, tol: float = 1e-10) -> torch.Tensor:
+def line_minimum(
+    slopes_of: Callable[[torch.Tensor | None], Along], pu: torch.Tensor, pp: torch.Tensor, tol: float = 1e-10
+) -> torch.Tensor:
     """Minimise the objective along a step exactly: Newton on its increasing slope, with bisection.
 
     Parameters
     ----------
-    slopes : callable
-        Both derivatives of all losses at t, (2, K).
+    slopes_of : callable
+        Returns both derivatives of all losses at t, (2, K), as a function; of some of the columns, or of all for None.
     pu, pp : torch.Tensor
         Inner products of the step with the weights and with itself, (K,).
     tol : float
@@ -354,6 +360,7 @@ def line_minimum(slopes: Along, pu: torch.Tensor, pp: torch.Tensor, tol: float =
     torch.Tensor
         Length of the step, (K,).
     """
+    found, live, slopes = torch.ones_like(pu), torch.arange(len(pu), device=pu.device), slopes_of(None)
     low, high, t = torch.zeros_like(pu), torch.full_like(pu, torch.inf), torch.ones_like(pu)
     for _ in range(60):
         first, second = slopes(t)
@@ -363,8 +370,13 @@ def line_minimum(slopes: Along, pu: torch.Tensor, pp: torch.Tensor, tol: float =
         new = t - slope / curvature.clamp_min(1e-300)
         middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))  # no point above yet: double
         new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
-        done = (new - t).abs() <= tol * t.abs()
+        left = decide.where((new - t).abs() > tol * t.abs())
         t = new
-        if decide.holds(done):
+        if len(left) == 0:
             break
-    return t
+        if len(live) >= _MANY_COLUMNS and 2 * len(left) <= len(live):  # the others do not wait for the last ones
+            found[live] = t
+            live, low, high, t, pu, pp = (each[left] for each in (live, low, high, t, pu, pp))
+            slopes = slopes_of(live)
+    found[live] = t
+    return found

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
@@ -95,3 +96,36 @@ def test_predictions_need_no_scores_of_all_rows(monkeypatch: pytest.MonkeyPatch)
     W = fit.W.numpy()
     np.testing.assert_array_equal(of_svm, solution.classes[(X @ solution.W.T + solution.intercepts).argmax(1)])
     np.testing.assert_array_equal(of_logistic, fit.classes[(X @ W[:, :-1].T + W[:, -1]).argmax(1)])
+
+
+def test_a_line_is_searched_for_each_column_until_it_is_found() -> None:
+    rng = np.random.default_rng(0)
+    index, F, step = rng.integers(0, 80, 300), rng.normal(size=(300, 80)), rng.normal(size=(300, 80))
+    F, step = torch.from_numpy(F), torch.from_numpy(step)
+    cost = torch.full((80,), 0.7, dtype=torch.float64)
+    problem = problems.HingeProblem(torch.from_numpy(index), torch.arange(80), cost, cost)
+    pu, pp = torch.from_numpy(rng.normal(size=80)), torch.from_numpy(rng.uniform(0.1, 20, 80))
+    seen = []
+
+    def slopes_of(kept: torch.Tensor | None) -> problems.Along:
+        seen.append(80 if kept is None else len(kept))
+        return (
+            problems.slopes(problem, F, step)
+            if kept is None
+            else problems.slopes(problem.columns(kept), F[:, kept], step[:, kept])
+        )
+
+    t = problems.line_minimum(slopes_of, pu, pp).numpy()
+    assert seen[0] == 80
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) > 1
+    sign = np.where(index[:, None] == np.arange(80), 1, -1)
+    for k in range(80):
+
+        def slope(at: float, k: int = k) -> float:
+            margin = sign[:, k] * (F[:, k].numpy() + at * step[:, k].numpy())
+            pulled = -2 * 0.7 * np.maximum(0, 1 - margin) * sign[:, k] * step[:, k].numpy()
+            return float(pu[k] + at * pp[k] + pulled.sum())
+
+        if slope(0) < 0:  # else it is no descent, and the search stays near zero
+            assert t[k] == pytest.approx(brentq(slope, 0, 1e4, xtol=1e-14), rel=1e-8)
