@@ -188,7 +188,8 @@ class PrimalSpace:
 
         def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
             inside = R if basis is None else product_nt(R.to(basis.dtype), basis).double()
-            solved = torch.bmm(inverses[problems], inside[:, :, None])[:, :, 0]
+            chosen = inverses if len(problems) == len(inverses) else inverses[problems]  # a copy as large as they are
+            solved = torch.bmm(chosen, inside[:, :, None])[:, :, 0]
             if basis is None:
                 return solved
             outside = tau[problems]
