@@ -1,0 +1,53 @@
+"""Products of few rows with a large matrix as it lies in memory, which NumPy makes on torch's threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from dcgan_eval.svm import products
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A number of torch's threads, for the time of a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("few", [1, 2, 17])
+def test_a_large_matrix_is_multiplied_as_it_lies(threads: int, few: int, dtype: torch.dtype, error: float) -> None:
+    draw = np.random.default_rng(few)
+    A, B = draw.normal(size=(few, 150)), draw.normal(size=(150, 10_007))
+    A, B = (torch.from_numpy(each).to(dtype) for each in (A, B))
+    found = products.product_nt(A, B.T)
+    expected = np.einsum("mk,kn->mn", A.double().numpy(), B.double().numpy())
+    assert (found.dtype, found.shape) == (dtype, (few, 10_007))
+    assert np.abs(found.numpy() - expected).max() < error * np.abs(expected).max()
+
+
+def test_it_is_numpy_that_multiplies_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, multiply = [], np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: shapes.append((a.shape, b.shape)) or multiply(a, b, out=out))
+    A, B = torch.ones(10, 150, dtype=torch.float64), torch.ones(150, 10_007, dtype=torch.float64)
+    assert torch.equal(products.product_nt(A, B.T), torch.full((10, 10_007), 150.0, dtype=torch.float64))
+    assert sum(right[1] for _, right in shapes) == 10_007
+    products.product_nt(A[:, :9], B[:9].T)  # too small to prepare
+    assert sum(right[1] for _, right in shapes) == 10_007
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_multiplies_too(threads: int) -> None:
+    A, B = torch.ones(16, 150, dtype=torch.float64), torch.ones(150, 10_007, dtype=torch.float64)
+    products.product_nt(A, B.T)
+    child = os.fork()
+    if child == 0:  # where torch's own threads are gone
+        os._exit(0 if (products.product_nt(A, B.T).numpy() == 150).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
