@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,31 @@ from dcgan_eval.ranks import Team, heeding_sigterm, joined
 from dcgan_eval.records import Record, load_record
 
 MADE_BY = ["--weights", "w.safetensors", "--layer", "conv1", "--cache-dir", "cache"]  # 128 features
-KMEANS = ["baseline", "kmeans", "digits", "--published-c", "--cache-dir", "cache"]
+KMEANS = ["baseline", "kmeans", "own.npz", "--published-c", "--cache-dir", "cache"]
 COMMANDS = {
-    "features": ["features", "--data", "digits", *MADE_BY],  # 8 blocks, 14 minibatches: no multiples of 3
-    "svm": ["svm", "digits", *MADE_BY, "--record", "svm.json", "--save-probe", "w.probe.safetensors"],
-    "draws": ["svm", "digits", *MADE_BY, "--per-class", "5", "--draws", "5", "--record", "draws.json"],
-    "knn": ["probe", "knn", "digits", *MADE_BY, "--record", "knn.json"],
-    "ridge": ["probe", "ridge", "digits", *MADE_BY, "--record", "ridge.json"],
+    "features": ["features", "--data", "own.npz", *MADE_BY],  # 4 blocks, 6 minibatches
+    "svm": ["svm", "own.npz", *MADE_BY, "--record", "svm.json", "--save-probe", "w.probe.safetensors"],
+    "draws": ["svm", "own.npz", *MADE_BY, "--per-class", "5", "--draws", "5", "--record", "draws.json"],
+    "knn": ["probe", "knn", "own.npz", *MADE_BY, "--record", "knn.json"],
+    "ridge": ["probe", "ridge", "own.npz", *MADE_BY, "--record", "ridge.json"],
     "kmeans": [*KMEANS, "--centroids", "8", "--patches", "300", "--iterations", "2", "--record", "kmeans.json"],
-    "mistake": ["svm", "digits", "--weights", "nowhere.safetensors"],
+    "mistake": ["svm", "own.npz", "--weights", "nowhere.safetensors"],
     "list": ["list", "."],  # the last: who has nothing to do forgets that there are others
 }
 
 
 def make(folder: Path) -> Path:
-    """Make a folder with the weights of an eighth of svhn32's width."""
+    """Make a folder with images of three classes, and the weights of an eighth of svhn32's width."""
     folder.mkdir(parents=True)
+    draw, sets = np.random.default_rng(0), {}
+    for split, count in (("train", 800), ("test", 130)):
+        labels = np.arange(count) % 3
+        noise = draw.integers(0, 200, (count, 32, 32, 3))
+        sets |= {
+            f"{split}_images": (noise + 4 * labels[:, None, None, None]).astype(np.uint8),
+            f"{split}_labels": labels,
+        }
+    np.savez(folder / "own.npz", **sets)
     save_network(build(get_preset("svhn32", 8), seed=0)[0], folder / "w.safetensors")
     return folder
 
@@ -66,7 +76,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return folders
 
 
-@pytest.mark.parametrize(("size", "num_stores"), [(2, 3), (3, 5)])
+@pytest.mark.parametrize(("size", "num_stores"), [(2, 2), (3, 4)])
 def test_processes_give_what_one_gives(jobs: dict[int, Path], size: int, num_stores: int) -> None:
     here, alone = jobs[size], jobs[1]
     stores = list((here / "cache").glob("[!.]*.h5*"))
@@ -80,9 +90,10 @@ def test_processes_give_what_one_gives(jobs: dict[int, Path], size: int, num_sto
     assert f"spread over {size} processes" in load_record(here / "svm.json").draws[0]["solver_reason"]
     found, expected = (load_file(folder / "w.probe.safetensors") for folder in (here, alone))
     apart, length = (np.linalg.norm(W, axis=1) for W in (found["W"] - expected["W"], expected["W"]))
-    # The same way up to float32 sums in another order. Where these trip a rule that stops conjugate gradients, a class
+    # The same way up to float32 sums in another order, which noise enlarges (on digits it was 1e-6).
+    # Where these trip a rule that stops conjugate gradients, a class
     # takes another step: then ||w - w*|| <= sqrt(2 P gap) by both certificates is all that there is.
-    assert np.median(apart / length) <= 2e-6
+    assert np.median(apart / length) <= 2e-5
     assert (apart <= sum(np.sqrt(2 * fit["primal"] * fit["gaps"]) for fit in (found, expected))).all()
 
 
@@ -138,13 +149,14 @@ def go_on(folder: Path) -> None:
 
 
 def test_a_dead_process_ends_the_job_and_its_blocks_are_kept(jobs: dict[int, Path], tmp_path: Path) -> None:
-    folder, name = make(tmp_path / "job"), next(jobs[1].glob("cache/digits-all-*.h5")).name
+    folder, shown = make(tmp_path / "job"), (jobs[1] / "features-0.txt").read_text()
+    name = re.findall(r"own-train-\S+\.h5", shown)[-1]
     in_processes(3, die_at_a_block, folder, new_event(), codes=[0, 0, -signal.SIGKILL])
     said = [(folder / f"died-{rank}.txt").read_text() for rank in (0, 1)]
     assert all(text.startswith("2\n") for text in said)
     assert "Error: Another process of this job has ended" in said[0]
     assert "the same command continues" in said[0]
-    assert [path.name for path in (folder / "cache").glob("d*.h5*")] == [f"{name}.partial"]
+    assert [path.name for path in (folder / "cache").glob("o*.h5*")] == [f"{name}.partial"]
     in_processes(2, go_on, folder)
     made = np.concatenate([np.load(folder / f"made-{rank}.npy") for rank in (0, 1)])
     assert len(made) == len(set(made.tolist())) == 0  # every block was taken by someone before the job ended
