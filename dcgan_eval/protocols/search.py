@@ -13,7 +13,7 @@ from ..data.imageset import ImageSet
 from ..data.splits import draw_per_class, stratified_split
 from ..progress import Progress, no_progress
 from ..records import Record
-from .runner import made_now
+from .outcome import made_now
 from .spec import Protocol
 from .statistics import interval_of_mean
 

@@ -13,7 +13,7 @@ from ..features.extract import ExtractOptions, Extractor, compute_statistics, st
 from ..models.dcgan import Discriminator
 from ..models.presets import Preset
 from .catalog import get_protocol, load_protocol_data
-from .runner import best_value, validation_curve
+from .selection import best_value, validation_curve
 from .settings import Settings
 
 _TOL = 1e-3

@@ -24,8 +24,9 @@ from .catalog import PROTOCOLS, load_protocol_images
 from .examples import cached_stores
 from .given import has_images, load_given_images
 from .rebuild import packing_order, record_protocol, record_settings, record_source
-from .runner import best_value, run_protocol
+from .runner import run_protocol
 from .saved_probe import read_probe, score_of
+from .selection import best_value
 from .settings import Place
 from .sources import GivenFeatures, PixelFeatures
 from .spec import Protocol, SealedTest

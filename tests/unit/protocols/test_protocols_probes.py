@@ -12,7 +12,7 @@ from dcgan_eval.errors import ConvergenceError
 from dcgan_eval.protocols.catalog import get_protocol
 from dcgan_eval.protocols.classifiers import PROBES
 from dcgan_eval.protocols.evaluate import evaluate
-from dcgan_eval.protocols.runner import best_value
+from dcgan_eval.protocols.selection import best_value
 from dcgan_eval.protocols.settings import Place, Settings
 from dcgan_eval.protocols.sources import PixelFeatures
 from dcgan_eval.protocols.verify import verify

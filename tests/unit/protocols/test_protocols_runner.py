@@ -24,8 +24,9 @@ from dcgan_eval.progress import Progress
 from dcgan_eval.protocols import catalog, classifiers
 from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.classifiers import SvmClassifier
-from dcgan_eval.protocols.runner import best_value, run_protocol
+from dcgan_eval.protocols.runner import run_protocol
 from dcgan_eval.protocols.search import run_search
+from dcgan_eval.protocols.selection import best_value
 from dcgan_eval.protocols.settings import Place, Settings
 from dcgan_eval.protocols.sources import EncoderFeatures, PixelFeatures
 from dcgan_eval.protocols.spec import Protocol, SealedTest
