@@ -9,11 +9,8 @@ from typing import Any
 import click
 
 from ..files import check_target
-from ..protocols.ablation import ablate as run_ablation
 from ..protocols.catalog import get_protocol
-from ..protocols.sources import EncoderFeatures
 from ..records import Record
-from ..report.figures import ablation_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
 from .encoder import EncoderChoice, encoder_options, layer_option
@@ -45,6 +42,10 @@ def ablate(
     protocol: str, encoder: EncoderChoice, layers: tuple[str, ...], folder: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Run a protocol on each layer alone, on all layers up to each, and on all but each; a record for every one."""
+    from ..protocols.ablation import ablate as run_ablation
+    from ..protocols.sources import EncoderFeatures
+    from ..report.figures import ablation_figure
+
     spec, place, settings = get_protocol(protocol), take_place(options), take_settings(options)
     source = EncoderFeatures(encoder.load(), take_making(options, layers))
     folder = folder or Path("records") / f"ablate-{spec.command}-{source.name}".replace(":", "-")

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..baselines.kmeans import PUBLISHED_C, KMeansFeatures, KMeansOptions
-from ..baselines.knn import KnnClassifier
-from ..baselines.supervised import SearchOptions, SupervisedSearch
-from ..devices import resolve_device
-from ..features.encoders import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
-from ..protocols.classifiers import SvmClassifier
-from ..protocols.search import run_search
-from ..protocols.sources import EncoderFeatures, Filler, PixelFeatures
 from .console import progress_view
 from .options import (
     COUNT,
@@ -45,6 +37,9 @@ from .running import (
     tracked,
 )
 
+if TYPE_CHECKING:
+    from ..protocols.sources import Filler
+
 
 @click.group(epilog=example("dcgan-eval baseline pixels cifar10-small --data-dir ~/data"))
 def baseline() -> None:
@@ -56,6 +51,8 @@ def baseline() -> None:
 @run_options
 def pixels(protocol: str, **options: Any) -> None:
     """Raw pixels and the L2-SVM."""
+    from ..protocols.sources import PixelFeatures
+
     get_protocol(protocol)
     run_and_show(protocol, PixelFeatures(), options)
 
@@ -67,6 +64,9 @@ def pixels(protocol: str, **options: Any) -> None:
 @run_options
 def random(protocol: str, preset: str, **options: Any) -> None:
     """The discriminator with random weights and the L2-SVM."""
+    from ..features.encoders import load_encoder
+    from ..protocols.sources import EncoderFeatures
+
     get_protocol(protocol)
     making = take_making(options)
     run_and_show(protocol, EncoderFeatures(load_encoder(f"untrained:{preset}:0"), making), options)
@@ -102,6 +102,10 @@ def kmeans(
     **options: Any,
 ) -> None:
     """K-means features of whitened patches (Coates, Ng & Lee 2011) and the L2-SVM."""
+    from ..baselines.kmeans import PUBLISHED_C, KMeansFeatures, KMeansOptions
+    from ..devices import resolve_device
+    from ..protocols.classifiers import SvmClassifier
+
     get_protocol(protocol)
     learning = KMeansOptions(centroids, hard, num_patches=patches, iterations=iterations, seed=options["seed"])
     classifier = None
@@ -119,6 +123,9 @@ def kmeans(
 @fit_device_option
 def knn(protocol: str, given: tuple[Path, Path] | None, **options: Any) -> None:
     """k nearest neighbours on raw pixels, or on --features, by Euclidean distance; k is chosen on validation rows."""
+    from ..baselines.knn import KnnClassifier
+    from ..protocols.sources import PixelFeatures
+
     if given:
         source: Filler = given_source(protocol, given, options)
     else:
@@ -141,6 +148,10 @@ def supervised(
     protocol: str, preset: str, trials: int, epochs: int, max_minutes: float | None, device: str, **options: Any
 ) -> None:
     """The discriminator's architecture trained with labels, by random search: validation accuracy, no test score."""
+    from ..baselines.supervised import SearchOptions, SupervisedSearch
+    from ..devices import resolve_device
+    from ..protocols.search import run_search
+
     options |= {"per_class": None, "num_draws": None}
     spec, place, seed = take_protocol(protocol, options), take_place(options), options.pop("seed")
     check_record_target(options["record"])

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import DcganEvalError
-from ..features.extract import ExtractOptions
 from ..files import check_target
-from ..protocols.bench import Pair, run_pairs
-from ..protocols.sources import EncoderFeatures
 from ..records import Record
 from ..report.sheet import Sheet
-from ..report.summary import mean_ranks, summarise
 from ..report.tables import interval_over_images, score_cell
 from .console import err, out, progress_view
 from .encoder import RULES, EncoderChoice, layer_option, rule_options
@@ -32,6 +28,11 @@ from .options import (
 )
 from .running import take_making, take_place, take_settings
 from .suite import Lists, load_lists
+
+if TYPE_CHECKING:
+    from ..features.extract import ExtractOptions
+    from ..protocols.bench import Pair
+    from ..protocols.sources import EncoderFeatures
 
 
 @click.command(epilog=example("dcgan-eval bench --data digits --data ./own --encoder untrained --encoder mine:net"))
@@ -65,6 +66,8 @@ def bench(
     What has its record already is not run again; what fails is said at the end, with exit code 1, and keeps nothing
     else from being run.
     """
+    from ..protocols.bench import Pair, run_pairs
+
     lists = Lists([], [], {}) if suite is None else load_lists(suite)
     rules = lists.rules | {name: value for name in ("layers", *RULES) if (value := options.pop(name))}
     named = [(name, rules) for name in encoders] + [(name, rules | own) for name, own in lists.encoders]
@@ -100,6 +103,8 @@ def _title(name: str, rules: dict[str, Any]) -> str:
 
 def _source(name: str, making: ExtractOptions, layers: tuple[str, ...] = (), **rules: Any) -> EncoderFeatures:
     """Return the features of an encoder."""
+    from ..protocols.sources import EncoderFeatures
+
     return EncoderFeatures(EncoderChoice(encoder=name, **rules).load(), replace(making, layers=layers or None))
 
 
@@ -112,6 +117,8 @@ def _line(pair: Pair) -> str:
 
 def _show(pairs: list[Pair], as_json: bool) -> None:
     """Show all scores in one table, best mean rank first."""
+    from ..report.summary import mean_ranks, summarise
+
     found = [(pair.path, pair.record) for pair in pairs if pair.record is not None]
     summary = summarise(found)
     ranks = mean_ranks(summary)

@@ -9,9 +9,7 @@ from typing import Any
 import click
 
 from ..files import check_target
-from ..protocols.few_shot import learning_curve
 from ..records import Record
-from ..report.figures import learning_curve_figure
 from ..report.tables import comparison_table
 from .console import err, out, progress_view
 from .encoder import encoder_options, layer_option
@@ -66,6 +64,9 @@ def curve(
     **options: Any,
 ) -> None:
     """Run a protocol with more and more labels of each class; a record for each number, and a figure with bands."""
+    from ..protocols.few_shot import learning_curve
+    from ..report.figures import learning_curve_figure
+
     source = take_features(protocol, options)
     spec = take_protocol(protocol, options | {"per_class": None, "num_draws": None}, source)
     place, settings = take_place(options), take_settings(options)

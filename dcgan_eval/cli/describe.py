@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from ..errors import DcganEvalError, check_installed
-from ..features.store import FeatureStore
 from ..files import check_target, sha256_of
 from ..insight import geometry
-from ..insight.finding import Finding
-from ..report.figures import map_figure, spectrum_figure
-from ..seeding import derive, rng
 from .console import progress_view
 from .encoder import layer_option
 from .findings import Pictures, checked, out_option, report_finding, seed_option
 from .options import Number, example, json_option
+
+if TYPE_CHECKING:
+    from ..features.store import FeatureStore
 
 _ALONE = {
     "rank_me": geometry.rank_me,
@@ -94,6 +93,9 @@ def describe(
     Beside OTHER, features of the same images by another encoder, linear
     CKA and RSA say how alike the two are, and features of two views of the images also have an alignment.
     """
+    from ..features.store import FeatureStore
+    from ..insight.finding import Finding
+
     finding_path = checked(path)
     if map_path is not None:
         check_target(map_path, "--map", suffixes=(".png",))
@@ -116,6 +118,8 @@ def describe(
 
 def _sampled(stores: list[FeatureStore], num_rows: int, seed: int) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Return the same random rows of every store, found by the hashes of their images, and their labels if known."""
+    from ..seeding import rng
+
     keys = [store.keys for store in stores]  # hashes ascend
     shared = np.unique(keys[0].sha256) if len(keys) == 1 else np.intersect1d(keys[0].sha256, keys[1].sha256)
     if len(shared) < geometry.LEAST_ROWS and len(keys) == 2:
@@ -160,6 +164,8 @@ def _measured(matrices: list[np.ndarray], names: list[str], labels: np.ndarray |
 
 def _spectra(matrices: list[np.ndarray], path: Path) -> Pictures:
     """Draw the spectra."""
+    from ..report.figures import spectrum_figure
+
     names = ["store", "other"][: len(matrices)]
     spectrum_figure({name: geometry.spectrum(X) for name, X in zip(names, matrices, strict=True)}, path)
     return {path: ("Eigenvalues of the covariance over their rank, both axes logarithmic", "Spectra")}
@@ -167,6 +173,9 @@ def _spectra(matrices: list[np.ndarray], path: Path) -> Pictures:
 
 def _map(X: np.ndarray, labels: np.ndarray | None, path: Path | None, by: str, seed: int) -> Pictures:
     """Draw a map of the rows, if it is asked for."""
+    from ..report.figures import map_figure
+    from ..seeding import derive
+
     if path is None:
         return {}
     map_figure(_MAPS[by](X, derive(seed, "map") % 2**32), labels, path)

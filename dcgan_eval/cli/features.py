@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..data.catalog import load_data
 from ..data.imageset import ImageSet
 from ..features.export import FORMATS, check_export, export
-from ..features.extract import EncoderFeatures
-from ..features.fill import fill
-from ..features.store import FeatureStore
-from ..ranks import joined
 from . import console
 from .console import err, progress_view
 from .encoder import EncoderChoice, encoder_options, layer_option
 from .options import example, json_option, making_options, place_options, to_option
 from .running import take_making, take_place
+
+if TYPE_CHECKING:
+    from ..features.store import FeatureStore
 
 
 @click.command(epilog=example("dcgan-eval features --data cifar10 --layer all"))
@@ -54,6 +53,10 @@ def features(
     **options: Any,
 ) -> None:
     """Cache the features of a data set in HDF5; interrupted, it continues where it stopped."""
+    from ..features.extract import EncoderFeatures
+    from ..features.fill import fill
+    from ..ranks import joined
+
     place, making = take_place(options), take_making(options, layers)
     if out is not None:
         check_export(out, form)
@@ -64,18 +67,19 @@ def features(
     def load(which: str, download: bool = False) -> ImageSet:
         return load_data(data_name, which, place.data_dir, download=download, mixed=True)
 
-    with joined() as source.team, progress_view() as progress:
-        if place.download:  # one process fetches what is missing, then all read it
-            source.team.decided(lambda: bool(load(split, download=True)))
-        images = load(split)
-        calibration = images if split == calibration_split else load(calibration_split)
-        source.learn(calibration, place.cache_dir, progress)
-        target = out if form == "hdf5" else None
-        store = fill(source, images, place.cache_dir, out=target, wait=place.wait, progress=progress)
-        source.team.alone()
-        path = store.path
-        if form != "hdf5":
-            path = export(store, form, out or path.with_suffix(FORMATS[form][0]), progress)
+    with joined() as source.team:
+        with progress_view() as progress:
+            if place.download:  # one process fetches what is missing, then all read it
+                source.team.decided(lambda: bool(load(split, download=True)))
+            images = load(split)
+            calibration = images if split == calibration_split else load(calibration_split)
+            source.learn(calibration, place.cache_dir, progress)
+            target = out if form == "hdf5" else None
+            store = fill(source, images, place.cache_dir, out=target, wait=place.wait, progress=progress)
+            source.team.alone()
+            path = store.path
+            if form != "hdf5":
+                path = export(store, form, out or path.with_suffix(FORMATS[form][0]), progress)
         _report(store, path, as_json)
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..data.catalog import load_data
 from ..data.imageset import ImageSet
 from ..files import check_target
-from ..insight.drawing import Draw, Features, Pair, feature_maker, in_batches
-from ..insight.finding import Finding
-from ..insight.neighbours import check_images
-from ..models.dcgan import sample_prior, to_uint8
-from ..models.presets import Preset
-from ..seeding import torch_generator
 from .console import err, out
 from .options import SEED, Number, device_option, json_option, stack
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..insight.drawing import Draw, Features, Pair
+    from ..insight.finding import Finding
+    from ..models.presets import Preset
 
 CALIBRATION_SAMPLES = 1_024
 Pictures = dict[Path, tuple[str, str]]  # file -> what is said instead of it, and below it
@@ -59,6 +59,9 @@ def pair_options(out_file: str) -> Any:
 
 def drawn(draw: Draw, z_NZ: Tensor, device: torch.device) -> np.ndarray:
     """Return images uint8 (N, H, W, C) of latent vectors."""
+    from ..insight.drawing import in_batches
+    from ..models.dcgan import to_uint8
+
     return to_uint8(in_batches(draw, z_NZ, device))
 
 
@@ -72,6 +75,8 @@ def checked(path: Path) -> Path:
 
 def loaded(name: str, split: str, data_dir: Path | None, limit: int, preset: Preset) -> ImageSet:
     """Load images of the networks' shape, the first ``limit`` of them."""
+    from ..insight.neighbours import check_images
+
     images = load_data(name, split, data_dir)
     check_images(images.images, preset, name)
     return images if len(images) <= limit else images.take(np.arange(limit))
@@ -92,6 +97,10 @@ def report_finding(finding: Finding, path: Path, pictures: Pictures, sentence: s
 
 def features_of(pair: Pair, draw: Draw, seed: int, device: torch.device) -> Features | None:
     """Return the features of the pair's discriminator, settled on samples; None without a discriminator."""
+    from ..insight.drawing import feature_maker
+    from ..models.dcgan import sample_prior
+    from ..seeding import torch_generator
+
     if pair.D is None:
         return None
     z_NZ = sample_prior(pair.preset, CALIBRATION_SAMPLES, torch_generator(seed, "settle the discriminator"))

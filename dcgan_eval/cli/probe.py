@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from ..protocols.classifiers import PROBES
-from ..protocols.settings import DEFAULTS
 from .encoder import encoder_options, layer_option
 from .options import (
     draws_options,
@@ -76,5 +74,8 @@ def mlp(protocol: str, **options: Any) -> None:
 
 def _run(protocol: str, name: str, options: dict[str, Any]) -> None:
     """Run a classifier on an encoder's features, or on given ones."""
+    from ..protocols.classifiers import PROBES
+    from ..protocols.settings import DEFAULTS
+
     classifier = PROBES[name](options.get("tol", DEFAULTS.tol), options["seed"], {})
     run_and_show(protocol, take_features(protocol, options), options, classifier)

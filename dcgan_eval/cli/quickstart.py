@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..features.encoders import load_encoder
 from ..protocols.catalog import get_protocol, load_protocol_data
-from ..protocols.evaluate import evaluate
-from ..protocols.settings import Place
-from ..protocols.sources import EncoderFeatures, Filler, PixelFeatures
-from ..report.figures import comparison_figure
 from ..report.tables import comparison_table, result_panel
 from .console import err, out, progress_view
 from .options import example
+
+if TYPE_CHECKING:
+    from ..protocols.sources import Filler
 
 _NEXT = """\
 What next
@@ -37,6 +36,12 @@ What next
 )
 def quickstart(folder: Path) -> None:
     """Run the whole pipeline on scikit-learn's digits: no data, network or GPU needed."""
+    from ..features.encoders import load_encoder
+    from ..protocols.evaluate import evaluate
+    from ..protocols.settings import Place
+    from ..protocols.sources import EncoderFeatures, PixelFeatures
+    from ..report.figures import comparison_figure
+
     protocol, place = get_protocol("digits"), Place(cache_dir=folder / "features")
     sources: dict[str, Filler] = {
         "discriminator": EncoderFeatures(load_encoder()),

@@ -6,30 +6,29 @@ from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 from click.core import ParameterSource
 
-from ..devices import device_of_fits, resolve_device
 from ..errors import DcganEvalError, ProtocolError, RecordError
-from ..features.extract import ExtractOptions
 from ..files import check_target
 from ..protocols.catalog import PROTOCOLS, get_protocol
-from ..protocols.classifiers import Classifier
-from ..protocols.evaluate import evaluate
-from ..protocols.given import given_protocol
-from ..protocols.settings import Place, Settings
-from ..protocols.sources import EncoderFeatures, Filler, GivenFeatures
 from ..protocols.spec import Protocol
-from ..ranks import joined
 from ..records import Record
 from ..report.tables import result_panel
 from ..tracking import Tracker, tracking
 from .console import err, out, progress_view
 from .encoder import EncoderChoice
 from .options import default_cache_dir, offering
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..features.extract import ExtractOptions
+    from ..protocols.classifiers import Classifier
+    from ..protocols.settings import Place, Settings
+    from ..protocols.sources import Filler, GivenFeatures
 
 _HOW = ("batch_norm", "compute", "store_dtype", "device", "batch_size")
 _MAKING = {field.name for field in fields(EncoderChoice)} | {"encoder", "layers", *_HOW}
@@ -41,11 +40,15 @@ protocol_argument = click.argument(
 
 def take_making(options: dict[str, Any], layers: tuple[str, ...] = ()) -> ExtractOptions:
     """Take the options that say how features are made out of a command's options."""
+    from ..features.extract import ExtractOptions
+
     return ExtractOptions(layers or None, **{name: options.pop(name) for name in _HOW})
 
 
 def take_features(protocol: str, options: dict[str, Any]) -> Filler:
     """Take out of a command's options what is measured: features made elsewhere, or by an encoder."""
+    from ..protocols.sources import EncoderFeatures
+
     if given := options.pop("given"):
         return given_source(protocol, given, options)
     get_protocol(protocol)
@@ -55,6 +58,9 @@ def take_features(protocol: str, options: dict[str, Any]) -> Filler:
 
 def given_source(protocol: str, given: tuple[Path, Path], options: dict[str, Any]) -> GivenFeatures:
     """Return features made elsewhere as a source; options that say how features are made are taken out."""
+    from ..protocols.given import given_protocol
+    from ..protocols.sources import GivenFeatures
+
     given_protocol(protocol)
     _refuse_making()
     for name in _MAKING & options.keys():
@@ -77,6 +83,8 @@ def _refuse_making() -> None:
 
 def take_place(options: dict[str, Any]) -> Place:
     """Take the options that say where things are out of a command's options."""
+    from ..protocols.settings import Place
+
     memory_gb = options.pop("memory_gb")
     held: dict[str, Any] = {} if memory_gb is None else {"memory_bytes": int(memory_gb * 1e9)}
     device = _fit_device(options.pop("svm_device")) if "svm_device" in options else None
@@ -93,6 +101,8 @@ def take_place(options: dict[str, Any]) -> Place:
 
 def _fit_device(name: str | None) -> torch.device:
     """Return where classifiers are fitted: where the command says, or without that where its encoder runs."""
+    from ..devices import device_of_fits, resolve_device
+
     if name == "mps":
         raise DcganEvalError(
             "No classifier is fitted on mps, which has no float64 for its certificate",
@@ -106,12 +116,17 @@ def _fit_device(name: str | None) -> torch.device:
 
 def take_settings(options: dict[str, Any], classifier: Classifier | None = None) -> Settings:
     """Take the options that decide a run's numbers out of a command's options."""
+    from ..protocols.settings import Settings
+
     names = [name for name in ("seed", "tol", "solver", "allow_unconverged", "near_duplicates") if name in options]
     return Settings(classifier=classifier, **{name: options.pop(name) for name in names})
 
 
 def take_protocol(name: str, options: dict[str, Any], source: Filler | None = None) -> Protocol:
     """Return the protocol of a name, with the splits, labels and draws that were asked for."""
+    from ..protocols.given import given_protocol
+    from ..protocols.sources import GivenFeatures
+
     columns = [options.pop(name) for name in ("train_split", "test_split", "label_column")]
     protocol = given_protocol(name) if isinstance(source, GivenFeatures) else get_protocol(name)
     if isinstance(source, GivenFeatures) and not protocol.id.startswith("own_"):
@@ -121,6 +136,9 @@ def take_protocol(name: str, options: dict[str, Any], source: Filler | None = No
 
 def run_and_show(name: str, source: Filler, options: dict[str, Any], classifier: Classifier | None = None) -> None:
     """Run a protocol on a source of features, write the record and show it."""
+    from ..protocols.evaluate import evaluate
+    from ..ranks import joined
+
     protocol, place = take_protocol(name, options, source), take_place(options)
     settings, explain = take_settings(options, classifier), options.pop("explain", False)
     check_record_target(options["record"])

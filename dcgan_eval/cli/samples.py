@@ -6,15 +6,9 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from ..files import check_target
-from ..insight.drawing import in_batches, read_latents, settled
 from ..models.bundled import resolve
-from ..models.dcgan import Generator, draw_samples, to_uint8
-from ..models.weights import load_network
-from ..report.figures import write_image_grid
-from ..report.panels import write_numbered
 from .console import out
 from .options import SEED, Number, example, to_option
 
@@ -37,6 +31,14 @@ def samples(
     The columns of a conditional generator's grid show its classes in turn. Given latent vectors (--z) are drawn each by
     itself, with frozen statistics.
     """
+    import torch
+
+    from ..insight.drawing import in_batches, read_latents, settled
+    from ..models.dcgan import Generator, draw_samples, to_uint8
+    from ..models.weights import load_network
+    from ..report.figures import write_image_grid
+    from ..report.panels import write_numbered
+
     check_target(path, "--out", suffixes=(".png",))
     G = load_network(resolve(weights, "generator"), "generator")
     assert isinstance(G, Generator), "load_network checks the header"

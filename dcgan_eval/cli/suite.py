@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import DcganEvalError, SuiteError, unknown_name
-from ..protocols.regress import SOLVER, SUITES, Bands, Case, Suite, our_suite
-from ..protocols.sources import EncoderFeatures, Filler
 from ..protocols.spec import Protocol
 from .encoder import RULES, EncoderChoice
 from .options import Number
 from .running import given_source, take_making, take_protocol, take_settings
 from .svm import svm
+
+if TYPE_CHECKING:
+    from ..protocols.regress import Bands, Case, Suite
+    from ..protocols.sources import Filler
 
 # Options of ``svm`` that are no keys: they decide no number, and the gate has its own or none.
 _PLACES = {"data_dir", "download", "cache_dir", "no_wait", "num_workers", "memory_gb"}
@@ -52,6 +54,8 @@ def load_suite(name: str) -> Suite:
     SuiteError
         No such suite or file, or something in it that no run can be made of.
     """
+    from ..protocols.regress import SOLVER, SUITES, Case, Suite, our_suite
+
     if name in SUITES:
         return our_suite(name)
     path = Path(name)
@@ -162,6 +166,8 @@ def _as_keys(text: str) -> str:
 
 def _case(table: dict[str, Any]) -> tuple[Case, dict[str, Any]]:
     """Return a run, and what was asked for as plain values."""
+    from ..protocols.regress import Case
+
     _check_keys(table, ["name", "protocol", "bands", *_KEYS], "key of a run")
     protocol = table.get("protocol")
     if not isinstance(protocol, str) or not protocol:
@@ -190,6 +196,8 @@ def _parsed(table: dict[str, Any], protocol: str) -> tuple[dict[str, Any], click
 
 def _run(options: dict[str, Any]) -> tuple[Protocol, Callable[[], Filler], dict[str, Any]]:
     """Return the protocol and the source that options of ``svm`` ask for, and the options that are left."""
+    from ..protocols.sources import EncoderFeatures
+
     protocol, layers, given = (options.pop(name) for name in ("protocol", "layers", "given"))
     encoder = EncoderChoice(**{field.name: options.pop(field.name) for field in fields(EncoderChoice)})
     if given:
@@ -219,6 +227,8 @@ def _words(key: str, option: click.Option, value: Any) -> list[str]:
 
 def _bands(table: Any, gap: float) -> Bands:
     """Return the bands of a run."""
+    from ..protocols.regress import Bands
+
     if not isinstance(table, dict):
         raise _wrong("bands is no table", table, "[run.bands] with score = 0.5, in percentage points")
     known = [field.name for field in fields(Bands) if field.name != "gap"]

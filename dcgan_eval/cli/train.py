@@ -12,30 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
 
 from ..data.catalog import DATASETS, dataset_info, find, load_data
 from ..data.imageset import ImageSet
-from ..data.resize import shrink_all
-from ..devices import arithmetic, resolve_device
 from ..errors import TrainingError
 from ..files import check_target
-from ..models.dcgan import draw_samples
 from ..models.presets import PRESETS, get_preset
-from ..ranks import Team, joined
-from ..report.figures import training_figure, write_image_grid
 from ..tracking import check_tracker
-from ..training import loop
 from ..training.config import RECIPES, TrainingConfig
-from ..training.contrad import ContraDTrainer
-from ..training.contrastive import ContrastiveTrainer
-from ..training.estimate import estimate
-from ..training.log import Row, read_table
-from ..training.loop import RunOptions
-from ..training.neighbours import neighbour_score
-from ..training.schedule import Measurement
-from ..training.start import Start, load_start
-from ..training.trainer import BaseTrainer, Trainer
 from .console import err, out, progress_view
 from .options import (
     COUNT,
@@ -52,9 +36,16 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..protocols.validation_score import ValidationScore
+    import torch
 
-_TRAINERS = {"adversarial": Trainer, "contrastive": ContrastiveTrainer, "contrad": ContraDTrainer}
+    from ..protocols.validation_score import ValidationScore
+    from ..ranks import Team
+    from ..training.log import Row
+    from ..training.loop import RunOptions
+    from ..training.schedule import Measurement
+    from ..training.start import Start
+    from ..training.trainer import BaseTrainer
+
 _BUILT_STARTS = {"random": "", "kmeans": "kmeans"}
 _PRINT_EVERY_S = 30.0
 _GRID = (8, 16)
@@ -197,13 +188,17 @@ def _train(
     **options: Any,
 ) -> None:
     """Train, or say what it would cost."""
+    import torch
+
+    from ..ranks import joined
+
     plan, folder = _plan(preset, options), folder or Path("runs") / preset
     config = plan.config
     if not dry_run:
         _check_targets(folder)
     score = _validation_score(probe, data_dir, plan)
     images = _outline(data_name, data_dir, config) if dry_run else _images(data_name, data_dir, config)
-    kind = partial(_TRAINERS[config.objective], sync_batch_norm=sync_batch_norm, compiled=compiled, start=plan.start)
+    kind = partial(_trainer(config.objective), sync_batch_norm=sync_batch_norm, compiled=compiled, start=plan.start)
     with joined(plan.device) as team:
         moves = not dry_run or plan.device.type == "cuda"  # on a GPU Adam's memory is measured, too
         trainer = kind(config, images.images, str(plan.device), labels_N=images.labels, team=team, moves=moves)
@@ -220,8 +215,20 @@ def _train(
             _report(result, folder, as_json)
 
 
+def _trainer(objective: str) -> type[BaseTrainer]:
+    """Return what trains by an objective."""
+    from ..training.contrad import ContraDTrainer
+    from ..training.contrastive import ContrastiveTrainer
+    from ..training.trainer import Trainer
+
+    return {"adversarial": Trainer, "contrastive": ContrastiveTrainer, "contrad": ContraDTrainer}[objective]
+
+
 def _plan(preset: str, options: dict[str, Any]) -> _Plan:
     """Resolve the options; every mistake in them is told here."""
+    from ..devices import arithmetic, resolve_device
+    from ..training.start import load_start
+
     recipe, start = options.pop("recipe"), options.pop("start")
     device = resolve_device(options.pop("device"))
     compute, sentence = arithmetic(options.pop("compute"), device)
@@ -258,6 +265,8 @@ def _check_targets(folder: Path) -> None:
 
 def _images(data_name: str, data_dir: Path | None, config: TrainingConfig) -> ImageSet:
     """Load the images, shrunk as ``data pack`` does where they are larger than the preset's."""
+    from ..data.resize import shrink_all
+
     images = load_data(data_name, "train", data_dir)
     size, (height, width, channels) = config.architecture.image_size, images.image_shape
     if channels != config.architecture.image_channels or min(height, width) < size or height == width == size:
@@ -277,6 +286,8 @@ def _outline(data_name: str, data_dir: Path | None, config: TrainingConfig) -> I
 
 def _split(options: dict[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, int]]:
     """Divide the options into those of the run, of the recipe, and the intervals of measurements."""
+    from ..training.loop import RunOptions
+
     names = ("resume", "allow_changes", "max_minutes", "checkpoint_minutes", "log")
     if options["log"] is not None:
         check_tracker(options["log"])
@@ -299,6 +310,10 @@ def _measurements(
     trainer: BaseTrainer, folder: Path, score: ValidationScore | None, every: dict[str, int]
 ) -> list[Measurement]:
     """Return what is measured on the way: of the generator, if one is trained, and of the discriminator."""
+    from ..models.dcgan import draw_samples
+    from ..report.figures import write_image_grid
+    from ..training.neighbours import neighbour_score
+    from ..training.schedule import Measurement
 
     def grid(trainer: BaseTrainer) -> Row:
         G = trainer.networks()[1]
@@ -323,6 +338,8 @@ def _run(
     trainer: BaseTrainer, folder: Path, options: RunOptions, measurements: list[Measurement], about: dict[str, Any]
 ) -> dict[str, Any]:
     """Train with a progress bar that counts images, and print the losses now and then."""
+    from ..training import loop
+
     printed = 0.0
     with progress_view() as progress:
 
@@ -368,6 +385,9 @@ def _log_line(row: Row) -> str:
 
 def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
     """Say how far the run is and where everything is; draw its curves."""
+    from ..report.figures import training_figure
+    from ..training.log import read_table
+
     tables = {name: read_table(folder / f"{name}.csv") for name in ("log", "probe")}
     if tables["log"]:
         result["figure"] = str(training_figure(tables["log"], tables["probe"], folder / "curves.png"))
@@ -385,6 +405,8 @@ def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
 
 def _report_dry_run(trainer: BaseTrainer, as_json: bool) -> None:
     """Print what a run would be and cost."""
+    from ..training.estimate import estimate
+
     config: TrainingConfig = trainer.config
     cost = estimate(trainer)
     if as_json:

@@ -12,9 +12,6 @@ from rich.table import Table
 from ..errors import WeightsError
 from ..files import check_target, sha256_of
 from ..models.bundled import bundled_networks, read_manifest, resolve
-from ..models.dcgan import Discriminator
-from ..models.release import RELEASE_CARD, import_release
-from ..models.weights import read_card, save_network
 from .console import out
 from .options import example, json_option, to_option
 
@@ -52,6 +49,8 @@ def list_weights(as_json: bool) -> None:
 @json_option
 def show_weights(name: str | None, network: str, as_json: bool) -> None:
     """Show the card of bundled weights or of a weights file [default: the bundled default]."""
+    from ..models.weights import read_card
+
     path = resolve(name, network)
     card = {"file": path.name, "sha256": sha256_of(path), "size_bytes": path.stat().st_size, **read_card(path)}
     if as_json:
@@ -77,6 +76,10 @@ def import_weights(form: str, path: Path, target: Path, preset: str | None, netw
 
     Only the plain .npy arrays beside the .jl file are read; nothing is unpickled.
     """
+    from ..models.dcgan import Discriminator
+    from ..models.release import RELEASE_CARD, import_release
+    from ..models.weights import save_network
+
     check_target(target, "--out", WeightsError, suffixes=(".safetensors",))
     module = import_release(path, network, preset=preset, allow_partial=allow_partial)
     save_network(module, target, card=RELEASE_CARD)

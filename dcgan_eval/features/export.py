@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ..data.collection import printable
 from ..errors import StoreError, check_installed
 from ..files import check_target, replacing
 from ..progress import Progress, no_progress
-from .store import FeatureStore
+
+if TYPE_CHECKING:
+    from .store import FeatureStore
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "hdf5": (".h5", ".hdf5"),
@@ -74,6 +75,8 @@ def export(store: FeatureStore, form: str, path: Path, progress: Progress = no_p
     StoreError
         It cannot be written, or a block of the store is damaged.
     """
+    from .store import FeatureStore
+
     rows = FeatureStore(store.path).only(store.layers)
     writers: dict[str, Callable[[FeatureStore, Path, Progress], None]] = {
         "npy": _to_npy,
@@ -145,6 +148,8 @@ def _to_parquet(store: FeatureStore, path: Path, progress: Progress) -> None:
 
 def _to_pt(store: FeatureStore, path: Path, progress: Progress) -> None:
     """Write a dictionary of tensors and lists; the features lie in a file of their own until all are there."""
+    import torch
+
     columns = _columns(store)
     with replacing(path, lambda written: _check(_shape_in(written), store)) as partial:
         scratch = partial.with_name(partial.name + ".rows")
@@ -163,6 +168,8 @@ def _to_pt(store: FeatureStore, path: Path, progress: Progress) -> None:
 
 def _shape_in(path: Path) -> tuple[int, ...]:
     """Return the shape of the features in a file of PyTorch's, without reading them."""
+    import torch
+
     return tuple(torch.load(path, mmap=True, weights_only=True)["features"].shape)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from ..errors import DcganEvalError
 from ..seeding import derive
@@ -58,6 +57,8 @@ def with_interval(measure: Measure, *matrices: np.ndarray) -> Figure:
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 11.5.
     """
+    from scipy import stats
+
     value, num_rows = measure(*matrices), len(matrices[0])
     group = np.arange(num_rows) % GROUPS
     without = np.array([measure(*(X[group != g] for X in matrices)) for g in range(GROUPS)])
@@ -92,6 +93,8 @@ def alpha_req(X: np.ndarray) -> float:
     Source: Agrawal et al., NeurIPS 2022 (alpha-ReQ); Stringer et al., Nature 2019. Deviations: ranks 11 to a quarter of
     min(N, D), beyond which a sample's spectrum bends away from the law.
     """
+    from scipy import stats
+
     values = spectrum(X)
     last = max(_FIRST_RANK + 10, min(X.shape) // 4)
     rank = np.arange(1, len(values) + 1)
@@ -151,6 +154,8 @@ def rsa(X: np.ndarray, Y: np.ndarray) -> float:
 
     Source: Kriegeskorte, Mur & Bandettini, Frontiers in Systems Neuroscience 2, 4 (2008).
     """
+    from scipy import stats
+
     pairs = np.triu_indices(len(X), 1)
     centred = [_unit(Z - Z.mean(1, keepdims=True, dtype=np.float64)) for Z in (X, Y)]
     return float(stats.spearmanr(*(1 - (Z @ Z.T)[pairs] for Z in centred)).statistic)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dcgan_eval.cli import running
 from dcgan_eval.cli.main import main
 from dcgan_eval.errors import DcganEvalError
 from dcgan_eval.ranks import ALONE
@@ -26,7 +25,7 @@ def place_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         found.append(place.device)
         raise DcganEvalError("enough")
 
-    monkeypatch.setattr(running, "evaluate", stop)
+    monkeypatch.setattr("dcgan_eval.protocols.evaluate.evaluate", stop)
 
     def ask(*words: str) -> Any:
         result = CliRunner().invoke(main, list(words))
@@ -61,7 +60,7 @@ def test_processes_that_fit_on_gpus_meet_on_them(place_of: Any, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     met: list[Any] = []
-    monkeypatch.setattr(running, "joined", lambda device: met.append(device) or nullcontext(ALONE))
+    monkeypatch.setattr("dcgan_eval.ranks.joined", lambda device: met.append(device) or nullcontext(ALONE))
     assert place_of("baseline", "pixels", "digits", "--svm-device", "cuda:1") == torch.device("cuda:1")
     assert met == [torch.device("cuda:1")]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -208,8 +209,27 @@ def test_what_is_quick_imports_little(words: list[str], allowed: set[str]) -> No
     assert set(done.stderr.splitlines()[-1].split()) == allowed
 
 
-def test_a_dry_run_does_without_the_compiler() -> None:
-    words = ["train", "svhn32", "--data", "digits", "--dry-run", "--batch-size", "8"]
+EXPERIMENTS = {"arithmetic", "forget", "guided", "neighbours", "score-digits", "score-samples", "turn", "walk"}
+"""Commands whose modules are their work."""
+
+
+def test_no_help_waits_for_what_a_command_works_with() -> None:
+    code = (
+        "import sys\nimport click\nfrom dcgan_eval.cli.main import main\nslow = {}\n"
+        f"for name in [n for n in main.list_commands(click.Context(main)) if n not in {sorted(EXPERIMENTS)!r}]:\n"
+        "    try:\n        main([name, '--help'])\n    except SystemExit as end: assert not end.code\n"
+        "    slow[name] = {'torch', 'torchvision', 'sklearn', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "    for module in slow[name]: del sys.modules[module]\n"
+        "print({name: found for name, found in slow.items() if found}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert "svm cifar10" in done.stdout
+    assert done.stderr == "{}\n"
+
+
+def test_a_dry_run_does_without_the_compiler(tmp_path: Path) -> None:
+    np.savez(tmp_path / "some.npz", images=np.zeros((8, 32, 32, 3), np.uint8))
+    words = ["train", "svhn32", "--data", str(tmp_path / "some.npz"), "--dry-run", "--batch-size", "8"]
     code = (
         "import sys\nfrom dcgan_eval.cli.main import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit as end: assert not end.code\n"

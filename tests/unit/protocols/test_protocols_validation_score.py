@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
 from dcgan_eval.models.weights import save_network
-from dcgan_eval.protocols import catalog
+from dcgan_eval.protocols import catalog, classifiers
 from dcgan_eval.protocols.evaluate import evaluate
 from dcgan_eval.protocols.settings import Place
 from dcgan_eval.protocols.spec import SealedTest
@@ -55,6 +56,7 @@ def test_on_own_images_the_grid_is_as_open_and_as_relative_as_a_runs(tmp_path: P
 
 def test_a_fit_that_does_not_converge_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcgan_eval.protocols.validation_score._TOL", 1e-300)
+    monkeypatch.setattr(classifiers, "fit_path", partial(classifiers.fit_path, max_iter=1))
     assert ValidationScore("digits")(build(get_preset("svhn32", 8), 0)[0])["score"] > 0.5
 
 
