@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from .config import TrainingConfig
 from .trainer import BaseTrainer, Trainer
@@ -36,7 +35,8 @@ def flops_per_round(config: TrainingConfig, kind: type[BaseTrainer] = Trainer) -
         Multiplications and additions, forward and backward, of all updates, counted on a small minibatch and scaled;
         the mean of a cycle's rounds.
     """
-    return _count(_small(config, kind)) * config.batch_size / _SMALL
+    per_image, _ = _small_rounds(config, kind)
+    return per_image * config.minibatches_per_round * config.batch_size
 
 
 def estimate(trainer: BaseTrainer) -> dict[str, Any]:
@@ -55,9 +55,8 @@ def estimate(trainer: BaseTrainer) -> dict[str, Any]:
     """
     config, on_gpu = trainer.config, trainer.device.type == "cuda"
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("D", trainer.D), ("G", trainer.G))}
-    small = _small(config, type(trainer))
-    per_image = _count(small) / (config.minibatches_per_round * _SMALL)
-    images_per_s = _images_per_s(trainer) if on_gpu else _images_per_s(small) * trainer.team.size
+    per_image, images_per_s = _small_rounds(config, type(trainer))
+    images_per_s = _images_per_s(trainer) if on_gpu else images_per_s * trainer.team.size
     found = {
         "parameters": parameters,
         "flops_per_image": per_image,
@@ -70,23 +69,21 @@ def estimate(trainer: BaseTrainer) -> dict[str, Any]:
     return found | ({"peak_device_bytes": torch.cuda.max_memory_allocated(trainer.device)} if on_gpu else {})
 
 
-def _small(config: TrainingConfig, kind: type[BaseTrainer]) -> BaseTrainer:
-    """Return a trainer of black images with a small minibatch; Adam's steps take the same time with any."""
+def _small_rounds(config: TrainingConfig, kind: type[BaseTrainer]) -> tuple[float, float]:
+    """Do a cycle of rounds on black images, in a small minibatch; return operations for each image, and images/s.
+
+    No optimiser is made, since its steps take the same time whatever the minibatch.
+    """
     few = replace(config, batch_size=_SMALL, total_images=2 * _SMALL, held_out=0, start="", decay_images=0)
     images = np.zeros((_SMALL, *config.architecture.image_shape), np.uint8)
-    return kind(few, images, labels_N=np.zeros(_SMALL, np.int64), moves=False)
-
-
-def _count(trainer: BaseTrainer) -> float:
-    """Count the operations of a round, as the mean of a cycle's."""
+    trainer = kind(few, images, labels_N=np.zeros(_SMALL, np.int64), moves=False)
     with _Operations() as counted:
-        for _ in range(trainer.cycle):
-            trainer.step()
-    return counted.total / trainer.cycle
+        images_per_s = _images_per_s(trainer)
+    return counted.total / (trainer.cycle * config.minibatches_per_round * _SMALL), images_per_s
 
 
 class _Operations(TorchDispatchMode):
-    """Counts as torch's ``FlopCounterMode`` does, by its formulas, but without the compiler that this imports."""
+    """Counts as torch's ``FlopCounterMode`` does, which imports the compiler and Triton, and takes seconds for that."""
 
     total = 0
 
@@ -97,10 +94,21 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        self.total += formula(*args, **(kwargs or {}), out_val=out) if formula else 0
+        out, name = func(*args, **(kwargs or {})), func._overloadpacket.__name__
+        if name in ("mm", "bmm"):
+            self.total += 2 * args[0].numel() * args[1].shape[-1]
+        elif name in ("addmm", "baddbmm"):
+            self.total += 2 * args[1].numel() * args[2].shape[-1]
+        elif name == "convolution":
+            self.total += _of_convolution(out, *args[:2], transposed=args[6])
+        elif name == "convolution_backward":  # as much again for each gradient, of the images and of the weights
+            self.total += sum(args[-1][:2]) * _of_convolution(*args[:3], transposed=args[7])
         return out
+
+
+def _of_convolution(y_NCHW: Tensor, x_NCHW: Tensor, weight: Tensor, *, transposed: bool) -> int:
+    """Return the operations of a convolution from x to y: each weight once at every place of the smaller map."""
+    return 2 * len(x_NCHW) * (x_NCHW if transposed else y_NCHW)[0, 0].numel() * weight.numel()
 
 
 def _images_per_s(trainer: BaseTrainer) -> float:

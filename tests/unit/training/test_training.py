@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch.nn.functional import softplus
+from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan_eval.errors import TrainingError
 from dcgan_eval.models.dcgan import build, sample_prior, to_unit_range
@@ -25,6 +27,8 @@ from dcgan_eval.seeding import rng
 from dcgan_eval.training import checkpoint, health, loop
 from dcgan_eval.training.checkpoint import find_checkpoints, read_state
 from dcgan_eval.training.config import TrainingConfig, paper_recipe
+from dcgan_eval.training.contrad import ContraDTrainer
+from dcgan_eval.training.contrastive import ContrastiveTrainer
 from dcgan_eval.training.estimate import flops_per_round
 from dcgan_eval.training.feed import Feed, augmented
 from dcgan_eval.training.log import Table, read_table
@@ -435,3 +439,23 @@ def test_training_on_a_gpu_resumes_and_follows_the_cpu(images: np.ndarray, tmp_p
     train(Trainer(CONFIG, images, "cuda"), tmp_path, RunOptions(max_minutes=0.0))
     assert train(Trainer(CONFIG, images, "cuda"), tmp_path, RESUME)["status"] == "finished"
     assert load_network(tmp_path / "discriminator.safetensors").linear.weight.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Trainer, {"preset": "svhn32", "width": 16, "rotation": 1.0}),
+        (Trainer, {"preset": "mnist28_cond"}),
+        (ContrastiveTrainer, {"preset": "imagenet32", "width": 16, "objective": "contrastive", "view_size": 12}),
+        (ContraDTrainer, {"preset": "imagenet32", "width": 16, "objective": "contrad", "view_size": 12}),
+    ],
+    ids=["rotation", "conditional", "contrastive", "contrad"],
+)
+def test_operations_are_those_that_torch_counts(kind: type[Trainer], options: dict[str, Any]) -> None:
+    config = TrainingConfig(batch_size=8, **options)
+    images = np.zeros((8, *config.architecture.image_shape), np.uint8)
+    trainer = kind(config, images, labels_N=np.zeros(8, np.int64))
+    with FlopCounterMode(display=False) as counted:
+        for _ in range(trainer.cycle):
+            trainer.step()
+    assert flops_per_round(config, kind) == counted.get_total_flops() / trainer.cycle > 0
