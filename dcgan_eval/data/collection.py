@@ -398,6 +398,10 @@ def _stated_by_list(name: str, place: Path, found: lists.ImageList, images: set[
     folder = posixpath.dirname(name)
     if posixpath.basename(name) == "val_annotations.txt":  # names the files in images/ beside it
         rows = {posixpath.join(folder, "images", posixpath.basename(row)): label for row, label in rows.items()}
+    if not rows.keys() <= images:  # shards may have one list for all of them
+        within = Counter(map(_within_archive, images))
+        found_in = {_within_archive(name): name for name in images if within[_within_archive(name)] == 1}
+        rows = {row if row in images else found_in.get(_within_archive(row), row): label for row, label in rows.items()}
     absent = [row for row in rows if row not in images]
     if absent:
         raise DataError(
@@ -406,6 +410,11 @@ def _stated_by_list(name: str, place: Path, found: lists.ImageList, images: set[
             remedy="restore them, or remove their lines",
         )
     return {row: label for row, label in rows.items() if label is not None}
+
+
+def _within_archive(name: str) -> str:
+    """Return the path of a member without that of its archive."""
+    return name.rpartition(".tar/")[2]
 
 
 def _key(name: str) -> str:

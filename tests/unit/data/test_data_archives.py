@@ -287,6 +287,15 @@ def test_metadata_in_an_archive_names_its_images(tmp_path, form, shards):
         load_data(tmp_path / "broken.tar", "all")
 
 
+def test_one_list_of_metadata_names_the_images_of_all_shards(tmp_path):
+    tar([("metadata.csv", b"file_name,label\na.png,ant\nb.png,bee\n"), ("a.png", png(1))], tmp_path / "0.tar")
+    tar([("b.png", png(2))], tmp_path / "1.tar")
+    assert sorted(read(tmp_path).values()) == [(1, "ant"), (2, "bee")]
+    tar([("b.png", png(3))], tmp_path / "2.tar")  # which of the two is meant?
+    with pytest.raises(DataError, match=r"0\.tar/metadata\.csv names 1 image not there"):
+        load_data(tmp_path, "all")
+
+
 def test_webdataset_with_one_label_missing_is_refused(tmp_path):
     for stated in ([b"0", None, b"1"], [b"0", b"-1", b"1"], [b"0", b"", b"1"]):
         members = [(f"{row}.png", png(row)) for row in range(3)]
