@@ -95,26 +95,25 @@ class Classifier(Protocol):
 
 def with_values(classifier: Classifier, values: Sequence[float]) -> Classifier:
     """Return the classifier with other candidates for its hyperparameter."""
-    other = copy.copy(classifier)
-    other.values = tuple(values)
-    return other
+    return _with(classifier, "values", tuple(values))
 
 
 def on_device(classifier: Classifier, device: torch.device | None) -> Classifier:
     """Return the classifier fitted on another device; itself for None, and where it is not for GPUs."""
-    if device is None or not hasattr(classifier, "device"):
-        return classifier
-    other = copy.copy(classifier)
-    other.device = device
-    return other
+    return _with(classifier, "device", device)
 
 
 def keeping_fits(classifier: Classifier, journal: Journal | None) -> Classifier:
     """Return the classifier with long fits written down in a journal; itself without one, or where it makes none."""
-    if journal is None or not hasattr(classifier, "journal"):
+    return _with(classifier, "journal", journal)
+
+
+def _with(classifier: Classifier, name: str, value: Any) -> Classifier:
+    """Return a copy with another attribute; the classifier itself for None, and where it has no such attribute."""
+    if value is None or not hasattr(classifier, name):
         return classifier
     other = copy.copy(classifier)
-    other.journal = journal
+    setattr(other, name, value)
     return other
 
 
@@ -130,11 +129,7 @@ def can_share(classifier: Classifier, num_rows: int, num_features: int, device: 
 
 def spread_over(classifier: Classifier, team: Team) -> Classifier:
     """Return the classifier with its training rows spread over processes; itself where each needs all of them."""
-    if team.size == 1 or not isinstance(classifier, SvmClassifier):
-        return classifier
-    other = copy.copy(classifier)
-    other.group = team.group
-    return other
+    return _with(classifier, "group", team.group)
 
 
 def has_open_grid(classifier: Classifier, protocol: ProtocolSpec, features: Mapping[str, Any]) -> bool:

@@ -382,9 +382,7 @@ def fit_ovr(
     memory_bytes : int, optional
         About the most that the fit may take beside an X in memory: half for a copy of X on the device (it is streamed
         if that is too little), a quarter each for a Gram matrix and for the classes solved at once, which take what the
-        others do not need. None: half of the
-        machine, or of a GPU's free memory.
-
+        others do not need. None: half of the machine, or of a GPU's free memory.
     journal : Journal, optional
         Where long fits are looked for, block of classes by block of classes, and written down.
 
