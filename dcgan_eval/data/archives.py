@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from dcgan_eval.data.items import Item, Window
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .items import Item, Window
 
 _DEPTH = 3  # an archive, the archives of its classes, and one more
 _UNREADABLE = (OSError, tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError)

@@ -10,11 +10,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dcgan_eval.data import hub, official, readers
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.readers import Source
-from dcgan_eval.data.tree import WHOLE, rank, split_named
-from dcgan_eval.errors import DataError, counted, looks_like_path, missing_path, unknown_name
+from ..errors import DataError, counted, looks_like_path, missing_path, unknown_name
+from . import hub, official, readers
+from .imageset import ImageSet
+from .readers import Source
+from .tree import WHOLE, rank, split_named
 
 ENVIRONMENT_VARIABLE = "DCGAN_EVAL_DATA"
 ENTRY_POINTS = "dcgan_eval.datasets"

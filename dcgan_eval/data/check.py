@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_eval.data.catalog import DATASETS, VALIDATION, DatasetInfo, default_data_dir, distinct, load_data, splits_of
-from dcgan_eval.data.collection import describe_notes
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.readers import DataNotice, Source
-from dcgan_eval.errors import counted
+from ..errors import counted
+from .catalog import DATASETS, VALIDATION, DatasetInfo, default_data_dir, distinct, load_data, splits_of
+from .collection import describe_notes
+from .imageset import ImageSet
+from .readers import DataNotice, Source
 
 
 def check_data(

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_eval.data import lists
-from dcgan_eval.data.archives import read_archive
-from dcgan_eval.data.decoding import IMAGE_SUFFIXES, Encoded
-from dcgan_eval.data.folders import Found, hidden, walk
-from dcgan_eval.data.items import Item
-from dcgan_eval.data.labels import Labels, number_classes
-from dcgan_eval.data.mixed import Unit
-from dcgan_eval.data.tree import SPELLINGS, WHOLE, Branch, Tree, arrange, by_split, rank, split_named
-from dcgan_eval.errors import DataError, counted
+from ..errors import DataError, counted
+from . import lists
+from .archives import read_archive
+from .decoding import IMAGE_SUFFIXES, Encoded
+from .folders import Found, hidden, walk
+from .items import Item
+from .labels import Labels, number_classes
+from .mixed import Unit
+from .tree import SPELLINGS, WHOLE, Branch, Tree, arrange, by_split, rank, split_named
 
 UNIT_IMAGES = 1024
 Notes = dict[str, list[str]]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from dcgan_eval.errors import DataError
+from ..errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Namer = Callable[[int], str]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from dcgan_eval.errors import DataError
+from ..errors import DataError
 
 _LEFT_BEHIND = {"__MACOSX", "__pycache__", "@eaDir", "lost+found"}
 

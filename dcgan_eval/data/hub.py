@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcgan_eval.errors import DataError, check_installed
+from ..errors import DataError, check_installed
 
 PREFIX = "hf:"
 _FILES = ("*.parquet", "*.tar")  # what is read; no script of a data set is fetched, none is run

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcgan_eval.data.feature_rows import FeatureRows
-from dcgan_eval.data.mixed import MixedImages
-from dcgan_eval.errors import DataError, counted
+from ..errors import DataError, counted
+from .feature_rows import FeatureRows
+from .mixed import MixedImages
 
 UNLABELLED = -1  # stands for the label in the order and the fingerprint of images that have none
 

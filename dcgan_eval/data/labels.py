@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dcgan_eval.data.imageset import UNLABELLED
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .imageset import UNLABELLED
 
 Labels = npt.NDArray[np.int64]
 

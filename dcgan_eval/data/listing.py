@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_eval.data import readers
-from dcgan_eval.data.collection import Listing
-from dcgan_eval.data.imageset import UNLABELLED
-from dcgan_eval.data.tree import split_named
-from dcgan_eval.errors import DataError, missing_path
+from ..errors import DataError, missing_path
+from . import readers
+from .collection import Listing
+from .imageset import UNLABELLED
+from .tree import split_named
 
 
 def list_images(place: Path, split: str | None = None, label_column: str | None = None) -> Listing:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcgan_eval.errors import DataError, counted
+from ..errors import DataError, counted
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 _SHOWN = 4  # names in a note

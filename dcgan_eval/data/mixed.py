@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dcgan_eval.data.decoding import Encoded, Namer, Pixels, as_array, count_channels, decode, map_in_order
-from dcgan_eval.data.items import Spool
+from .decoding import Encoded, Namer, Pixels, as_array, count_channels, decode, map_in_order
+from .items import Spool
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.labels import number_classes
-from dcgan_eval.data.lists import LABEL_COLUMNS, OTHER_LABEL_COLUMNS, choose_label_column, plain, unused_columns
-from dcgan_eval.data.tree import SPELLINGS, WHOLE, by_split, rank, split_named
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .imageset import ImageSet
+from .labels import number_classes
+from .lists import LABEL_COLUMNS, OTHER_LABEL_COLUMNS, choose_label_column, plain, unused_columns
+from .tree import SPELLINGS, WHOLE, by_split, rank, split_named
 
 _IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")
 LABELS = (*LABEL_COLUMNS, "y", "arr1")

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_eval.data.collection import Files, Listing, printable
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.items import Item
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .collection import Files, Listing, printable
+from .imageset import ImageSet
+from .items import Item
 
 
 @dataclass(frozen=True)

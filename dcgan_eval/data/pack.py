@@ -25,18 +25,18 @@ from pathlib import Path
 import numpy as np
 from filelock import Timeout
 
-from dcgan_eval.data import packfile
-from dcgan_eval.data.collection import Listing
-from dcgan_eval.data.decoding import Encoded, Pixels, as_array, as_shown, opened
-from dcgan_eval.data.imageset import UNLABELLED, fingerprint_of, hash_pixels
-from dcgan_eval.data.listing import list_images
-from dcgan_eval.data.mixed import Unit
-from dcgan_eval.data.packfile import PackHead, read_pack
-from dcgan_eval.data.readers import DataNotice
-from dcgan_eval.data.resize import shrunk
-from dcgan_eval.errors import DataError
-from dcgan_eval.files import check_target, flush, locked, replacing, write_file
-from dcgan_eval.progress import Progress, no_progress
+from ..errors import DataError
+from ..files import check_target, flush, locked, replacing, write_file
+from ..progress import Progress, no_progress
+from . import packfile
+from .collection import Listing
+from .decoding import Encoded, Pixels, as_array, as_shown, opened
+from .imageset import UNLABELLED, fingerprint_of, hash_pixels
+from .listing import list_images
+from .mixed import Unit
+from .packfile import PackHead, read_pack
+from .readers import DataNotice
+from .resize import shrunk
 
 RULE = (
     "upright, sRGB, on white; shorter side to {size}, bilinear with antialiasing, JPEGs first decoded at reduced "

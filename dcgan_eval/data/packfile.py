@@ -22,9 +22,9 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from dcgan_eval.data.decoding import Pixels
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .decoding import Pixels
+from .imageset import ImageSet
 
 FORMAT = "dcgan-eval-pack-2"
 BLOCK_IMAGES = 1024

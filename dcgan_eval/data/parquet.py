@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcgan_eval.data.lists import choose_label_column, unused_columns
-from dcgan_eval.data.tree import SPELLINGS, WHOLE, by_split, split_named
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .lists import choose_label_column, unused_columns
+from .tree import SPELLINGS, WHOLE, by_split, split_named
 
 IMAGE_COLUMNS = ("image", "img")
 _SHARD = re.compile(r"(?P<split>[A-Za-z_]\w*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")

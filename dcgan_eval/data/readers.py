@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dcgan_eval.data import lists, npz, official, packfile, parquet
-from dcgan_eval.data.collection import Collection, Listing, Notes, collect, describe_notes, printable
-from dcgan_eval.data.decoding import IMAGE_SUFFIXES
-from dcgan_eval.data.folders import walk
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.data.labels import number_classes
-from dcgan_eval.data.mixed import MixedImages, gather
-from dcgan_eval.data.tree import WHOLE, rank, split_named
-from dcgan_eval.errors import DataError, counted
+from ..errors import DataError, counted
+from . import lists, npz, official, packfile, parquet
+from .collection import Collection, Listing, Notes, collect, describe_notes, printable
+from .decoding import IMAGE_SUFFIXES
+from .folders import walk
+from .imageset import ImageSet
+from .labels import number_classes
+from .mixed import MixedImages, gather
+from .tree import WHOLE, rank, split_named
 
 DIGITS_SIZE = 32
 MEMORY_BYTES = 8 << 30

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from dcgan_eval.data.feature_rows import FeatureRows
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.errors import DataError, check_installed
+from ..errors import DataError, check_installed
+from .feature_rows import FeatureRows
+from .imageset import ImageSet
 
 NEAR_BITS = 4
 """Of the 64 bits of a perceptual hash, in how many near-duplicates differ at most."""

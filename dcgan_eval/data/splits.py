@@ -13,10 +13,10 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from dcgan_eval.data.imageset import ImageSet
-from dcgan_eval.errors import DataError, counted
-from dcgan_eval.provenance import digest
-from dcgan_eval.seeding import rng
+from ..errors import DataError, counted
+from ..provenance import digest
+from ..seeding import rng
+from .imageset import ImageSet
 
 Rows = npt.NDArray[np.int64]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from dcgan_eval.data.labels import sort_names
-from dcgan_eval.errors import DataError
+from ..errors import DataError
+from .labels import sort_names
 
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation", "extra")
 SPELLINGS = {**{name: name for name in SPLIT_NAMES}, "training": "train", "testing": "test"}

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.newton import NewtonResult, minimise
-from dcgan_eval.svm.objective import Evaluation, relative
-from dcgan_eval.svm.problems import Along, Curvature, Problem, line_minimum, slopes
-from dcgan_eval.svm.products import product_nt, serial
-from dcgan_eval.svm.rows import Rows
+from . import decide
+from .newton import NewtonResult, minimise
+from .objective import Evaluation, relative
+from .problems import Along, Curvature, Problem, line_minimum, slopes
+from .products import product_nt, serial
+from .rows import Rows
 
 SERIAL_ROWS = 2048
 """Rows up to which a Gram matrix is solved on one thread: its products are too short to share out."""

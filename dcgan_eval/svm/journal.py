@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dcgan_eval.files import write_file
-from dcgan_eval.svm.problems import Problem
-from dcgan_eval.svm.rows import Rows
+from ..files import write_file
+from .problems import Problem
+from .rows import Rows
 
 LONG = 1 << 34
 """Rows times features times columns from which a fit is worth the time to look for it and to write it down."""

@@ -14,11 +14,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from dcgan_eval.devices import resolve_device
-from dcgan_eval.errors import ArgumentError
-from dcgan_eval.svm.objective import Solution, Status, linear_scores, unconverged
-from dcgan_eval.svm.path import FitOptions, Fitter, Solver, check_positive
-from dcgan_eval.svm.rows import Rows
+from ..devices import resolve_device
+from ..errors import ArgumentError
+from .objective import Solution, Status, linear_scores, unconverged
+from .path import FitOptions, Fitter, Solver, check_positive
+from .rows import Rows
 
 _DTYPES = (np.float64, np.float32, np.float16)
 

@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.objective import Evaluation, Status, relative
-from dcgan_eval.svm.problems import Curvature, Problem
+from . import decide
+from .objective import Evaluation, Status, relative
+from .problems import Curvature, Problem
 
 Precondition = Callable[[torch.Tensor], torch.Tensor]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcgan_eval.errors import ArgumentError, ConvergenceError
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.problems import Problem, in_pieces
-from dcgan_eval.svm.rows import Rows
-from dcgan_eval.svm.targets import encode, hinge_problem
+from ..errors import ArgumentError, ConvergenceError
+from . import decide
+from .problems import Problem, in_pieces
+from .rows import Rows
+from .targets import encode, hinge_problem
 
 _SCORED_COLUMNS = 320  # scored at once: full speed, and 8 bytes a row and column of memory
 

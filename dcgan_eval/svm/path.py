@@ -12,18 +12,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from dcgan_eval.devices import memory_share
-from dcgan_eval.errors import ArgumentError
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.gram import GramSpace, gram_matrix, solve_gram
-from dcgan_eval.svm.journal import Journal
-from dcgan_eval.svm.newton import NewtonResult, minimise
-from dcgan_eval.svm.objective import Solution, Status, evaluate_weights
-from dcgan_eval.svm.primal import COARSE_DIM, PrimalSpace, solve_primal
-from dcgan_eval.svm.problems import HingeProblem, Problem
-from dcgan_eval.svm.products import serial
-from dcgan_eval.svm.rows import Rows
-from dcgan_eval.svm.targets import encode, hinge_problem
+from ..devices import memory_share
+from ..errors import ArgumentError
+from . import decide
+from .gram import GramSpace, gram_matrix, solve_gram
+from .journal import Journal
+from .newton import NewtonResult, minimise
+from .objective import Solution, Status, evaluate_weights
+from .primal import COARSE_DIM, PrimalSpace, solve_primal
+from .problems import HingeProblem, Problem
+from .products import serial
+from .rows import Rows
+from .targets import encode, hinge_problem
 
 Solver = Literal["auto", "primal", "gram"]
 

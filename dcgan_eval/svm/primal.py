@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.journal import LONG, Journal, digest_of_fit, digest_of_rows
-from dcgan_eval.svm.newton import NewtonResult, minimise
-from dcgan_eval.svm.objective import Evaluation, Status, evaluate_weights
-from dcgan_eval.svm.problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
-from dcgan_eval.svm.products import product_nt
-from dcgan_eval.svm.rows import Rows
+from . import decide
+from .journal import LONG, Journal, digest_of_fit, digest_of_rows
+from .newton import NewtonResult, minimise
+from .objective import Evaluation, Status, evaluate_weights
+from .problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
+from .products import product_nt
+from .rows import Rows
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
 COARSE_DIM = 512

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dcgan_eval.svm import decide
+from . import decide
 
 Along = Callable[[torch.Tensor], torch.Tensor]
 

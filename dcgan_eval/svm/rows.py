@@ -12,9 +12,9 @@ import scipy.sparse
 import torch
 import torch.distributed as dist
 
-from dcgan_eval.devices import memory_share, to_device
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.products import product_nt
+from ..devices import memory_share, to_device
+from . import decide
+from .products import product_nt
 
 BLOCK_BYTES = 128 << 20
 """Bytes read at once: large enough for full GEMM speed, small enough to stay bounded."""

@@ -11,9 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dcgan_eval.errors import WeightsError
-from dcgan_eval.files import check_regular
-from dcgan_eval.svm.objective import Solution, Status
+from ..errors import WeightsError
+from ..files import check_regular
+from .objective import Solution, Status
 
 _FORMAT = "dcgan-eval-l2svm-1"
 _ARRAYS = ("W", "intercepts", "primal", "dual", "gaps")

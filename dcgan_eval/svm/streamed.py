@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from dcgan_eval.svm.journal import Journal
-from dcgan_eval.svm.objective import Evaluation, evaluate_weights
-from dcgan_eval.svm.primal import PrimalSpace
-from dcgan_eval.svm.problems import Problem, in_pieces, line_minimum
-from dcgan_eval.svm.rows import Rows
+from .journal import Journal
+from .objective import Evaluation, evaluate_weights
+from .primal import PrimalSpace
+from .problems import Problem, in_pieces, line_minimum
+from .rows import Rows
 
 _PIECE = (
     1 << 22

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from dcgan_eval.svm import decide
-from dcgan_eval.svm.problems import HingeProblem
+from . import decide
+from .problems import HingeProblem
 
 
 def encode(

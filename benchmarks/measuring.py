@@ -1,0 +1,92 @@
+"""What the benchmarks share: work in a process of its own, a busy neighbour, and a record that names the machine."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dcgan_eval import provenance
+from dcgan_eval.devices import has_fast_bfloat16
+
+
+def in_own_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run a function of a module in a fresh process, so that peak memory and threads are its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """Call a function; return its answer, with wall seconds, and peak memory before and after, in bytes."""
+    before, started = provenance.peak_memory_bytes(), time.perf_counter()
+    answer = function()
+    time_s = time.perf_counter() - started
+    return answer, {
+        "time_s": time_s,
+        "peak_bytes": provenance.peak_memory_bytes(),
+        "peak_before_bytes": before,
+    }
+
+
+@contextmanager
+def neighbour(busy: bool) -> Iterator[None]:
+    """Keep one processor busy, as another user of the machine would, until the block is left."""
+    if not busy:
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=_multiply, daemon=True)
+    process.start()
+    try:
+        time.sleep(3)  # until it has imported what it needs
+        yield
+    finally:
+        process.kill()
+
+
+def _multiply() -> None:
+    """Multiply matrices on one thread for ever."""
+    torch.set_num_threads(1)
+    A = torch.randn(512, 512)
+    while True:
+        A @ A
+
+
+def write_record(place: Path | None, benchmark: str, found: dict[str, Any]) -> None:
+    """Print what was found and, where a place is given, write it with versions, processor, command and git state."""
+    print(json.dumps(found, indent=1))
+    if place is None:
+        return
+    record = {"benchmark": benchmark, **found, "environment": environment()}
+    record |= {"command": provenance.command_line(), "git": provenance.git_state()}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Return a record's environment, with whether the processor multiplies bfloat16 in hardware."""
+    return provenance.environment() | {"bfloat16_in_hardware": has_fast_bfloat16(torch.device("cpu"))}
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Return a record's processor, instruction set and threads in words."""
+    found = record["environment"]
+    bfloat16 = "-BF16" if found.get("bfloat16_in_hardware") else ""
+    return f"{found['cpu']}, {found['instructions']}{bfloat16}, {found['num_threads']} threads"
+
+
+def easy_features(num_rows: int, num_features: int = 28_672, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (N, D) float32 of classes that hardly overlap, and labels: quickly fitted by every solver."""
+    random = np.random.default_rng(0)
+    y = random.integers(num_classes, size=num_rows)
+    means = random.standard_normal((num_classes, num_features), np.float32)
+    X = random.standard_normal((num_rows, num_features), np.float32)
+    X += 0.1 * means[y]
+    np.maximum(X, 0, out=X)
+    return X, y
