@@ -100,7 +100,7 @@ def main() -> None:
         for name, loop in loops.items():
             times[name].append(seconds(lambda loop=loop: next(loop), arguments.rounds, device))
     medians = {name: statistics.median(found) for name, found in times.items()}
-    rate, peak = flops_per_round(now) / medians["ours"], peak_flops_per_s(device)
+    rate, peak = flops_per_round(now, ContrastiveTrainer) / medians["ours"], peak_flops_per_s(device)
     found = {"recipe": now.as_dict(), "seconds_per_round": times}
     found["images_per_s"] = {name: now.batch_size / median for name, median in medians.items()}
     found["times_faster"] = {name: median / medians["ours"] for name, median in medians.items() if name != "ours"}

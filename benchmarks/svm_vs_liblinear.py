@@ -35,7 +35,7 @@ PATH_Cs = tuple(float(C) for C in (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3))
 def main() -> None:
     """Measure every case and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 4_000, 50_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 4_000, 50_000])
     parser.add_argument("--easy-rows", type=int, nargs="*", default=[1_000, 4_000])
     parser.add_argument("--liblinear-up-to", type=int, default=4_000)
     parser.add_argument("--C", type=float, default=1e-4)

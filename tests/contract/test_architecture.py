@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,17 @@ def test_the_report_needs_no_torch() -> None:
 def test_importing_the_package_is_free() -> None:
     code = "import sys, dcgan_eval; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py', 'logging')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_says_how(given: dict[str, str], kept: str | None) -> None:
+    code = "import os, dcgan_eval; print(os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(kept)
 
 
 def test_public_names_resolve() -> None:
