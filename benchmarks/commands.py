@@ -9,7 +9,6 @@ tell. ``svm cifar10`` starts from an empty cache; the probes find its features.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from measuring import write_record
+
+from dcgan_eval.records import load_record
 
 PROGRAM = (sys.executable, "-m", "dcgan_eval")
 SHORT: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -69,8 +70,8 @@ def recorded(command: str, folder: Path) -> dict[str, Any]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"dcgan-eval {command} ended with {process.returncode}")
-    record = json.loads(out.read_text())
-    found = {name: record[name] for name in ("score", "timings_s")}
+    record = load_record(out)
+    found = {"score": record.score, "timings_s": record.timings_s}
     return {"wall_s": wall, "peak_bytes": usage.ru_maxrss * 1024, **found}
 
 
