@@ -10,7 +10,6 @@ to the store's float16. Both take the same uint8 images in turn; medians over re
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import write_record
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from dcgan_eval import provenance
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.devices import has_fast_bfloat16, resolve_device
 from dcgan_eval.features.batchnorm import norm_layers
@@ -86,19 +85,8 @@ def _report(times: dict[str, list[float]], arguments: argparse.Namespace) -> Non
     ratios = {name: statistics.median(b / a for a, b in zip(times[name], times[peer], strict=True)) for name in ours}
     for name, speed in speeds.items():
         print(f"{name:36s} {speed:8.0f} images/s   {ratios.get(name, 1.0):.2f} x")
-    if arguments.out:
-        record = {
-            "benchmark": "features_throughput",
-            "num_images": arguments.images,
-            "num_repeats": arguments.repeats,
-            "images_per_s": speeds,
-            "ratio_to_peer": ratios,
-            "times_s": times,
-            "environment": provenance.environment(),
-            "command": provenance.command_line(),
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    found = {"num_images": arguments.images, "num_repeats": arguments.repeats, "images_per_s": speeds}
+    write_record(arguments.out, "features_throughput", found | {"ratio_to_peer": ratios, "times_s": times})
 
 
 if __name__ == "__main__":

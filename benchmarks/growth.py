@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import easy_features, in_own_process, machine, timed, write_record
+from measuring import easy_features, in_own_process, timed, write_record
+from performance import machine
 
 from dcgan_eval.baselines.knn import KnnClassifier
 from dcgan_eval.baselines.logistic import LogisticClassifier

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dcgan_eval  # noqa: F401 - before torch, as on the command line, so that threads that wait sleep soon
+
+# isort: split
 import numpy as np
 import torch
 
@@ -72,13 +75,6 @@ def write_record(place: Path | None, benchmark: str, found: dict[str, Any]) -> N
 def environment() -> dict[str, Any]:
     """Return a record's environment, with whether the processor multiplies bfloat16 in hardware."""
     return provenance.environment() | {"bfloat16_in_hardware": has_fast_bfloat16(torch.device("cpu"))}
-
-
-def machine(record: dict[str, Any]) -> str:
-    """Return a record's processor, instruction set and threads in words."""
-    found = record["environment"]
-    bfloat16 = "-BF16" if found.get("bfloat16_in_hardware") else ""
-    return f"{found['cpu']}, {found['instructions']}{bfloat16}, {found['num_threads']} threads"
 
 
 def easy_features(num_rows: int, num_features: int = 28_672, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:

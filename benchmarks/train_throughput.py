@@ -12,7 +12,6 @@ counts G's minibatches. The peak is a matrix product of 4,096 x 4,096 x 4,096 on
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import write_record
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from dcgan_eval import provenance
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.devices import arithmetic, fast_type
 from dcgan_eval.models.dcgan import build
@@ -130,8 +129,7 @@ def main() -> None:
             times[name].append(seconds(lambda loop=loop: next(loop), arguments.rounds, device))
     medians = {name: statistics.median(found) for name, found in times.items()}
     rate, peak = flops_per_round(config) / medians["ours"], peak_flops_per_s(device)
-    record = {
-        "benchmark": "train_throughput",
+    found = {
         "preset": arguments.preset,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "compiled": arguments.compile,
@@ -142,13 +140,8 @@ def main() -> None:
         "flops_per_s": rate,
         "peak_flops_per_s": peak,
         "share_of_peak": rate / peak,
-        "environment": provenance.environment(),
-        "git": provenance.git_state(),
-        "command": provenance.command_line(),
     }
-    print(json.dumps(record, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, "train_throughput", found)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,22 @@
-"""Write README's headline table and ``docs/results.md`` from the committed records; with ``--check`` only compare."""
+"""Write the tables of README, ``docs/results.md`` and ``docs/performance.md``; with ``--check`` only compare."""
 
 from __future__ import annotations
 
-import json
 import sys
+from collections import Counter
 from pathlib import Path
+
+import performance
 
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.paper_numbers import TABLES
 from dcgan_eval.report.paper_tables import table_rows, to_markdown
 from dcgan_eval.report.summary import markdown_summary, summarise
-from dcgan_eval.report.tables import INTERVALS, markdown_results
+from dcgan_eval.report.tables import INTERVALS, features_label, markdown_results
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
+README, RESULTS, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"
 HEADLINES = ("cifar10_l2svm_full", "cifar10_l2svm_400", "cifar10_small_l2svm", "svhn_small_l2svm_1000", "digits_l2svm")
-
-
-def svm_table() -> str:
-    """Return the table of ``svm_vs_liblinear.py`` from its record."""
-    record = json.loads((ROOT / "benchmarks" / "results" / "svm" / "vs_liblinear.json").read_text(encoding="utf-8"))
-    lines = [
-        "| rows | solver | time, s | relative duality gap | sum of objectives | peak memory, GB |",
-        "|" + "---|" * 6,
-    ]
-    for row in sorted(record["results"], key=lambda r: r["num_rows"]):
-        faster = f" ({row['times_faster']:.0f}x faster)" if "times_faster" in row else ""
-        lines.append(
-            f"| {row['num_rows']:,} | {row['side']} | {row['median_s']:.2f}{faster} | {row['gap']:.0e} | "
-            f"{row['objective']:.6f} | {row['peak_bytes'] / 1e9:.1f} |"
-        )
-    where = f"{record['environment']['cpu']}, {record['environment']['num_threads']} threads"
-    repeats = min(len(row["times_s"]) for row in record["results"] if "path" not in row["side"])
-    note = f"Ten classes, C = {record['C']:g}, 28,672 features, {where}; medians of {repeats} runs, of one for paths"
-    return "\n".join([*lines, "", f"{note} ([record](../benchmarks/results/svm/vs_liblinear.json)).", ""])
 
 
 def records() -> list[tuple[Path, Record]]:
@@ -44,9 +27,10 @@ def records() -> list[tuple[Path, Record]]:
 
 
 def headline() -> str:
-    """Return README's table: the protocols that matter most."""
+    """Return README's table: the protocols that matter most, and what was measured in more than one of them."""
     chosen = [item for item in records() if item[1].protocol in HEADLINES]
-    return markdown_summary(summarise(chosen))
+    scores = Counter(features_label(record) for _, record in chosen)
+    return markdown_summary(summarise([item for item in chosen if scores[features_label(item[1])] > 1]))
 
 
 def results() -> str:
@@ -57,7 +41,11 @@ def results() -> str:
     return "\n".join([*tables, "**Other data: accuracy %**\n", markdown_results(others, "../"), INTERVALS, ""])
 
 
-PARTS = {README: {"results": headline}, RESULTS: {"results": results, "svm": svm_table}}
+PARTS = {
+    README: {"results": headline, "performance": performance.short_table},
+    RESULTS: {"results": results},
+    PERFORMANCE: {"performance": performance.table, "svm": performance.svm_table, "growth": performance.slopes},
+}
 
 
 def updated(path: Path) -> str:

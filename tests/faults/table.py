@@ -36,7 +36,7 @@ class Row:
 
 
 ROWS = (
-    Row("kills", "features", 2, 6.0),
+    Row("kills", "features", 1, 6.0),
     Row("kills", "features of the discriminator", 1, 4.0),
     Row("kills", "pack", 2, 6.0),
     Row("kills", "train", 0, 2.0),

@@ -13,7 +13,7 @@ from svm_problems import Watch, correlated
 from torch._subclasses import FakeTensorMode
 
 from dcgan_eval.devices import memory_share
-from dcgan_eval.svm import decide, newton, problems, products
+from dcgan_eval.svm import decide, newton, problems
 from dcgan_eval.svm import rows as rows_module
 from dcgan_eval.svm.gram import GramSpace
 from dcgan_eval.svm.objective import Status, certificate
@@ -120,23 +120,6 @@ def test_float32_products_on_a_gpu_are_float32_whatever_the_process_allows():
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [60, 400])
-def test_the_route_of_a_product_with_a_large_transpose_suits_the_processor(instructions, dtype, rows, monkeypatch):
-    """NumPy where torch has no good kernel, torch elsewhere: threads of NumPy's took three times as long there."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
-    routes: list[str] = []
-    by_numpy = products._by_numpy
-    monkeypatch.setattr(products, "_by_numpy", lambda A, B: routes.append("NumPy") or by_numpy(A, B))
-    random = np.random.default_rng(rows)
-    R, X = random.standard_normal((7, rows)), random.standard_normal((rows, 28_672))
-    found = product_nt(torch.from_numpy(R).to(dtype), torch.from_numpy(X).to(dtype).T)
-    assert routes == (["NumPy"] if instructions == "AVX2" else [])
-    lost = torch.finfo(dtype).eps * (rows + 3) * (np.abs(R) @ np.abs(X))
-    assert (np.abs(found.double().numpy() - R @ X) <= lost).all()
 
 
 def to_plain(x: torch.Tensor, device: torch.device) -> torch.Tensor:

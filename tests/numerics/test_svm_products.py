@@ -1,4 +1,4 @@
-"""Products of few rows with a large matrix as it lies in memory, which NumPy makes on torch's threads."""
+"""Products of few rows with a large matrix as it lies in memory, which NumPy makes on torch's threads without AVX512."""
 
 from __future__ import annotations
 
@@ -21,9 +21,18 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=["AVX2", "AVX512"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What torch says of the processor."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    return str(request.param)
+
+
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
 @pytest.mark.parametrize("few", [1, 2, 17])
-def test_a_large_matrix_is_multiplied_as_it_lies(threads: int, few: int, dtype: torch.dtype, error: float) -> None:
+def test_a_large_matrix_is_multiplied_as_it_lies(
+    threads: int, instructions: str, few: int, dtype: torch.dtype, error: float
+) -> None:
     draw = np.random.default_rng(few)
     A, B = draw.normal(size=(few, 150)), draw.normal(size=(150, 10_007))
     A, B = (torch.from_numpy(each).to(dtype) for each in (A, B))
@@ -33,18 +42,22 @@ def test_a_large_matrix_is_multiplied_as_it_lies(threads: int, few: int, dtype: 
     assert np.abs(found.numpy() - expected).max() < error * np.abs(expected).max()
 
 
-def test_it_is_numpy_that_multiplies_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_is_numpy_that_multiplies_where_torch_is_slow(
+    instructions: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shapes, multiply = [], np.matmul
     monkeypatch.setattr(np, "matmul", lambda a, b, out: shapes.append((a.shape, b.shape)) or multiply(a, b, out=out))
-    A, B = torch.ones(10, 150, dtype=torch.float64), torch.ones(150, 10_007, dtype=torch.float64)
-    assert torch.equal(products.product_nt(A, B.T), torch.full((10, 10_007), 150.0, dtype=torch.float64))
-    assert sum(right[1] for _, right in shapes) == 10_007
+    A, B = torch.ones(10, 150, dtype=dtype), torch.ones(150, 10_007, dtype=dtype)
+    assert torch.equal(products.product_nt(A, B.T), torch.full((10, 10_007), 150.0, dtype=dtype))
+    assert sum(right[1] for _, right in shapes) == (10_007 if instructions == "AVX2" else 0)
     products.product_nt(A[:, :9], B[:9].T)  # too small to prepare
-    assert sum(right[1] for _, right in shapes) == 10_007
+    assert sum(right[1] for _, right in shapes) == (10_007 if instructions == "AVX2" else 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_multiplies_too(threads: int) -> None:
+def test_a_forked_process_multiplies_too(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     A, B = torch.ones(16, 150, dtype=torch.float64), torch.ones(150, 10_007, dtype=torch.float64)
     products.product_nt(A, B.T)
     child = os.fork()

@@ -1,0 +1,167 @@
+"""The tables of docs/performance.md, and README's, from the records of the benchmarks that have a peer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+LINK = "benchmarks/results/"
+IN_README = (
+    "ten L2-SVMs, 4,000 real rows",
+    "ten L2-SVMs, 1,000 easy rows",
+    "ten L2-SVMs, 1,000 easy rows, beside a busy process",
+)
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a benchmark's record."""
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Return a record's processor, instruction set and threads in words."""
+    found = record["environment"]
+    bfloat16 = "-BF16" if found.get("bfloat16_in_hardware") else ""
+    return f"{found['cpu']}, {found['instructions']}{bfloat16}, {found['num_threads']} threads"
+
+
+def table() -> str:
+    """Return all rows, with links to their records."""
+    lines = ["| | dcgan-eval | beside it | times faster | record |", "|---|---|---|---:|---|"]
+    lines += [
+        f"| {what} | {ours} | {peer} | {ratio} | [{name.split('/')[1]}](../{LINK}{name}.json) |"
+        for what, ours, peer, ratio, name in rows()
+    ]
+    return "\n".join([*lines, "", f"{machine(load('svm/vs_liblinear'))}.", ""])
+
+
+def short_table() -> str:
+    """Return README's rows."""
+    lines = ["| | dcgan-eval | beside it | times faster |", "|---|---|---|---:|"]
+    found = {what: (ours, peer, ratio) for what, ours, peer, ratio, _ in rows()}
+    lines += [f"| {what} | {' | '.join(found[what])} |" for what in IN_README]
+    where = machine(load("svm/vs_liblinear"))
+    note = f"{where}; each row and its peer in one run. More rows, what grows how, and what was missed: "
+    return "\n".join([*lines, "", f"{note}[docs/performance.md](docs/performance.md).", ""])
+
+
+def svm_table() -> str:
+    """Return what ``svm_vs_liblinear.py`` tells beside times."""
+    record = load("svm/vs_liblinear")
+    head = ["rows", "features", "solver", "time, s", "relative duality gap", "sum of objectives", "peak memory, GB"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in record["results"]:
+        data = row["data"] + (", beside a busy process" if row["busy_neighbour"] else "")
+        lines.append(
+            f"| {row['num_rows']:,} | {data} | {row['side']} | {row['median_s']:.2f} | {row['gap']:.0e} | "
+            f"{row['objective']:.6f} | {row['peak_bytes'] / 1e9:.1f} |"
+        )
+    repeats = min(len(row["times_s"]) for row in record["results"] if "path" not in row["side"])
+    C = f"C = {record['C']:g}, on paths 1e-6 to 1e-3"
+    note = f"Ten classes, 28,672 features, {C}; medians of {repeats} runs, of one for paths."
+    return "\n".join([*lines, "", note, ""])
+
+
+def slopes() -> str:
+    """Return how times grow: the slope between the two largest sizes of each curve."""
+    record = load("throughput/growth")
+    lines = ["| | from | to | time, s | slope | peak memory, GB |", "|---|---:|---:|---:|---:|---:|"]
+    for name, curve in record["growth"].items():
+        sizes, took, peaks = curve["sizes"], curve["time_s"], curve["peak_bytes"]
+        lines.append(
+            f"| {name} | {sizes[0]:,} | {sizes[-1]:,} | {took[0]:.2f}–{took[-1]:.2f} | {curve['slope']:.2f} | "
+            f"{peaks[0] / 1e9:.1f}–{peaks[-1] / 1e9:.1f} |"
+        )
+    return "\n".join([*lines, "", f"{machine(record)}.", ""])
+
+
+def rows() -> list[tuple[str, str, str, str, str]]:
+    """Return what was timed, our side, the peer, how many times faster ours is, and the record's name."""
+    return [*of_the_svm(), *of_the_probes(), *of_networks(), *of_commands()]
+
+
+def of_the_svm() -> list[tuple[str, str, str, str, str]]:
+    """Return the rows of ``svm_vs_liblinear.py``."""
+    name, found = "svm/vs_liblinear", []
+    cases: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in load(name)["results"]:
+        cases.setdefault((row["data"], row["num_rows"], row["busy_neighbour"]), {})[row["side"]] = row
+    for (data, count, busy), sides in cases.items():
+        ours, what = sides["ours"], "real" if data == "cifar10" else "easy"
+        where = ", beside a busy process" if busy else ""
+        if peer := sides.get("LinearSVC"):
+            case = f"ten L2-SVMs, {count:,} {what} rows{where}"
+            found.append((case, seconds(ours), f"`LinearSVC` {seconds(peer)}", times(ours["times_faster"]), name))
+        elif path := sides.get("path of 7 C"):
+            case = f"path of seven C, {count:,} rows"
+            found.append((case, seconds(path), f"one fit {seconds(ours)}", times(1 / path["times_one_fit"]), name))
+    return found
+
+
+def of_the_probes() -> list[tuple[str, str, str, str, str]]:
+    """Return the rows of logistic regression and nearest neighbours."""
+    found: list[tuple[str, str, str, str, str]] = []
+    name = "svm/logistic_vs_lbfgs"
+    for fit in load(name)["fits"]:
+        peer = fit["lbfgs"][-1]
+        case = f"logistic regression, C = {fit['C']:g}, 4,000 rows, equal objective"
+        ours, theirs = seconds(fit["ours"]), f"`LogisticRegression` {seconds(peer)}"
+        found.append((case, ours, theirs, times(fit["times_faster"]), name))
+    knn = load("throughput/knn_vs_faiss")
+    ours, theirs = (knn["sides"][side][-1] for side in ("ours", "faiss"))
+    case = f"exact {knn['k']} nearest of {knn['rows']:,} rows for {knn['queries']:,} queries"
+    ratio = times(1 / knn["times_as_long"])
+    return [*found, (case, seconds(ours), f"`faiss` flat {seconds(theirs)}", ratio, "throughput/knn_vs_faiss")]
+
+
+def of_networks() -> list[tuple[str, str, str, str, str]]:
+    """Return the rows of features and training."""
+    features, train, contrast = (load(f"throughput/{name}") for name in ("features", "train", "contrastive"))
+    speeds, peer = features["images_per_s"], "create_feature_extractor, float32"
+    found = [
+        (f"features, {side.split(', ')[1]}", per_s(speed), f"`create_feature_extractor` {per_s(speeds[peer])}",
+         times(speed / speeds[peer]), "throughput/features")
+        for side, speed in speeds.items() if side != peer
+    ]  # fmt: skip
+    speeds = train["real_images_per_s"]
+    found.append(("an update of D and G", per_s(speeds["ours"]), f"the usual loop {per_s(speeds['common'])}",
+                  times(train["times_faster"]), "throughput/train"))  # fmt: skip
+    speeds = contrast["images_per_s"]
+    found.append(("contrastive training", per_s(speeds["ours"]), f"the usual loop {per_s(speeds['usual'])}",
+                  times(contrast["times_faster"]["usual"]), "throughput/contrastive"))  # fmt: skip
+    return found
+
+
+def of_commands() -> list[tuple[str, str, str, str, str]]:
+    """Return the rows of whole commands; the short ones stand beside the import of PyTorch."""
+    name, found = "throughput/commands", []
+    record = load(name)
+    least = record["short"]["import torch"]["median_s"]
+    for command, row in record["short"].items():
+        if command != "import torch":
+            shown = command if command == "TAB" else f"`{command}`"
+            took = row["median_s"]
+            found.append((shown, f"{took:.2f} s", f"`import torch` {least:.1f} s", times(least / took), name))
+    for command, row in record["long"].items():
+        stages = ", ".join(f"{stage} {took:.0f}" for stage, took in row["timings_s"].items() if took >= 1)
+        found.append((f"`dcgan-eval {command}`", f"{row['wall_s']:.0f} s", f"of it: {stages}", "", name))
+    return found
+
+
+def seconds(row: dict[str, Any]) -> str:
+    """Return a time, the median where there are several."""
+    took = row.get("median_s", row["time_s"])
+    return f"{took:.2f} s" if took < 10 else f"{took:.0f} s"
+
+
+def per_s(speed: float) -> str:
+    """Return a speed."""
+    return f"{speed:,.0f} images/s"
+
+
+def times(ratio: float) -> str:
+    """Return how many times faster ours is; below one it is slower."""
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
