@@ -146,6 +146,7 @@ def of_commands(command: Callable[[int, Path], list[str]], sizes: tuple[int, ...
 def draw(record: dict[str, Any], place: Path) -> None:
     """Draw time and memory against each size."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     axes_of = {
         "rows": "rows of 28,672 features",
@@ -165,6 +166,8 @@ def draw(record: dict[str, Any], place: Path) -> None:
             panels[0, column].loglog(curve["sizes"], curve["time_s"], **style)
             panels[1, column].semilogx(curve["sizes"], [peak / 1e9 for peak in curve["peak_bytes"]], **style)
         panels[1, column].set_xlabel(label)
+        for panel in panels[:, column]:
+            panel.xaxis.set_minor_formatter(NullFormatter())
         panels[0, column].legend()
     panels[0, 0].set_ylabel("time, s")
     panels[1, 0].set_ylabel("peak memory, GB, data included")

@@ -83,6 +83,7 @@ def easy_features(num_rows: int, num_features: int = 28_672, num_classes: int = 
     y = random.integers(num_classes, size=num_rows)
     means = random.standard_normal((num_classes, num_features), np.float32)
     X = random.standard_normal((num_rows, num_features), np.float32)
-    X += 0.1 * means[y]
-    np.maximum(X, 0, out=X)
+    for row, label in zip(X, y, strict=True):  # one by one: memory is measured, too
+        row += 0.1 * means[label]
+        np.maximum(row, 0, out=row)
     return X, y

@@ -10,8 +10,13 @@ RESULTS = Path(__file__).parent / "results"
 LINK = "benchmarks/results/"
 IN_README = (
     "ten L2-SVMs, 4,000 real rows",
-    "ten L2-SVMs, 1,000 easy rows",
     "ten L2-SVMs, 1,000 easy rows, beside a busy process",
+    "logistic regression, C = 0.0001, 4,000 rows, equal objective",
+    "exact 50 nearest of 50,000 rows for 10,000 queries",
+    "features, float32",
+    "an update of D and G",
+    "contrastive training",
+    "`dcgan-eval svm cifar10`",
 )
 
 

@@ -1,4 +1,4 @@
-"""Products of few rows with a large matrix as it lies in memory, which NumPy makes on torch's threads without AVX512."""
+"""Products of few rows with a large matrix as it lies in memory: by NumPy on torch's threads, or by torch."""
 
 from __future__ import annotations
 

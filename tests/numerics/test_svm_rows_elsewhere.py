@@ -138,52 +138,61 @@ def many_rows() -> tuple[np.ndarray, np.ndarray]:
     return X.astype(np.float32), y
 
 
-def fit_here(folder: Path, scale: float, C: float) -> None:
+def shared_problems() -> dict[str, tuple[np.ndarray, np.ndarray, float, float]]:
+    """X, y, C and intercept scaling of fits that processes share: all directions coarse; principal ones only; known."""
+    known = known_optimum(301, 700, 1.0, seed=9)
+    found = {"known": (known.X, known.labels, 1.0, 0.0)}
+    for features in (60, 700):
+        X, y = correlated(301, features, 3, seed=6)
+        found[f"{features} features"] = (X, np.sort(y), 1e-3, 1.0)  # sorted, so that shards hold different classes
+    return found
+
+
+def fit_here(folder: Path) -> None:
     """Fit in one of several processes, on its rows; keep what it found."""
     dist.init_process_group("gloo")
-    data, rank, size = np.load(folder / "data.npz"), dist.get_rank(), dist.get_world_size()
+    rank, size = dist.get_rank(), dist.get_world_size()
     here = slice(*{2: [0, 200, 301], 3: [0, 20, 190, 301]}[size][rank : rank + 2])
-    found = fit_ovr(data["X"][here], data["y"][here], C, tol=1e-8, intercept_scaling=scale, group=dist.group.WORLD)
+    for name, (X, y, C, scale) in shared_problems().items():
+        found = fit_ovr(X[here], y[here], C, tol=1e-8, intercept_scaling=scale, group=dist.group.WORLD)
+        values = {name: getattr(found, name) for name in ("W", "primal", "gaps", "reason")}
+        np.savez(folder / f"{name} {rank}.npz", status=str(found.status), **values)
     X, y = many_rows()
     here = slice(rank * len(X) // size, (rank + 1) * len(X) // size)
-    loose = fit_ovr(X[here], y[here], 1e-3, group=dist.group.WORLD)
-    values = {name: getattr(found, name) for name in ("W", "primal", "gaps", "reason")}
-    np.savez(folder / f"{rank}.npz", status=str(found.status), loose=loose.W, **values)
+    np.savez(folder / f"loose {rank}.npz", W=fit_ovr(X[here], y[here], 1e-3, group=dist.group.WORLD).W)
     dist.destroy_process_group()
 
 
-def launch(folder: Path, processes: int, X: np.ndarray, y: np.ndarray, **how: float) -> list[dict[str, np.ndarray]]:
-    """Fit in several processes with unequal shards; return what each of them found."""
-    np.savez(folder / "data.npz", X=X, y=y)
-    in_processes(processes, fit_here, folder, how["scale"], how["C"])
-    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(processes)]
+@pytest.fixture(scope="module", params=[2, 3])
+def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each of several processes with unequal shards found, problem by problem."""
+    folder = tmp_path_factory.mktemp("shared")
+    in_processes(request.param, fit_here, folder)
+    names = [*shared_problems(), "loose"]
+    return {name: [dict(np.load(folder / f"{name} {rank}.npz")) for rank in range(request.param)] for name in names}
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("features", [60, 700])  # all directions coarse; principal ones only
-def test_processes_with_unequal_shards_reach_the_single_optimum(tmp_path, processes, features):
-    X, y = correlated(301, features, 3, seed=6)
-    y = np.sort(y)  # so that shards hold different classes
-    C = 1e-3
-    found = launch(tmp_path, processes, X, y, C=C, scale=1.0)
+@pytest.mark.parametrize("name", ["60 features", "700 features"])
+def test_processes_with_unequal_shards_reach_the_single_optimum(fitted, name):
+    X, y, C, _ = shared_problems()[name]
+    found = fitted[name]
     alone = fit_ovr(X, y, C, tol=1e-8, solver="primal")
     for result in found:
         assert str(result["status"]) == "converged"
-        assert f"{processes} processes" in str(result["reason"])
+        assert f"{len(found)} processes" in str(result["reason"])
         np.testing.assert_allclose(result["primal"], alone.primal, rtol=1e-6)  # what the single process is held to
         assert result["W"].tobytes() == found[0]["W"].tobytes()
 
 
-def test_processes_reach_the_constructed_optimum(tmp_path):
-    known = known_optimum(301, 700, 1.0, seed=9)
-    found = launch(tmp_path, 3, known.X, known.labels, C=1.0, scale=0.0)[0]
+def test_processes_reach_the_constructed_optimum(fitted):
+    known, W = known_optimum(301, 700, 1.0, seed=9), fitted["known"][0]["W"]
     # ||w - w*|| <= sqrt(2 P gap), 3e-4 of ||w*|| for a gap of 1e-8
-    np.testing.assert_allclose(found["W"][0], known.w, atol=3e-4 * np.linalg.norm(known.w))
-    assert dual_gap(known.X, known.signs, 1.0, found["W"][0])[1] <= 1.01e-8
+    np.testing.assert_allclose(W[0], known.w, atol=3e-4 * np.linalg.norm(known.w))
+    assert dual_gap(known.X, known.signs, 1.0, W[0])[1] <= 1.01e-8
     # At a gap of 1e-4 only who goes the same way from the same sample of rows ends at the same weights: from a sample
     # of each process's own it was 3e-3. What is left are float32 sums in another order.
     alone = fit_ovr(*many_rows(), 1e-3, solver="primal").W
-    assert np.linalg.norm(found["loose"] - alone) <= 2e-6 * np.linalg.norm(alone)
+    assert np.linalg.norm(fitted["loose"][0]["W"] - alone) <= 2e-6 * np.linalg.norm(alone)
 
 
 def as_float16(X: np.ndarray, folder: Path) -> Any:
