@@ -168,5 +168,7 @@ def per_s(speed: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """Return how many times faster ours is; below one it is slower."""
+    """Return how many times faster ours is; what takes longer is a fraction."""
+    if ratio < 1:
+        return f"1/{1 / ratio:.1f}"
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"

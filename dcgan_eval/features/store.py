@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .store_file import (
 )
 
 _READ_ROWS = 8 * BLOCK_ROWS
+_THREADS = 4  # that read blocks, beyond which memory is the limit
 
 
 class FeatureStore:
@@ -154,10 +156,15 @@ class FeatureStore:
         order = np.argsort(positions, kind="stable")
         sorted_positions = positions[order]
         X = np.empty((len(positions), view.shape[1]), self.dtype)
-        for block in np.unique(sorted_positions // BLOCK_ROWS):
-            start = int(block) * BLOCK_ROWS
+
+        def put(block: int) -> None:
+            start = block * BLOCK_ROWS
             low, high = np.searchsorted(sorted_positions, [start, start + BLOCK_ROWS])
-            X[order[low:high]] = view._block(int(block))[sorted_positions[low:high] - start]
+            X[order[low:high]] = view._block(block)[sorted_positions[low:high] - start]
+
+        # Checksums and the widening of float16 let other threads go on.
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            list(pool.map(put, np.unique(sorted_positions // BLOCK_ROWS).tolist()))
         return X if view._served is None else view._served(X)
 
     def blocks(self, num_rows: int = _READ_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
