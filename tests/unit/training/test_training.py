@@ -45,7 +45,9 @@ from dcgan_eval.training.schedule import Measurement
 from dcgan_eval.training.start import load_start
 from dcgan_eval.training.trainer import Trainer
 
-CONFIG = TrainingConfig(preset="svhn32", total_images=16 * 6, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)
+CONFIG = TrainingConfig(
+    preset="svhn32", width=16, total_images=16 * 6, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5
+)
 EVERY_ROUND = RunOptions(checkpoint_minutes=0.0)
 RESUME = RunOptions(resume=True)
 
@@ -120,8 +122,9 @@ if where == "write":
 else:
     trainer.step_generator = dying(trainer.step_generator)
 images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-config = TrainingConfig(preset="svhn32", total_images=96, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)
-loop.train(trainer.Trainer(config, images), folder, loop.RunOptions(checkpoint_minutes=0.0, part_bytes=8 << 20))
+config = dict(width=16, total_images=96, batch_size=8, seed=1, flip=True, shift=2, rotation=0.5)
+options = loop.RunOptions(checkpoint_minutes=0.0, part_bytes=512 << 10)
+loop.train(trainer.Trainer(TrainingConfig(preset="svhn32", **config), images), folder, options)
 """
 
 
@@ -204,7 +207,7 @@ def spoil(folder: Path) -> None:
 
 def test_damaged_checkpoints_are_seen_and_the_one_before_is_taken(images: np.ndarray, tmp_path: Path) -> None:
     for _ in range(2):
-        train(Trainer(CONFIG, images), tmp_path, RunOptions(resume=True, max_minutes=0.0, part_bytes=1 << 20))
+        train(Trainer(CONFIG, images), tmp_path, RunOptions(resume=True, max_minutes=0.0, part_bytes=64 << 10))
     older, newest = find_checkpoints(tmp_path)
     assert len(list(newest.glob("state.safetensors.*"))) > 5
     assert all(path.stat().st_size <= 1 << 20 for path in newest.iterdir())
@@ -260,8 +263,8 @@ def test_collapse_is_said_and_no_checkpoint_written_meanwhile(
 
 
 def test_a_run_starts_from_networks_of_an_earlier_one(images: np.ndarray, uninterrupted: Path, tmp_path: Path) -> None:
-    start = load_start(str(uninterrupted), get_preset("svhn32"))
-    alone = load_start(str(uninterrupted / "discriminator.safetensors"), get_preset("svhn32"))
+    start = load_start(str(uninterrupted), get_preset("svhn32", 16))
+    alone = load_start(str(uninterrupted / "discriminator.safetensors"), get_preset("svhn32", 16))
     assert alone.G is None
     assert all(torch.equal(a, b) for a, b in zip(alone.D.parameters(), start.D.parameters(), strict=True))
     config = replace(CONFIG, start=start.sha256)
@@ -270,7 +273,7 @@ def test_a_run_starts_from_networks_of_an_earlier_one(images: np.ndarray, uninte
     train(trainer, tmp_path, RunOptions(max_minutes=0.0), about=start.about)
     card = read_card(tmp_path / "generator.safetensors")["card"]
     assert card["started_from"] == {"name": uninterrupted.name, "seen_images": 96}
-    resumed = Trainer(config, images, start=load_start(str(uninterrupted), get_preset("svhn32")))
+    resumed = Trainer(config, images, start=load_start(str(uninterrupted), get_preset("svhn32", 16)))
     assert train(resumed, tmp_path, RESUME)["status"] == "finished"
     with pytest.raises(TrainingError, match="start cannot change"):
         train(Trainer(CONFIG, images), tmp_path, RESUME)
