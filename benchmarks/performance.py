@@ -83,6 +83,25 @@ def slopes() -> str:
     return "\n".join([*lines, "", f"{machine(record)}.", ""])
 
 
+def imagenet_table() -> str:
+    """Return the fits of ``imagenet_probe.py`` and what they say of all of ImageNet-1k."""
+    record = load("svm/imagenet-probe")
+    lines = ["| probe | rows | one fit, s | peak memory, GB | relative duality gap |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {run['probe']} | {run['num_rows']:,} | {run['time_s']:,.0f} | {run['peak_bytes'] / 1e9:.1f} | "
+        f"{run['gap']:.0e} |"
+        for run in record["runs"]
+    ]
+    found = [
+        f"{probe}: slope {whole['slopes'][-1]:.2f}, so one fit of {whole['full_rows']:,} rows would take "
+        f"{whole['one_fit_s'] / 3600:.1f} h, {whole['protocol_fits']} of them, as the protocol asks, "
+        f"{whole['protocol_s'] / 3600:.0f} h"
+        for probe, whole in record["extrapolated"].items()
+    ]
+    what = f"{record['num_features']:,} features, {record['num_classes']:,} classes, {record['memory_gb']:g} GB allowed"
+    return "\n".join([*lines, "", f"{what}; {machine(record)}. Extrapolated: {'; '.join(found)}.", ""])
+
+
 def rows() -> list[tuple[str, str, str, str, str]]:
     """Return what was timed, our side, the peer, how many times faster ours is, and the record's name."""
     return [*of_the_svm(), *of_the_probes(), *of_networks(), *of_commands()]

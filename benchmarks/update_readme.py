@@ -44,7 +44,12 @@ def results() -> str:
 PARTS = {
     README: {"results": headline, "performance": performance.short_table},
     RESULTS: {"results": results},
-    PERFORMANCE: {"performance": performance.table, "svm": performance.svm_table, "growth": performance.slopes},
+    PERFORMANCE: {
+        "performance": performance.table,
+        "svm": performance.svm_table,
+        "growth": performance.slopes,
+        "imagenet": performance.imagenet_table,
+    },
 }
 
 
