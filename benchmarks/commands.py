@@ -1,7 +1,7 @@
 """How long users wait for whole commands, in processes of their own, from pixels to the last line.
 
 The short ones beside what they cannot do without, ``import torch``; the long ones with the stages that their records
-tell. ``svm cifar10`` starts from an empty cache; the probes find its features.
+tell. ``svm cifar10`` starts from an empty cache; probes of the same images find its features.
 
     DCGAN_EVAL_DATA=~/data python benchmarks/commands.py --out benchmarks/results/throughput/commands.json
 """
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import write_record
+from measuring import timed_command, write_record
 
 from dcgan_eval.records import load_record
 
@@ -63,16 +63,12 @@ def recorded(command: str, folder: Path) -> dict[str, Any]:
     """Run a command that writes a record; return wall seconds, peak memory and what the record says."""
     out = folder / f"{command.replace(' ', '-')}.json"
     words = [*PROGRAM, *command.split(), "--cache-dir", str(folder / "cache"), "--record", str(out)]
-    started = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"dcgan-eval {command} ended with {process.returncode}")
+    found = timed_command(words)
     record = load_record(out)
-    found = {"score": record.score, "timings_s": record.timings_s}
-    return {"wall_s": wall, "peak_bytes": usage.ru_maxrss * 1024, **found}
+    return {"wall_s": found["time_s"], "peak_bytes": found["peak_bytes"]} | {
+        "score": record.score,
+        "timings_s": record.timings_s,
+    }
 
 
 if __name__ == "__main__":

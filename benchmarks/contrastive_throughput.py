@@ -23,7 +23,7 @@ from measuring import write_record
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-from train_throughput import our_loop, peak_flops_per_s, seconds
+from train_throughput import in_turns, our_loop, peak_flops_per_s
 
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.devices import arithmetic
@@ -93,12 +93,7 @@ def main() -> None:
         "ours, the recipe of 0.1": our_loop(ContrastiveTrainer(first, images)),
         "usual": usual_loop(now, images),
     }
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for loop in loops.values():
-        next(loop)  # warm up
-    for _ in range(arguments.turns):
-        for name, loop in loops.items():
-            times[name].append(seconds(lambda loop=loop: next(loop), arguments.rounds, device))
+    times = in_turns(loops, arguments.turns, arguments.rounds, device)
     medians = {name: statistics.median(found) for name, found in times.items()}
     rate, peak = flops_per_round(now, ContrastiveTrainer) / medians["ours"], peak_flops_per_s(device)
     found = {"recipe": now.as_dict(), "seconds_per_round": times}

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from train_throughput import common_loop, our_loop, peak_flops_per_s, seconds
+from train_throughput import common_loop, in_turns, our_loop, peak_flops_per_s, seconds
 
 from dcgan_eval import provenance
 from dcgan_eval.baselines.kmeans import run_kmeans
@@ -190,13 +190,7 @@ def training(sizes: Sizes, device: torch.device) -> dict[str, list[float]]:
     config = paper_recipe(sizes.preset, compute=arithmetic("auto", device)[0])
     trainer = Trainer(config, pixels, str(device))
     loops = {"ours": our_loop(trainer), "common": common_loop(sizes.preset, pixels, device, config.batch_size)}
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for loop in loops.values():
-        next(loop)  # warm up
-    for _ in range(sizes.turns):
-        for name, loop in loops.items():
-            times[name].append(seconds(lambda loop=loop: next(loop), sizes.rounds, device))
-    return times
+    return in_turns(loops, sizes.turns, sizes.rounds, device)
 
 
 def training_share(sizes: Sizes, device: torch.device) -> Found:

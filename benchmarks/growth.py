@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import easy_features, in_own_process, timed, write_record
+from measuring import easy_features, in_own_process, timed, timed_command, write_record
 from performance import machine
 
 from dcgan_eval.baselines.knn import KnnClassifier
@@ -119,17 +116,8 @@ def reported(count: int, folder: Path) -> list[str]:
 
 def of_command(words: list[str]) -> dict[str, Any]:
     """Return wall time and peak memory of a command, the least of two."""
-    found = []
-    for _ in range(2):
-        started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "dcgan_eval", *words], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"dcgan-eval {words[0]} ended with {process.returncode}")
-        found.append((time.perf_counter() - started, usage.ru_maxrss * 1024))
-    time_s, peak = map(min, zip(*found, strict=True))
-    return {"time_s": time_s, "peak_bytes": peak}
+    found = [timed_command([sys.executable, "-m", "dcgan_eval", *words]) for _ in range(2)]
+    return {name: min(run[name] for run in found) for name in found[0]}
 
 
 def of_commands(command: Callable[[int, Path], list[str]], sizes: tuple[int, ...]) -> dict[str, Any]:

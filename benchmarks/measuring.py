@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,18 @@ def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         "peak_bytes": provenance.peak_memory_bytes(),
         "peak_before_bytes": before,
     }
+
+
+def timed_command(words: Sequence[str]) -> dict[str, Any]:
+    """Run a command that must succeed, its output thrown away; return wall seconds and peak memory in bytes."""
+    started = time.perf_counter()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    time_s = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
+    return {"time_s": time_s, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 @contextmanager

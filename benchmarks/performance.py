@@ -8,6 +8,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LINK = "benchmarks/results/"
+Row = tuple[str, str, str, str, str]  # what was timed, our side, the peer, how many times faster ours is, the record
 IN_README = (
     "ten L2-SVMs, 4,000 real rows",
     "ten L2-SVMs, 1,000 easy rows, beside a busy process",
@@ -102,12 +103,12 @@ def imagenet_table() -> str:
     return "\n".join([*lines, "", f"{what}; {machine(record)}. Extrapolated: {'; '.join(found)}.", ""])
 
 
-def rows() -> list[tuple[str, str, str, str, str]]:
+def rows() -> list[Row]:
     """Return what was timed, our side, the peer, how many times faster ours is, and the record's name."""
     return [*of_the_svm(), *of_the_probes(), *of_networks(), *of_commands()]
 
 
-def of_the_svm() -> list[tuple[str, str, str, str, str]]:
+def of_the_svm() -> list[Row]:
     """Return the rows of ``svm_vs_liblinear.py``."""
     name, found = "svm/vs_liblinear", []
     cases: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
@@ -125,9 +126,9 @@ def of_the_svm() -> list[tuple[str, str, str, str, str]]:
     return found
 
 
-def of_the_probes() -> list[tuple[str, str, str, str, str]]:
+def of_the_probes() -> list[Row]:
     """Return the rows of logistic regression and nearest neighbours."""
-    found: list[tuple[str, str, str, str, str]] = []
+    found: list[Row] = []
     name = "svm/logistic_vs_lbfgs"
     for fit in load(name)["fits"]:
         peer = fit["lbfgs"][-1]
@@ -141,7 +142,7 @@ def of_the_probes() -> list[tuple[str, str, str, str, str]]:
     return [*found, (case, seconds(ours), f"`faiss` flat {seconds(theirs)}", ratio, "throughput/knn_vs_faiss")]
 
 
-def of_networks() -> list[tuple[str, str, str, str, str]]:
+def of_networks() -> list[Row]:
     """Return the rows of features and training."""
     features, train, contrast = (load(f"throughput/{name}") for name in ("features", "train", "contrastive"))
     speeds, peer = features["images_per_s"], "create_feature_extractor, float32"
@@ -159,7 +160,7 @@ def of_networks() -> list[tuple[str, str, str, str, str]]:
     return found
 
 
-def of_commands() -> list[tuple[str, str, str, str, str]]:
+def of_commands() -> list[Row]:
     """Return the rows of whole commands; the short ones stand beside the import of PyTorch."""
     name, found = "throughput/commands", []
     record = load(name)

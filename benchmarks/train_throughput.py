@@ -94,6 +94,17 @@ def seconds(step: Callable[[], Any], count: int, device: torch.device) -> float:
     return (time.perf_counter() - started) / count
 
 
+def in_turns(loops: dict[str, Iterator[None]], turns: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the wall time of a round of each loop, turn by turn, after one round of each to warm up."""
+    for loop in loops.values():
+        next(loop)
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(turns):
+        for name, loop in loops.items():
+            times[name].append(seconds(lambda loop=loop: next(loop), rounds, device))
+    return times
+
+
 def _wait(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
@@ -121,12 +132,7 @@ def main() -> None:
     config = paper_recipe(arguments.preset, compute=arithmetic("auto", device)[0])
     trainer = Trainer(config, images, str(device), compiled=arguments.compile)
     loops = {"ours": our_loop(trainer), "common": common_loop(arguments.preset, images, device, config.batch_size)}
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for loop in loops.values():
-        next(loop)  # warm up
-    for _ in range(arguments.turns):
-        for name, loop in loops.items():
-            times[name].append(seconds(lambda loop=loop: next(loop), arguments.rounds, device))
+    times = in_turns(loops, arguments.turns, arguments.rounds, device)
     medians = {name: statistics.median(found) for name, found in times.items()}
     rate, peak = flops_per_round(config) / medians["ours"], peak_flops_per_s(device)
     found = {

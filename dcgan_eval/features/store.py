@@ -31,7 +31,7 @@ from .store_file import (
 )
 
 _READ_ROWS = 8 * BLOCK_ROWS
-_THREADS = 4  # that read blocks, beyond which memory is the limit
+_THREADS = 4  # that read blocks at once, each holding one
 
 
 class FeatureStore:

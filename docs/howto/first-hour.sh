@@ -111,6 +111,7 @@ code=0
 dcgan-eval regress --suite mine.toml || code=$?
 test "$code" = 1 || { echo "the damage was not noticed: exit code $code" >&2; exit 1; }
 mv good.pth moco.pth
+dcgan-eval regress --suite mine.toml
 
 echo "== what all of this left in the cache"
 dcgan-eval cache list
