@@ -47,6 +47,10 @@ class GramSpace:
         """Return all losses, and what stands for X^T a: a itself."""
         return problem.losses(F).sum(0), problem.pull(F).T
 
+    def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all losses at new scores, and what stands for the change of X^T a: that of a itself."""
+        return problem.losses(after).sum(0), (problem.pull(after) - problem.pull(before)).T
+
     def at_rest(self, problem: Problem) -> torch.Tensor:
         """Return all losses at zero."""
         return problem.losses(self.no_scores(problem.num_columns)).sum(0)
@@ -66,6 +70,12 @@ class GramSpace:
             return slopes(problem, F, FP) if kept is None else slopes(problem.columns(kept), F[:, kept], FP[:, kept])
 
         return line_minimum(slopes_of, pu, pp)
+
+    def energy(
+        self, S: Curvature, U: tuple[torch.Tensor, torch.Tensor], V: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the inner products by the Hessian of vectors given with their scores."""
+        return self.inner(U[0], *V) + (U[1] * S.apply(slice(None), V[1])).sum(0)
 
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of the weights that a residual stands for: no part of it is seen to elsewhere."""

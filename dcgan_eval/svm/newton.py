@@ -1,8 +1,8 @@
-"""Batched truncated Newton-CG for linear models with an L2 penalty, in the primal or through a Gram matrix.
+"""Batched minimisation of linear models with an L2 penalty, in the primal or through a Gram matrix; truncated Newton.
 
 The same loop serves all: a *problem* says what the losses are (``problems``), a *space* how weights are stored and
-multiplied. In ``primal.PrimalSpace`` a vector is ``w`` itself, (K, D + 1); in ``gram.GramSpace`` it is ``u`` with
-``w = X^T u``, (K, N).
+multiplied, *steps* how to get on: Newton's here, after those of ``nonlinear_cg`` or alone. In ``primal.PrimalSpace``
+a vector is ``w`` itself, (K, D + 1); in ``gram.GramSpace`` it is ``u`` with ``w = X^T u``, (K, N).
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class Space(Protocol):
     def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses, (K,), and the vector that stands for X^T a; a is minus their derivative by the scores."""
 
+    def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all losses at new scores, (K,), and what stands for the change of X^T a since others."""
+
     def at_rest(self, problem: Problem) -> torch.Tensor:
         """Return all losses at zero, (K,)."""
 
@@ -72,6 +75,11 @@ class Space(Protocol):
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
         """Return the inner products of the weights that U and V stand for, (K,)."""
 
+    def energy(
+        self, S: Curvature, U: tuple[torch.Tensor, torch.Tensor], V: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the inner products by the Hessian of vectors given with their scores, (K,)."""
+
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of the part of a residual that :meth:`correct` will not see to, (K,)."""
 
@@ -99,7 +107,7 @@ class NewtonResult:
 
 
 @dataclass
-class _State:
+class State:
     """The iterate: vectors U, scores F, gradient G, objective and gap; ``exact`` when from float64 products."""
 
     U: torch.Tensor
@@ -119,11 +127,9 @@ def minimise(
     max_iter: int,
     accept: float | None = None,
     certify_start: bool = False,
+    steps: NewtonSteps | None = None,
 ) -> NewtonResult:
-    """Minimise ``1/2 ||w||^2 + sum_i loss_i(w.x_i)`` for K problems at once.
-
-    Generalised Newton with inexact CG steps (forcing terms after Eisenstat and Walker 1996, choice 2) and exact
-    minimisation along the step; problems that are solved are frozen.
+    """Minimise ``1/2 ||w||^2 + sum_i loss_i(w.x_i)`` for K problems at once; problems that are solved are frozen.
 
     Parameters
     ----------
@@ -139,6 +145,8 @@ def minimise(
         Outer iterations allowed.
     certify_start : bool
         Evaluate the start exactly at once, because it is thought to be the solution.
+    steps : NewtonSteps or None
+        How to get on; None: truncated Newton.
 
     Returns
     -------
@@ -151,35 +159,34 @@ def minimise(
     """
     state = _begin(space, problem, start, certify_start)
     limits = (tol, tol if accept is None else accept)
-    return _iterate(space, problem, state, limits, max_iter, _Progress(certify_start))
+    return _iterate(space, problem, state, limits, max_iter, steps or NewtonSteps(), _Progress(certify_start))
 
 
 def _iterate(
     space: Space,
     problem: Problem,
-    state: _State,
+    state: State,
     limits: tuple[float, float],
     max_iter: int,
+    steps: NewtonSteps,
     progress: _Progress,
 ) -> NewtonResult:
     """Step until the aim is reached, or progress stops, or iterations run out."""
     tol, accept = limits
-    eta = torch.full_like(state.gap, _LOOSEST)
     for iteration in range(max_iter + 1):
         last = iteration == max_iter
-        if state.exact is None and (last or progress.idle >= _PATIENCE or _within(state, tol)):
+        idle = progress.idle >= _PATIENCE
+        if state.exact is None and (last or idle or _within(state, tol)):
             state, progress.precise, progress.idle = _look(space, problem, state.U, state.F, True), True, 0
         progress.note(state)
         settled = progress.precise and (progress.idle > 0 or last)
-        status = _verdict(progress, accept if settled else tol, last)
+        stalled = progress.precise and progress.idle >= _PATIENCE
+        status = _verdict(progress.history[-1], accept if settled else tol, stalled, last)
         if status is not None:
             history = tuple(progress.history)
             return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, history)
-        before = state.gap
-        state = _advance(space, problem, state, eta, tol, progress.precise)
-        # choice 2 of Eisenstat and Walker: what is left of the gap (a squared norm), not above its safeguard
-        ratio = state.gap / before.clamp_min(1e-300)
-        eta = torch.where(ratio > 0.1, 0.3 * eta, 0.9 * ratio).clamp(1e-4, _LOOSEST)
+        U, F = steps(space, problem, state, tol)
+        state = _look(space, problem, U, F, progress.precise)
     raise AssertionError("the loop above always returns")
 
 
@@ -192,7 +199,7 @@ class _Progress:
     lowest: float = float("inf")
     history: list[float] = field(default_factory=list)
 
-    def note(self, state: _State) -> None:
+    def note(self, state: State) -> None:
         """Record an iterate."""
         gap, primal = decide.numbers(relative(state.gap, state.primal).max(), state.primal.sum())
         # an objective below zero is rounding: on it, too, only a fall counts
@@ -202,7 +209,7 @@ class _Progress:
         self.history.append(gap)
 
 
-def _begin(space: Space, problem: Problem, start: torch.Tensor | None, exact: bool) -> _State:
+def _begin(space: Space, problem: Problem, start: torch.Tensor | None, exact: bool) -> State:
     """Evaluate the start, replacing by zero what is worse than zero or not finite."""
     U = space.zeros(problem.num_columns) if start is None else start
     F = space.no_scores(problem.num_columns) if start is None or exact else space.scores(U)
@@ -217,55 +224,79 @@ def _begin(space: Space, problem: Problem, start: torch.Tensor | None, exact: bo
     return _look(space, problem, U.masked_fill(worse[:, None], 0), F.masked_fill(worse, 0), exact)
 
 
-def _within(state: _State, tol: float) -> bool:
+def _within(state: State, tol: float) -> bool:
     """Whether every problem has reached the tolerance."""
     return decide.holds(relative(state.gap, state.primal) <= tol)
 
 
-def _verdict(progress: _Progress, limit: float, last: bool) -> Status | None:
-    """Say how the loop ends here, or None when it goes on."""
-    gap = progress.history[-1]
+def _verdict(gap: float, limit: float, stalled: bool, last: bool) -> Status | None:
+    """Say how the loop ends at a gap, or None when it goes on."""
     if not np.isfinite(gap):
         return Status.NON_FINITE
     if gap <= limit:
         return Status.CONVERGED
-    stalled = progress.precise and progress.idle >= _PATIENCE
     return Status.MAX_ITERATIONS if last else Status.STALLED if stalled else None
 
 
-def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exact: bool) -> _State:
+def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exact: bool) -> State:
     """Evaluate an iterate; exactly when asked, else from the scores carried along."""
     if exact:
         found = space.exact(problem, U)
-        return _State(U, found.scores, found.gradient, found.primal, found.gap, found)
+        return State(U, found.scores, found.gradient, found.primal, found.gap, found)
     losses, pulled = space.look(problem, U, F)
     G, primal = U - pulled, 0.5 * _inner(space, problem, U, U, F) + losses
     # the gap is half the squared norm of the gradient: see objective.evaluate_weights
-    return _State(U, F, G, primal, 0.5 * _inner(space, problem, G, G).clamp_min(0))
+    return State(U, F, G, primal, 0.5 * _inner(space, problem, G, G).clamp_min(0))
 
 
-def _advance(space: Space, problem: Problem, state: _State, eta: torch.Tensor, tol: float, precise: bool) -> _State:
-    """Take one Newton step on the problems that are not solved yet."""
-    # A problem a good deal inside the tolerance rests, so that the last ones do not move it.
-    todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
-    some, F, U = problem.columns(todo), _columns(state.F, todo), state.U[todo]
-    goal = 2 * _SHARE * tol * state.primal[todo]  # ||g||^2 = 2 gap, see objective.evaluate_weights
-    S = space.curvature(some, U, F)
-    stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
-    step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
-    del S
-    # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.
-    t = space.line(some, (U, F), (step, step_scores))
-    t = torch.where(torch.isfinite(t), t, 0.0)
-    new_U, new_F = space.correct(some, U + t[:, None] * step, step_scores.mul_(t).add_(F))
-    if len(todo) < len(state.U):
-        new_U, new_F = state.U.index_copy(0, todo, new_U), state.F.index_copy(1, todo, new_F)
-    return _look(space, problem, new_U, new_F, precise)
+@dataclass
+class NewtonSteps:
+    """Generalised Newton with inexact CG steps and exact minimisation along the step.
+
+    Forcing terms after Eisenstat and Walker 1996, choice 2.
+    """
+
+    _eta: torch.Tensor | None = field(default=None, repr=False)
+    _before: torch.Tensor | None = field(default=None, repr=False)  # the gap at the last iterate
+
+    def __call__(self, space: Space, problem: Problem, state: State, tol: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one Newton step on the problems that are not solved yet."""
+        eta = self._forcing(state.gap)
+        # A problem a good deal inside the tolerance rests, so that the last ones do not move it.
+        todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
+        some, F, U = problem.columns(todo), columns_of(state.F, todo), state.U[todo]
+        goal = 2 * _SHARE * tol * state.primal[todo]  # ||g||^2 = 2 gap, see objective.evaluate_weights
+        S = space.curvature(some, U, F)
+        stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
+        step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
+        del S
+        # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.
+        t = space.line(some, (U, F), (step, step_scores))
+        t = torch.where(torch.isfinite(t), t, 0.0)
+        new_U, new_F = space.correct(some, U + t[:, None] * step, step_scores.mul_(t).add_(F))
+        if len(todo) < len(state.U):
+            new_U, new_F = state.U.index_copy(0, todo, new_U), state.F.index_copy(1, todo, new_F)
+        return new_U, new_F
+
+    def _forcing(self, gap: torch.Tensor) -> torch.Tensor:
+        """Return the share of the gradient's norm that a solution of the quadratic may leave."""
+        if self._eta is None or self._before is None:
+            self._eta = torch.full_like(gap, _LOOSEST)
+        else:  # what is left of the gap (a squared norm), not above its safeguard
+            ratio = gap / self._before.clamp_min(1e-300)
+            self._eta = torch.where(ratio > 0.1, 0.3 * self._eta, 0.9 * ratio).clamp(1e-4, _LOOSEST)
+        self._before = gap
+        return self._eta
 
 
-def _columns(F: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def columns_of(F: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Return some columns of scores; all of them are not copied."""
     return F if len(kept) == F.shape[1] else F[:, kept]
+
+
+def squared_norm(space: Space, problem: Problem, U: torch.Tensor, scores: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the squared norms of the weights that U stands for, joined as the problems are, (K,)."""
+    return _inner(space, problem, U, U, scores)
 
 
 def _inner(

@@ -17,7 +17,8 @@ import torch
 
 from . import decide
 from .journal import LONG, Journal, digest_of_fit, digest_of_rows
-from .newton import NewtonResult, minimise
+from .newton import NewtonResult, NewtonSteps, minimise
+from .nonlinear_cg import ConjugateSteps
 from .objective import Evaluation, Status, evaluate_weights
 from .problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
 from .products import product_nt
@@ -27,7 +28,6 @@ _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the princi
 COARSE_DIM = 512
 """Widths up to which every direction is coarse; above, there are no more coarse directions than half of it."""
 _MANY_COLUMNS = 64
-_CORRECTIONS = 2  # Newton steps of a correction: the second sees the kinks that the first has moved
 
 
 @dataclass
@@ -67,6 +67,10 @@ class PrimalSpace:
     _coarse: _Coarse | None = field(default=None, repr=False)
     _digest: str = field(default="", repr=False)
 
+    def steps(self) -> NewtonSteps:
+        """Return how to get on: by Newton's steps where all directions are coarse, and each takes few products."""
+        return ConjugateSteps() if self._strongest is not None else NewtonSteps()
+
     @property
     def resolves(self) -> bool:
         """Whether products are made in float64."""
@@ -82,6 +86,17 @@ class PrimalSpace:
         for part, block in self.rows.blocks():
             self.rows.backward(block, problem.rows(part).pull(F[part]), pulled)
         return self.rows.reduce(total_losses(problem, F)), self.rows.reduce(pulled)
+
+    def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all losses at new scores, (K,), and the change of X^T a since others, (K, D + 1), reading X once.
+
+        Products of a difference are rounded in proportion to it, so that a gradient that began exact stays so.
+        """
+        pulled = self.rows.zeros(after.shape[1])
+        for part, block in self.rows.blocks():
+            here = problem.rows(part)
+            self.rows.backward(block, here.pull(after[part]).sub_(here.pull(before[part])), pulled)
+        return self.rows.reduce(total_losses(problem, after)), self.rows.reduce(pulled)
 
     def at_rest(self, problem: Problem) -> torch.Tensor:
         """Return all losses at zero, (K,)."""
@@ -135,6 +150,15 @@ class PrimalSpace:
         """Return the inner products of the rows of U and V."""
         return (U * V).sum(1)
 
+    def energy(
+        self, S: Curvature, U: tuple[torch.Tensor, torch.Tensor], V: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the inner products by the Hessian of vectors given with their scores, (K,)."""
+        bent = torch.zeros_like(U[0][:, 0])
+        for part in pieces(*U[1].shape):
+            bent += (U[1][part] * S.apply(part, V[1][part])).sum(0)
+        return self.inner(U[0], V[0]) + self.rows.reduce(bent)
+
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of a residual without the directions that :meth:`correct` will see to, (K,)."""
         square = (R * R).sum(1)
@@ -148,7 +172,7 @@ class PrimalSpace:
         return evaluate_weights(self.rows, problem, U)
 
     def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Minimise the objective itself, over all rows, along the strongest directions: Newton with exact Hessians.
+        """Minimise the objective itself, over all rows, along the strongest directions: a Newton step.
 
         Without this a step that suits the tail moves rows across the hinge, and the strong directions multiply the
         change: the gap after the first Newton step was 370 times the gap before it.
@@ -158,22 +182,20 @@ class PrimalSpace:
             return U, F
         Z = self._ready().top
         assert Z is not None, "made together with the basis"
-        for _ in range(_CORRECTIONS):
-            pulled = torch.zeros(len(U), Z.shape[1], dtype=Z.dtype, device=Z.device)
-            for part in pieces(*F.shape):
-                pulled += product_nt(problem.rows(part).pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T)
-            # Galerkin: gradient and Hessian restricted to the basis B are B g and I + Z^T S Z, with Z = X B^T.
-            gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled.double())
-            hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal))
-            hessians.diagonal(dim1=1, dim2=2).add_(1)
-            # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
-            # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
-            step = -torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0].to(basis.dtype)
-            P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
-            t = self.line(problem, (U, F), (P, FP))
-            t = torch.where(torch.isfinite(t), t, 0.0)
-            U, F = U + t[:, None] * P, FP.mul_(t).add_(F)
-        return U, F
+        pulled = torch.zeros(len(U), Z.shape[1], dtype=Z.dtype, device=Z.device)
+        for part in pieces(*F.shape):
+            pulled += product_nt(problem.rows(part).pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T)
+        # Galerkin: gradient and Hessian restricted to the basis B are B g and I + Z^T S Z, with Z = X B^T.
+        gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled.double())
+        hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal))
+        hessians.diagonal(dim1=1, dim2=2).add_(1)
+        # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
+        # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
+        step = -torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0].to(basis.dtype)
+        P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
+        t = self.line(problem, (U, F), (P, FP))
+        t = torch.where(torch.isfinite(t), t, 0.0)
+        return U + t[:, None] * P, FP.mul_(t).add_(F)
 
     def preconditioner(self, S: Curvature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return a two-level preconditioner: exact on the coarse directions of a sample, a constant elsewhere."""
@@ -323,11 +345,13 @@ def solve_primal(
 
 def _solve(space: PrimalSpace, problem: Problem, start: torch.Tensor | None, how: dict[str, Any]) -> NewtonResult:
     """Run the Newton loop, in float64 from where the rounding of float32 products has stopped it."""
-    found = minimise(space, problem, start, **how)
+    found = minimise(space, problem, start, **how, steps=space.steps())
     if found.status is not Status.STALLED or space.resolves:
         return found
     rows = space.rows.in_double()
-    again = minimise(replace(space, rows=rows, _coarse=None), problem, found.U, **how | {"certify_start": False})
+    again = minimise(
+        replace(space, rows=rows, _coarse=None), problem, found.U, **how | {"certify_start": False}, steps=space.steps()
+    )
     space.rows.rows_read = rows.rows_read  # it went on counting
     history, iterations = found.history + again.history, found.iterations + again.iterations
     return replace(again, history=history, iterations=iterations)

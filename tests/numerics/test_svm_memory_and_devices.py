@@ -13,7 +13,7 @@ from svm_problems import Watch, correlated
 from torch._subclasses import FakeTensorMode
 
 from dcgan_eval.devices import memory_share
-from dcgan_eval.svm import decide, newton, problems
+from dcgan_eval.svm import decide, newton, nonlinear_cg, problems
 from dcgan_eval.svm import rows as rows_module
 from dcgan_eval.svm.gram import GramSpace
 from dcgan_eval.svm.objective import Status, certificate
@@ -85,13 +85,15 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decide, "numbers", lambda *values: [1.0] * len(values))
     monkeypatch.setattr(decide, "where", lambda condition: torch.arange(len(condition), device=condition.device))
     monkeypatch.setattr(newton, "_MAX_CG", 3)
+    monkeypatch.setattr(nonlinear_cg, "_STEPS", 2)
 
 
 def one_step(space: Any, problem: Any, num_columns: int) -> None:
-    """Take a Newton step from zero."""
+    """Take a Newton step from zero, and one of conjugate gradients."""
     state = newton._begin(space, problem, None, False)
     state = replace(state, gap=state.gap.abs())
-    newton._advance(space, problem, state, torch.full_like(state.gap, 0.1), 1e-4, True)
+    for steps in (newton.NewtonSteps(), nonlinear_cg.ConjugateSteps()):
+        steps(space, problem, state, 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["hinge", "softmax"])
