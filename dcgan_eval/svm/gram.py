@@ -39,6 +39,11 @@ class GramSpace:
         """Whether products are made in float64."""
         return self.gram.dtype == torch.float64
 
+    @property
+    def is_deflated(self) -> bool:
+        """No direction is seen to by itself."""
+        return False
+
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return X w, (N, K)."""
         return product_nt(U.to(self.gram.dtype), self.gram).double().T

@@ -38,6 +38,10 @@ class Space(Protocol):
     def resolves(self) -> bool:
         """Whether products are made in float64."""
 
+    @property
+    def is_deflated(self) -> bool:
+        """Whether :meth:`correct` sees to the strongest directions: then steps of conjugate gradients go far."""
+
     def scores(self, U: torch.Tensor) -> torch.Tensor:
         """Return X w, (N, K)."""
 

@@ -24,7 +24,7 @@ _GAIN = 0.01  # of the gap may be left after a round, for another one to be wort
 
 @dataclass
 class ConjugateSteps(NewtonSteps):
-    """Rounds of conjugate gradients while each makes the gap a hundred times smaller; then Newton's steps."""
+    """Rounds of conjugate gradients while each makes the gap a hundred times smaller; then, or elsewhere, Newton's."""
 
     _last: torch.Tensor | None = field(default=None, repr=False)  # the gap before the last round
 
@@ -33,7 +33,7 @@ class ConjugateSteps(NewtonSteps):
         aim = max(_SHARE * tol, _FINEST)
         pays = self._last is None or decide.holds(state.gap.max() < _GAIN * self._last)
         live = decide.where(state.gap > aim * state.primal)
-        if state.exact is not None or not pays or len(live) == 0:
+        if state.exact is not None or not (pays and space.is_deflated) or len(live) == 0:
             return super().__call__(space, problem, state, tol)
         self._last = state.gap.max()
         return _round(space, problem, state, live, aim)

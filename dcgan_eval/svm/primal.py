@@ -17,7 +17,7 @@ import torch
 
 from . import decide
 from .journal import LONG, Journal, digest_of_fit, digest_of_rows
-from .newton import NewtonResult, NewtonSteps, minimise
+from .newton import NewtonResult, minimise
 from .nonlinear_cg import ConjugateSteps
 from .objective import Evaluation, Status, evaluate_weights
 from .problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
@@ -67,9 +67,10 @@ class PrimalSpace:
     _coarse: _Coarse | None = field(default=None, repr=False)
     _digest: str = field(default="", repr=False)
 
-    def steps(self) -> NewtonSteps:
-        """Return how to get on: by Newton's steps where all directions are coarse, and each takes few products."""
-        return ConjugateSteps() if self._strongest is not None else NewtonSteps()
+    @property
+    def is_deflated(self) -> bool:
+        """Whether there are strongest directions, which :meth:`correct` sees to."""
+        return self._strongest is not None
 
     @property
     def resolves(self) -> bool:
@@ -345,12 +346,16 @@ def solve_primal(
 
 def _solve(space: PrimalSpace, problem: Problem, start: torch.Tensor | None, how: dict[str, Any]) -> NewtonResult:
     """Run the Newton loop, in float64 from where the rounding of float32 products has stopped it."""
-    found = minimise(space, problem, start, **how, steps=space.steps())
+    found = minimise(space, problem, start, **how, steps=ConjugateSteps())
     if found.status is not Status.STALLED or space.resolves:
         return found
     rows = space.rows.in_double()
     again = minimise(
-        replace(space, rows=rows, _coarse=None), problem, found.U, **how | {"certify_start": False}, steps=space.steps()
+        replace(space, rows=rows, _coarse=None),
+        problem,
+        found.U,
+        **how | {"certify_start": False},
+        steps=ConjugateSteps(),
     )
     space.rows.rows_read = rows.rows_read  # it went on counting
     history, iterations = found.history + again.history, found.iterations + again.iterations
