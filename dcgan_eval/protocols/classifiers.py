@@ -108,6 +108,14 @@ def keeping_fits(classifier: Classifier, journal: Journal | None) -> Classifier:
     return _with(classifier, "journal", journal)
 
 
+def looking_ahead(classifier: Classifier, num_certain: Callable[[], int]) -> Classifier:
+    """Return the classifier told how many of its next values are certain to be tried; itself where it fits one by one.
+
+    Values that are certain can be solved at once.
+    """
+    return _with(classifier, "num_certain", num_certain)
+
+
 def _with(classifier: Classifier, name: str, value: Any) -> Classifier:
     """Return a copy with another attribute; the classifier itself for None, and where it has no such attribute."""
     if value is None or not hasattr(classifier, name):
@@ -277,11 +285,12 @@ class SvmClassifier:
         self.mean_loss, self.relative, self.open_grid, self.device = mean_loss, relative, open_grid, device
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
         self.journal: Journal | None = None  # where long fits are written down, set by whoever runs them
+        self.num_certain: Callable[[], int] | None = None  # see :func:`looking_ahead`
 
     def path(self, X: Matrix, y: np.ndarray, X_val: Matrix) -> Iterator[tuple[SvmFit, np.ndarray]]:
         """Yield fits and validation predictions for ascending C, each warm-started from the one before."""
         how, unit, num_rows = self._how(X)
-        solutions = fit_path(X, y, [C / unit for C in self.values], **how)
+        solutions = fit_path(X, y, [C / unit for C in self.values], together=self.num_certain or 1, **how)
         for C, solution in zip(self.values, solutions, strict=True):
             yield SvmFit(C, num_rows, solution), solution.predict(X_val, allow_unconverged=True, device=self.device)
 

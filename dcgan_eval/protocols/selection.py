@@ -11,7 +11,7 @@ import torch
 
 from ..data.imageset import ImageSet
 from ..progress import no_progress
-from .classifiers import Classifier, has_open_grid, with_values
+from .classifiers import Classifier, has_open_grid, looking_ahead, with_values
 from .matrix import Matrix
 from .run import Run, accepted, is_accepted, named, start
 from .settings import DEFAULTS, Settings
@@ -70,7 +70,7 @@ def curve_of(run: Run, X: Matrix, y: np.ndarray, X_val: Matrix, label: str) -> l
     encoder are is not known.
     """
     search = Search(run, X, y, X_val, label)
-    search.walk(run.classifier, search.is_over)
+    search.walk(looking_ahead(run.classifier, search.num_certain), search.is_over)
     if run.has_open_grid:
         search.widen()
     run.progress(f"{label}{run.classifier.parameter} chosen on {len(run.rows) - run.num_kept:,} validation rows", 1, 1)
@@ -104,12 +104,21 @@ class Search:
             if is_over():
                 break
 
+    def num_certain(self) -> int:
+        """Return how many of the next values will be tried however they turn out, at least one."""
+        return max(1, self.run.classifier.patience - self._num_since_best())
+
     def is_over(self) -> bool:
         """Whether as many values as the classifier has patience for were no better than the best before them."""
         run, scores = self.run, [row["score"] for row in self.curve]
         if run.has_open_grid and (run.protocol.relative or min(scores) == max(scores) < 1):
             return False  # equal ones at the start are a plateau below the rise
-        return len(scores) - 1 - scores.index(max(scores)) >= run.classifier.patience
+        return self._num_since_best() >= run.classifier.patience
+
+    def _num_since_best(self) -> int:
+        """Return how many values were tried after the best; -1 before the first."""
+        scores = [row["score"] for row in self.curve]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else -1
 
     def widen(self) -> None:
         """Try smaller values while the smallest is best or all are equal, then larger ones while the largest is."""

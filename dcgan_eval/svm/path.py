@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any, Literal
@@ -38,6 +38,8 @@ GRAM_MAX_ROWS = 8_000
 
 LEAST_COLUMNS = 16
 """Classes solved at once however little memory there is: X is read anew for every block of them."""
+
+_MANY_COLUMNS = 100  # solved at once; more of them multiply no faster, for each
 
 _SAMPLE_TOL = 1e-2  # a start need not be better: the sample differs from the whole by far more
 
@@ -184,14 +186,14 @@ class Fitter:
         itemsize = 8 if rows.dtype == torch.float64 else 4
         return choose_solver(rows.num_rows, rows.num_features, memory_bytes=self.memory_bytes // 4, itemsize=itemsize)
 
-    def _column_blocks(self) -> list[slice]:
+    def _column_blocks(self, total: int) -> list[slice]:
         """Return the columns to solve together: all, or as many as the memory allows.
 
         For each column the solver keeps about six float64 arrays of N scores and twelve of D + 1 weights, and a Hessian
         along the coarse directions with its factor and inverse; all share the rows along the strongest directions. A
         hundred columns multiply as fast, for each, as all.
         """
-        rows, total, space = self.rows, self.problem.num_columns, self._primal
+        rows, space = self.rows, self._primal
         is_small = rows.num_features < COARSE_DIM
         coarse = rows.num_features + 1 if is_small else space.max_rank
         shared = 0 if is_small else 4 * rows.num_rows * space.top_rank
@@ -221,21 +223,34 @@ class Fitter:
         ValueError
             When C is not positive, or the warm start has another shape.
         """
-        check_positive("C", C, "1e-4")
+        return self.fit_together([C], warm_start)[0]
+
+    def fit_together(self, costs: Sequence[float], warm_start: Solution | None = None) -> list[Solution]:
+        """Fit at several C at once, reading X for all of them together, each from ``warm_start``; as :meth:`fit`."""
+        for C in costs:
+            check_positive("C", C, "1e-4")
         with serial(self.rows.num_rows * self.rows.num_features <= SERIAL_ENTRIES):
-            return self._fit(C, warm_start)
+            return self._fit(costs, warm_start)
 
-    def _fit(self, C: float, warm_start: Solution | None) -> Solution:
-        """Fit at a valid C, one block of columns after the other."""
+    def num_together(self, wanted: int) -> int:
+        """Return how many values of C to solve at once: one through a Gram matrix, whose inverse is made for it."""
+        if self.choice.solver == "gram":
+            return 1
+        return max(1, min(wanted, _MANY_COLUMNS // self.problem.num_columns))
+
+    def _fit(self, costs: Sequence[float], warm_start: Solution | None) -> list[Solution]:
+        """Fit at valid costs, one block of columns after the other."""
         began, read = time.perf_counter(), self.rows.rows_read
-        given = None if warm_start is None else self._weights_of(warm_start)
-        parts = [self._fit_columns(C, part, given) for part in self._column_blocks()]
-        passes = -(-(self.rows.rows_read - read) // max(1, self.rows.num_rows))
-        return self._solution(C, parts, passes, time.perf_counter() - began)
+        given = None if warm_start is None else self._weights_of(warm_start).repeat(len(costs), 1)
+        problem = self.problem.at_each(costs)
+        blocks = self._column_blocks(problem.num_columns)
+        parts = [self._fit_columns(problem.columns(part), part, given) for part in blocks]
+        passes = -(-(self.rows.rows_read - read) // max(1, self.rows.num_rows * len(costs)))
+        return self._solutions(costs, parts, passes, (time.perf_counter() - began) / len(costs))
 
-    def _fit_columns(self, C: float, part: slice, given: torch.Tensor | None) -> _Part:
+    def _fit_columns(self, problem: HingeProblem, part: slice, given: torch.Tensor | None) -> _Part:
         """Fit some of the columns, from a start (K, D + 1) for all of them if there is one."""
-        problem, iterations, name = self.problem.at(C).columns(part), 0, str(self.choice.solver)
+        iterations, name = 0, str(self.choice.solver)
         start: torch.Tensor | None
         if self.choice.solver == "gram":
             start, iterations = self._through_gram(problem, part.start)
@@ -296,30 +311,38 @@ class Fitter:
             start[:, -1] = torch.as_tensor(solution.intercepts, device=start.device) / self.rows.scale
         return start
 
-    def _solution(self, C: float, parts: list[_Part], passes: int, time_s: float) -> Solution:
-        """Pack the blocks of columns with their certificates."""
+    def _solutions(self, costs: Sequence[float], parts: list[_Part], passes: int, time_s: float) -> list[Solution]:
+        """Pack the blocks of columns with their certificates, a solution for each cost."""
         U = torch.cat([part.U for part in parts]).cpu().numpy()
         primal, dual, gaps = (
             torch.cat(values).cpu().numpy() for values in zip(*(p.bounds for p in parts), strict=True)
         )
-        return Solution(
-            W=np.ascontiguousarray(U[:, :-1]),
-            intercepts=U[:, -1] * self.rows.scale,  # s b, with b the regularised weight
-            classes=self.classes,
-            C=float(C),
-            status=next((p.status for p in parts if p.status is not Status.CONVERGED), Status.CONVERGED),
-            primal=primal,
-            dual=dual,
-            gaps=gaps,
-            newton_iterations=max(part.iterations for part in parts),
-            passes=passes,
-            time_s=time_s,
-            solver=max((part.solver for part in parts), key=len),
-            reason=self.choice.reason,
-            device=str(self.rows.device),
-            intercept_scaling=self.rows.scale,
-            history=tuple(max(gaps) for gaps in zip_longest(*(p.history for p in parts), fillvalue=0.0)),
-        )
+        num, fell_short = self.problem.num_columns, [p.status for p in parts if p.status is not Status.CONVERGED]
+        history = tuple(max(values) for values in zip_longest(*(p.history for p in parts), fillvalue=0.0))
+        solutions = []
+        for k, C in enumerate(costs):
+            own = slice(k * num, (k + 1) * num)
+            is_converged = not fell_short or bool((gaps[own] <= self.options.tol).all())
+            solution = Solution(
+                W=np.ascontiguousarray(U[own, :-1]),
+                intercepts=U[own, -1] * self.rows.scale,  # s b, with b the regularised weight
+                classes=self.classes,
+                C=float(C),
+                status=Status.CONVERGED if is_converged else fell_short[0],
+                primal=primal[own],
+                dual=dual[own],
+                gaps=gaps[own],
+                newton_iterations=max(part.iterations for part in parts),
+                passes=passes,
+                time_s=time_s,
+                solver=max((part.solver for part in parts), key=len),
+                reason=self.choice.reason,
+                device=str(self.rows.device),
+                intercept_scaling=self.rows.scale,
+                history=history,
+            )
+            solutions.append(solution)
+        return solutions
 
 
 def _device_of(X: Any) -> torch.device:
@@ -421,6 +444,7 @@ def fit_path(
     device: torch.device | str | None = None,
     memory_bytes: int | None = None,
     journal: Journal | None = None,
+    together: int | Callable[[], int] = 1,
 ) -> Iterator[Solution]:
     """Fit a path over ascending C, each warm-started from the one before; stop early by leaving the loop.
 
@@ -430,11 +454,16 @@ def fit_path(
         As for :func:`fit_ovr`.
     Cs : iterable of float
         Costs; fitted in ascending order.
+    together : int or callable
+        How many of them to solve at once, or what is asked for it before each time. Reading X for several takes less
+        time than for one after the other, but all of them are fitted before the first can be looked at. Through a Gram
+        matrix it is always one.
 
     Returns
     -------
     iterator of Solution
-        In ascending order of C. The Gram matrix, or the preconditioner's sample, is shared by all.
+        In ascending order of C; times and passes are shared evenly by those that were solved at once. The Gram matrix,
+        or the preconditioner's sample, is shared by all.
 
     Raises
     ------
@@ -447,12 +476,14 @@ def fit_path(
     options = FitOptions(tol, max_iter, solver, intercept_scaling)
     where: dict[str, Any] = {"group": group, "device": device, "memory_bytes": memory_bytes, "journal": journal}
     fitter = Fitter(X, y, options, class_weight, sample_weight, **where)
-    return _walk(fitter, costs)
+    return _walk(fitter, costs, together if callable(together) else lambda: together)
 
 
-def _walk(fitter: Fitter, costs: list[float]) -> Iterator[Solution]:
+def _walk(fitter: Fitter, costs: list[float], together: Callable[[], int]) -> Iterator[Solution]:
     """Yield the solutions of a path."""
-    solution: Solution | None = None
-    for C in costs:
-        solution = fitter.fit(C, solution)
-        yield solution
+    last: Solution | None = None
+    while costs:
+        count = fitter.num_together(together())
+        solutions = fitter.fit_together(costs[:count], last)
+        yield from solutions
+        last, costs = solutions[-1], costs[count:]

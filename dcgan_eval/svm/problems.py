@@ -5,7 +5,7 @@ Targets are integer labels throughout; the signs of the one-vs-rest problems exi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ Along = Callable[[torch.Tensor], torch.Tensor]
 
 _PIECE = 1 << 20  # scores looked at together: they stay in the processor's cache, and what is made of them is small
 _SHORTEST = 256  # rows
+_KEPT_PIECES = 8
 _MANY_COLUMNS = 32
 
 
@@ -70,7 +71,7 @@ class Problem(Protocol):
         """Return the (generalised) second derivative at F."""
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
-        """Return a function of t (K,): both derivatives of the losses by t at F + t step, (N, 2, K)."""
+        """Return a function of t (K,): both derivatives by t of the sum of the losses at F + t step, (2, K)."""
 
     def columns(self, kept: torch.Tensor | slice) -> Problem:
         """Return the problem of some columns."""
@@ -130,7 +131,7 @@ class HingeProblem:
     index : torch.Tensor
         Class of each row, int64 (N,).
     targets : torch.Tensor
-        The class whose sign is +1 in each column, int64 (K,), ascending.
+        The class whose sign is +1 in each column, int64 (K,); one class in several columns, where their costs differ.
     positive, negative : torch.Tensor
         Costs of the rows with sign +1 and of the others, float64 (K,).
     weight : torch.Tensor or None
@@ -155,6 +156,12 @@ class HingeProblem:
         """Return the problem at another cost, all weights times C."""
         return replace(self, positive=C * self.positive, negative=C * self.negative)
 
+    def at_each(self, costs: Sequence[float]) -> HingeProblem:
+        """Return the problems at several costs side by side, all K columns of the first before those of the next."""
+        at = [self.at(C) for C in costs]
+        positive, negative = (torch.cat([getattr(p, name) for p in at]) for name in ("positive", "negative"))
+        return replace(self, targets=self.targets.repeat(len(at)), positive=positive, negative=negative)
+
     def join(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values as they are."""
         return values
@@ -172,13 +179,15 @@ class HingeProblem:
         return HingeCurvature(self._signed(F) < 1, 2 * self._cost())
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
-        """Return ``t -> (-2 c r h, 2 c r^2 [h > 0])`` with ``h = max(0, 1 - y f - t r)`` and ``r = y step``."""
-        cost, slack, rate = 2 * self._cost(), 1 - self._signed(F), self._signed(step)
+        """Return ``t -> sum (-2 c r h, 2 c r^2 [h > 0])`` with ``h = max(0, 1 - y f - t r)`` and ``r = y step``."""
+        slack, rate = 1 - self._signed(F), self._signed(step)
+        pulled = 2 * self._cost() * rate
+        bent = pulled * rate
 
         def at(t: torch.Tensor) -> torch.Tensor:
-            hinge = (slack - t * rate).clamp_min(0)  # 1 - y (f + t step), (N, K)
-            pulled = cost * rate
-            return torch.stack([-pulled * hinge, pulled * rate * (hinge > 0)], dim=1)
+            hinge = torch.addcmul(slack, t, rate, value=-1).clamp_min_(0)  # 1 - y (f + t step), (N, K)
+            second = torch.where(hinge > 0, bent, 0.0).sum(0)
+            return torch.stack([-hinge.mul_(pulled).sum(0), second])
 
         return at
 
@@ -199,11 +208,8 @@ class HingeProblem:
         return replace(self, index=gather(self.index), weight=weight)
 
     def _signed(self, F: torch.Tensor) -> torch.Tensor:
-        """Return ``y F``; the signs (N, K) themselves are never stored: one in each row, at most, is +1."""
-        place = torch.searchsorted(self.targets, self.index).clamp_max_(len(self.targets) - 1)[:, None]  # they ascend
-        own = F.gather(1, place)
-        is_own = self.targets[place] == self.index[:, None]
-        return F.neg().scatter_(1, place, torch.where(is_own, own, -own))
+        """Return ``y F``."""
+        return torch.where(self.index[:, None] == self.targets, F, -F)
 
     def _cost(self) -> torch.Tensor:
         """Return the cost of each row and column, broadcastable to (N, K)."""
@@ -251,14 +257,14 @@ class SoftmaxProblem:
         return SoftmaxCurvature(F.softmax(1), self.C)
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
-        """Return ``t -> C ((p - onehot(y)).s, p.s^2 - (p.s)^2)`` with ``p = softmax(f + t s)`` and s the step."""
+        """Return ``t -> C sum ((p - onehot(y)).s, p.s^2 - (p.s)^2)`` with ``p = softmax(f + t s)`` and s the step."""
         own = step.gather(1, self.index[:, None])
 
         def at(t: torch.Tensor) -> torch.Tensor:
             p = (F + t * step).softmax(1)
             mean = (p * step).sum(1, keepdim=True)  # of the step under the softmax
             spread = (p * (step - mean).square_()).sum(1, keepdim=True)  # p.s^2 - (p.s)^2 without cancellation
-            return self.C * torch.stack([mean - own, spread], dim=1).expand(-1, -1, self.num_columns)
+            return self.C * torch.stack([(mean - own).sum(0), spread.sum(0)]).expand(-1, self.num_columns)
 
         return at
 
@@ -324,13 +330,11 @@ def in_pieces(blocks: Iterable[tuple[slice, torch.Tensor]], num_columns: int) ->
 def slopes(problem: Problem, F: torch.Tensor, step: torch.Tensor) -> Along:
     """Return a function of t (K,): both derivatives of the losses by t at F + t step, summed over the rows, (2, K)."""
     parts = pieces(*F.shape)
-    if len(parts) <= 1:
-        along = problem.along(F, step)
-        return lambda t: along(t).sum(0)
+    if len(parts) <= _KEPT_PIECES:
+        kept = [problem.rows(part).along(F[part], step[part]) for part in parts]
+        return lambda t: sum((along(t) for along in kept), torch.zeros_like(t))
     # made anew for every t, because what could be kept is as large as all scores, several times
-    return lambda t: sum(
-        (problem.rows(part).along(F[part], step[part])(t).sum(0) for part in parts), torch.zeros_like(t)
-    )
+    return lambda t: sum((problem.rows(part).along(F[part], step[part])(t) for part in parts), torch.zeros_like(t))
 
 
 def total_losses(problem: Problem, F: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,7 @@ class StreamedSpace(PrimalSpace):
             both = U.new_zeros(2, len(U))
             for part, block in in_pieces(self.rows.blocks(), 2 * len(U)):
                 at, along = torch.split(self.rows.forward(block, V), len(U), dim=1)
-                both += problem.rows(part).along(at, along)(t).sum(0)
+                both += problem.rows(part).along(at, along)(t)
             return self.rows.reduce(both)
 
         return line_minimum(lambda kept: slopes, pu, pp, _LENGTH)  # all columns make one problem: none is left behind

@@ -52,7 +52,7 @@ def test_a_killed_path_goes_on_and_ends_with_the_same_bits(
     X = np.maximum(X, 0).astype(np.float32)
     monkeypatch.setattr(primal, "LONG", 0)
     monkeypatch.setattr(
-        path.Fitter, "_column_blocks", lambda self: [slice(k, k + 9 // parts) for k in range(0, 9, 9 // parts)]
+        path.Fitter, "_column_blocks", lambda self, total: [slice(k, k + 9 // parts) for k in range(0, 9, 9 // parts)]
     )
     counted, expected = Counted(monkeypatch), classifier(kind)
     whole = [fit for fit, _ in expected.path(X, y, X[:9])]

@@ -30,7 +30,7 @@ def test_a_thousand_classes_are_solved_in_blocks_within_the_memory(monkeypatch):
     X, y = correlated(2000, 24, 100, seed=1)
     X, memory = X.astype(np.float32), 4 << 20
     fitter = Fitter(X, y, FitOptions(tol=1e-4, solver="primal"), memory_bytes=memory)
-    blocks = fitter._column_blocks()
+    blocks = fitter._column_blocks(fitter.problem.num_columns)
     assert len(blocks) > 2
     assert np.concatenate([np.arange(100)[block] for block in blocks]).tolist() == list(range(100))
     with Watch() as watch:
@@ -72,7 +72,7 @@ def test_derivatives_are_those_of_the_losses(kind):
     torch.testing.assert_close(
         problem.curvature(F).diagonal.sum(), torch.autograd.functional.hessian(total, F).reshape(28, 28).trace()
     )
-    first, second = problem.along(F, step)(torch.zeros(4, dtype=torch.float64)).sum(0) * share
+    first, second = problem.along(F, step)(torch.zeros(4, dtype=torch.float64)) * share
     torch.testing.assert_close(first.sum(), (gradient * step).sum())
     torch.testing.assert_close(second.sum(), (curved * step).sum())
 
@@ -172,7 +172,7 @@ def test_a_whole_fit_on_a_gpu_asks_nothing_of_it_but_through_decide(kind, solver
     with FakeTensorMode():
         X = on_device(kind, monkeypatch).X
         fitter = Fitter(X, y, FitOptions(solver=solver, max_iter=2), device="cuda", memory_bytes=0)
-        part = fitter._fit_columns(0.1, slice(0, 3), None)
+        part = fitter._fit_columns(fitter.problem.at(0.1), slice(0, 3), None)
         assert {t.device.type for t in (part.U, *part.bounds)} == {"cuda"}
         assert fitter.rows.X.dtype == torch.float16
 

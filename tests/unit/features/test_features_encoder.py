@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dcgan_eval.errors import DcganEvalError
+from dcgan_eval.features import batchnorm
 from dcgan_eval.features.batchnorm import dataset_statistics, frozen, norm_layers
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.pooling import pool_to_grid
@@ -116,3 +117,14 @@ def test_untrained_seed_must_be_a_number() -> None:
     with pytest.raises(DcganEvalError, match="no number"):
         load_encoder("untrained:svhn32:x")
     assert np.isfinite(float(load_encoder("untrained:svhn32").module.linear.weight.detach().sum()))
+
+
+@pytest.mark.parametrize("shape", [(37, 5), (33, 6, 50), (50, 8, 9, 7)], ids=["rows", "sequences", "maps"])
+@pytest.mark.parametrize("cached", [1, 700, 1 << 20], ids=["an image at a time", "uneven parts", "all at once"])
+def test_moments_of_a_minibatch_are_those_of_numpy(shape, cached, monkeypatch):
+    monkeypatch.setattr(batchnorm, "_CACHED", cached)
+    h = np.random.default_rng(0).normal(30, 2, shape).astype(np.float32)
+    mean, var = batchnorm._moments(torch.from_numpy(h))
+    dims = tuple(d for d in range(h.ndim) if d != 1)
+    np.testing.assert_allclose(mean, h.astype(np.float64).mean(dims), rtol=1e-6)
+    np.testing.assert_allclose(var, h.astype(np.float64).var(dims), rtol=3e-5)

@@ -1,0 +1,123 @@
+"""Nonlinear conjugate gradients against the definitions of the objective, and several values of C solved at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from svm_problems import dual_gap, with_constant
+
+from dcgan_eval.svm import newton, primal
+from dcgan_eval.svm.newton import NewtonSteps
+from dcgan_eval.svm.nonlinear_cg import ConjugateSteps
+from dcgan_eval.svm.objective import Solution, Status
+from dcgan_eval.svm.path import FitOptions, Fitter, fit_ovr, fit_path
+from dcgan_eval.svm.problems import HingeProblem
+
+
+def features_like(num_rows: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose spectrum falls by powers around a common mean, and classes that overlap: many rows cross hinges."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(num_rows) % classes
+    X = 1 + rng.standard_normal((num_rows, 700)) * 6 / (1 + np.arange(700)) ** 0.6
+    return (X + 0.7 * np.eye(classes, 700, 30)[y]).astype(np.float32), y
+
+
+def check(solution: Solution, X: np.ndarray, y: np.ndarray, tol: float) -> None:
+    """Assert every class's gap from the definitions of primal and dual."""
+    assert solution.status is Status.CONVERGED
+    for k, c in enumerate(solution.classes):
+        w = np.append(solution.W[k], solution.intercepts[k])
+        objective, gap = dual_gap(with_constant(X.astype(np.float64)), np.where(y == c, 1.0, -1.0), solution.C, w)
+        assert gap <= 1.01 * tol
+        np.testing.assert_allclose(solution.primal[k], objective, rtol=1e-9)
+
+
+@pytest.mark.parametrize("C", [1e-3, 1e-2, 1e-1])
+def test_the_optimum_is_certified_and_reached_with_fewer_readings_than_by_newton_alone(
+    C: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = features_like(3000, 1)
+    ours = fit_ovr(X, y, C, solver="primal")
+    check(ours, X, y, 1e-4)
+    monkeypatch.setattr(primal, "ConjugateSteps", NewtonSteps)
+    newton = fit_ovr(X, y, C, solver="primal")
+    np.testing.assert_allclose(ours.primal, newton.primal, rtol=2e-4)  # each within 1e-4 of the optimum
+    # a step of ours reads X twice, forward and back; a step of Newton's conjugate gradients does both in one reading
+    assert ours.passes / 2 < newton.passes
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-7])
+def test_the_gap_asked_for_is_reached_from_any_start(tol: float) -> None:
+    X, y = features_like(1500, 2)
+    cold = fit_ovr(X, y, 1e-2, solver="primal", tol=tol)
+    check(cold, X, y, tol)
+    check(fit_ovr(X, y, 1e-2, solver="primal", tol=tol, warm_start=cold), X, y, tol)
+    far = fit_ovr(X, 3 - y, 1.0, solver="primal", tol=1e-2)  # of other labels, at a hundred times the cost
+    check(fit_ovr(X, y, 1e-2, solver="primal", tol=tol, warm_start=far), X, y, tol)
+
+
+def test_where_rounding_is_all_that_is_left_a_round_stays_where_it_was() -> None:
+    X, y = features_like(1200, 3)
+    fitter = Fitter(X, y, FitOptions(solver="primal"))
+    space, problem = fitter._primal, fitter.problem.at(1e-2)
+    solution = fitter.fit(1e-2)
+    U = fitter._weights_of(solution)
+    state = newton._look(space, problem, U, space.scores(U), False)
+    before = state.primal.clone()
+    for _ in range(3):  # an aim below what float32 can see
+        new_U, F = ConjugateSteps()(space, problem, state, 1e-30)
+        state = newton._look(space, problem, new_U, F, False)
+        assert bool((state.primal <= before * (1 + 1e-9)).all())
+        before = state.primal
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_several_costs_at_once_are_fitted_as_each_alone(weighted: bool) -> None:
+    X, y = features_like(1300, 4)
+    Cs, rows = [1e-3, 3e-3, 1e-2, 1e-1], np.random.default_rng(0).uniform(0.5, 2, 1300)
+    how = {"class_weight": {0: 2.0, 2: 0.5}, "sample_weight": rows} if weighted else {}
+    asked: list[int] = []
+
+    def together() -> int:
+        asked.append(3)
+        return 3
+
+    path = list(fit_path(X, y, Cs, solver="primal", tol=1e-6, together=together, **how))  # type: ignore[arg-type]
+    assert asked == [3, 3]
+    assert [solution.C for solution in path] == Cs
+    for solution in path:
+        alone = fit_ovr(X, y, solution.C, solver="primal", tol=1e-6, **how)  # type: ignore[arg-type]
+        assert solution.status is alone.status is Status.CONVERGED
+        np.testing.assert_allclose(solution.primal, alone.primal, rtol=2e-6)
+        if not weighted:
+            check(solution, X, y, 1e-6)
+
+
+def test_one_of_several_costs_may_fall_short_alone() -> None:
+    X, y = features_like(1300, 5)
+    easy, hard = Fitter(X, y, FitOptions(solver="primal", max_iter=1)).fit_together([1e-6, 1e4])
+    check(easy, X, y, 1e-4)
+    assert hard.status is Status.MAX_ITERATIONS
+    assert hard.relative_gap > 1e-4
+
+
+def test_a_gram_matrix_is_solved_for_one_cost_after_the_other() -> None:
+    X, y = features_like(200, 6)
+    fitter = Fitter(X, y, FitOptions(solver="gram"))
+    assert fitter.num_together(3) == 1
+    alone = [fit.W for fit in fit_path(X, y, [1e-3, 1e-2], solver="gram")]
+    np.testing.assert_array_equal([fit.W for fit in fit_path(X, y, [1e-3, 1e-2], solver="gram", together=2)], alone)
+
+
+def test_columns_of_one_class_at_several_costs_have_the_losses_of_each() -> None:
+    rng = torch.Generator().manual_seed(0)
+    index, F = torch.randint(3, (40,), generator=rng), torch.randn(40, 6, dtype=torch.float64, generator=rng)
+    ones = torch.ones(3, dtype=torch.float64)
+    both = HingeProblem(index, torch.arange(3), ones, 2 * ones, even=False).at_each([0.5, 4.0])
+    signs = np.where(index.numpy()[:, None] == np.arange(3), 1.0, -1.0)
+    costs = np.where(signs > 0, 1.0, 2.0)
+    hinge = np.maximum(0, 1 - np.tile(signs, 2) * F.numpy())
+    np.testing.assert_allclose(both.losses(F), np.hstack([0.5 * costs, 4 * costs]) * hinge**2)
+    some = both.columns(torch.tensor([1, 3, 4]))  # class 1 twice, at both costs
+    np.testing.assert_allclose(some.losses(F[:, [1, 3, 4]]), both.losses(F)[:, [1, 3, 4]])
