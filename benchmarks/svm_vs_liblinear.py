@@ -92,7 +92,7 @@ def _fit(side: str, data: str, n: int, C: float, tol: float) -> dict[str, Any]:
     """Load, fit, time and certify."""
     X, y = features(n) if data == "cifar10" else easy_features(n)
     if side == "path":
-        solutions, found = timed(lambda: list(fit_path(X, y, PATH_Cs, tol=tol)))
+        solutions, found = timed(lambda: list(fit_path(X, y, PATH_Cs, tol=tol, together=len(PATH_Cs))))
         each = [{"C": s.C, "passes": s.passes, "time_s": s.time_s} for s in solutions]
         W, b, C = solutions[-1].W, solutions[-1].intercepts, solutions[-1].C
         found |= {
