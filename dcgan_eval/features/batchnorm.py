@@ -101,9 +101,10 @@ def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
     images = len(h) if h.is_cuda else max(1, _CACHED * len(h) // max(1, h.numel()))
     found = []
     for part in h.split(images):
-        flat = part.movedim(1, -1).reshape(-1, h.shape[1]).float()
-        mean = flat.mean(0)
-        found.append((len(flat), mean.double(), (flat - mean).square_().mean(0).double()))
+        flat = part.movedim(1, -1).reshape(-1, h.shape[1]).float().contiguous()  # the same bits from any layout
+        mean = flat.mean(0, dtype=torch.float64)  # so that the order of the images is lost in the rounding
+        var = (flat - mean.float()).square_().mean(0, dtype=torch.float64)
+        found.append((len(flat), mean, var))
     total = sum(count for count, _, _ in found)
     mean = torch.stack([mean * (count / total) for count, mean, _ in found]).sum(0)
     # Chan, Golub & LeVeque 1983: the variance within the parts and that of their means

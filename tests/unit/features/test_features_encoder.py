@@ -126,5 +126,14 @@ def test_moments_of_a_minibatch_are_those_of_numpy(shape, cached, monkeypatch):
     h = np.random.default_rng(0).normal(30, 2, shape).astype(np.float32)
     mean, var = batchnorm._moments(torch.from_numpy(h))
     dims = tuple(d for d in range(h.ndim) if d != 1)
-    np.testing.assert_allclose(mean, h.astype(np.float64).mean(dims), rtol=1e-6)
-    np.testing.assert_allclose(var, h.astype(np.float64).var(dims), rtol=3e-5)
+    np.testing.assert_allclose(mean, h.astype(np.float64).mean(dims), rtol=1e-12)
+    np.testing.assert_allclose(var, h.astype(np.float64).var(dims), rtol=1e-6)
+
+
+@pytest.mark.parametrize("images", [1, 6])
+def test_moments_do_not_depend_on_the_layout_in_memory(images):
+    h = torch.randn(images, 24, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for ours, theirs in zip(
+        batchnorm._moments(h), batchnorm._moments(h.to(memory_format=torch.channels_last)), strict=True
+    ):
+        assert torch.equal(ours, theirs)

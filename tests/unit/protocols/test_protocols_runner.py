@@ -355,7 +355,8 @@ def test_the_smallest_of_equally_good_C_is_chosen() -> None:
 
 def test_an_edge_of_the_grid_is_noted() -> None:
     record = run(replace(FULL, Cs=(1e-7, 1e-6)))
-    assert record.notes == ["the chosen C = 1e-06 is at the edge of the protocol's grid"]
+    assert [row["score"] for row in record.selection] == [1, 1]  # of equals the smallest
+    assert record.notes == ["the chosen C = 1e-07 is at the edge of the protocol's grid"]
 
 
 def test_more_labels_than_a_class_has() -> None:
