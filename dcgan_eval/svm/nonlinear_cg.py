@@ -1,8 +1,8 @@
 """Preconditioned nonlinear conjugate gradients: which rows are within the hinge is seen anew in every step.
 
-A Newton step solves a quadratic model, for many readings of X, and then finds its solution beyond the hinges of many
+A Newton step solves a quadratic model, for many products with X, and then finds its solution beyond the hinges of many
 rows. Here each direction is conjugate to the one before in the Hessian of the moment, and is followed to the minimum
-of the objective itself, for one reading of X.
+of the objective itself: one product with X, and one with its transpose for the new gradient.
 """
 
 from __future__ import annotations
