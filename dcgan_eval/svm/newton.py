@@ -248,9 +248,9 @@ def _look(space: Space, problem: Problem, U: torch.Tensor, F: torch.Tensor, exac
         found = space.exact(problem, U)
         return State(U, found.scores, found.gradient, found.primal, found.gap, found)
     losses, pulled = space.look(problem, U, F)
-    G, primal = U - pulled, 0.5 * _inner(space, problem, U, U, F) + losses
+    G, primal = U - pulled, 0.5 * inner(space, problem, U, U, F) + losses
     # the gap is half the squared norm of the gradient: see objective.evaluate_weights
-    return State(U, F, G, primal, 0.5 * _inner(space, problem, G, G).clamp_min(0))
+    return State(U, F, G, primal, 0.5 * inner(space, problem, G, G).clamp_min(0))
 
 
 @dataclass
@@ -298,12 +298,7 @@ def columns_of(F: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     return F if len(kept) == F.shape[1] else F[:, kept]
 
 
-def squared_norm(space: Space, problem: Problem, U: torch.Tensor, scores: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the squared norms of the weights that U stands for, joined as the problems are, (K,)."""
-    return _inner(space, problem, U, U, scores)
-
-
-def _inner(
+def inner(
     space: Space, problem: Problem, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return the inner products of the weights that U and V stand for, joined as the problems are, (K,)."""
@@ -333,19 +328,19 @@ def _conjugate_gradients(
     p, Fp, r = torch.zeros_like(G), space.no_scores(len(G)), -G
     z = S.project(precondition(r, live))
     d, image = z.clone(), space.image(z)
-    rho = _inner(space, problem, r, z, image)
+    rho = inner(space, problem, r, z, image)
     energy = stop.share * rho
     floor = rho * (1e-24 if space.resolves else 1e-12)  # below it, rho is rounding
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S, image)
-        curvature = _inner(space, problem, Hd, d, Fd)
+        curvature = inner(space, problem, Hd, d, Fd)
         alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)  # the quadratic's minimum along d
         p.index_add_(0, live, alpha[:, None] * d)
         Fp.index_add_(1, live, alpha * Fd)
         r = r - alpha[:, None] * Hd
         z = S.project(precondition(r, live))
         image = space.image(z)
-        new_rho = _inner(space, problem, r, z, image)
+        new_rho = inner(space, problem, r, z, image)
         keep = (alpha > 0) & (new_rho > floor[live])
         if count % space.norm_every == 0:
             square = problem.join(space.remainder(r))

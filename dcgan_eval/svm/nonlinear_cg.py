@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from . import decide
-from .newton import NewtonSteps, Space, State, columns_of, squared_norm
+from .newton import NewtonSteps, Space, State, columns_of, inner
 from .problems import Problem
 
 _STEPS = 100  # of one round
@@ -53,7 +53,7 @@ def _round(
         now = new if decide.holds(fell) else new.where(fell, now)
         far = fell
         if count % space.norm_every == 0:
-            far = fell & (0.5 * squared_norm(space, some, now.G) > aim * now.primal)
+            far = fell & (0.5 * inner(space, some, now.G, now.G) > aim * now.primal)
         left = decide.where(far)
         if len(left) == len(far) and count < _STEPS:
             continue
@@ -102,7 +102,7 @@ def _step(
         last, F_last = now.step
         bent, across = (problem.join(space.energy(S, V, now.step)) for V in (now.step, (P, FP)))
         beta = torch.where(bent > 0, -across / bent.clamp_min(1e-300), 0.0)
-        slope, slope_of_last = (problem.join(space.inner(now.G, *V)) for V in ((P, FP), now.step))
+        slope, slope_of_last = (inner(space, problem, now.G, *V) for V in ((P, FP), now.step))
         beta = torch.where(slope + beta * slope_of_last < 0, beta, 0.0)  # never uphill
         P, FP = P + beta[:, None] * last, F_last.mul_(beta).add_(FP)
     t = space.line(problem, (now.U, now.F), (P, FP))
@@ -110,5 +110,5 @@ def _step(
     U, F = space.correct(problem, now.U + t[:, None] * P, FP.mul_(t).add_(now.F))
     losses, pulled = space.change(problem, now.F, F)
     step = (U - now.U, F - now.F)
-    primal = 0.5 * squared_norm(space, problem, U, F) + losses
+    primal = 0.5 * inner(space, problem, U, U, F) + losses
     return _Point(U, F, now.G + step[0] - pulled, primal, step)
