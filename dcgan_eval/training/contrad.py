@@ -7,11 +7,15 @@ non-saturating loss, through the linear unit and the trunk.
 
 Source: Jeong & Shin, arXiv:2103.09742. Deviations: generated images take part in every fourth round only, and few;
 the linear unit, as the family has it, stands for that paper's two-layer head and sees whole images, not views, and so
-does G's loss.
+does G's loss. That paper's D has no batch norm: here views of real and generated images make one minibatch, and where
+the unit and G learn, D normalises by its running statistics, as it does for features. By minibatches of generated
+images alone, normalised like real ones, they could hardly be told apart (docs/log.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,11 +35,12 @@ EVERY = 4
 SHARE = 4
 """Real images of a minibatch for each generated one of such a round: 64 are generated where there are 256."""
 
-GAN_RATE = 2e-4
-"""Learning rate of G and of D's linear unit at the recipe's of D, 2e-3; it follows D's. This and the betas are those of
-DCGAN's paper: at D's own rate the unit's weights grow until a step of G turns all of its answers over (docs/log.md)."""
+GAN_RATES = {"unit": 1e-3, "G": 1e-4}
+"""Learning rates of D's linear unit and of G at the recipe's of D, 2e-3, which they follow. A unit as slow as G falls
+behind it, and all samples become one; at D's own rate its weights grow without end (docs/log.md)."""
 
 GAN_BETAS = (0.5, 0.999)
+"""Adam's for both, those of DCGAN's paper."""
 
 
 def apart_loss(fake_ME: Tensor, real_NE: Tensor, temperature: float) -> Tensor:
@@ -59,10 +64,20 @@ def apart_loss(fake_ME: Tensor, real_NE: Tensor, temperature: float) -> Tensor:
     return -(others.sum(1) / (count - 1)).mean()
 
 
+@contextmanager
+def as_for_features(D: Discriminator) -> Iterator[None]:
+    """Let D normalise by its running statistics, which describe real images, whatever the minibatch."""
+    D.eval()
+    try:
+        yield
+    finally:
+        D.train()
+
+
 def unit_loss(D: Discriminator, x_NCHW: Tensor, fake_NCHW: Tensor) -> dict[str, Tensor]:
     """Return the GAN's loss of D, which reaches its linear unit alone, and the mean D(x) and D(G(z))."""
     assert D.linear is not None, "a discriminator in training is whole"
-    with torch.no_grad(), untracked_statistics(D):
+    with torch.no_grad(), as_for_features(D):
         maps = [D.trunk(images).flatten(1) for images in (x_NCHW, fake_NCHW)]  # the gradient stops here
     real_N, fake_N = (D.linear(f_ND).squeeze(1).float() for f_ND in maps)
     loss = softplus(-real_N).mean() + softplus(fake_N).mean()
@@ -82,7 +97,7 @@ class ContraDTrainer(ContrastiveTrainer):
         gan = {"unit": self.D.linear, "G": self.G}
         self.adam = {"D": self._adam(trained)}
         self.adam |= {name: self._adam(list(module.parameters()), GAN_BETAS) for name, module in gan.items()}
-        self.rates = dict.fromkeys(gan, GAN_RATE / 2e-3)
+        self.rates = {name: rate / 2e-3 for name, rate in GAN_RATES.items()}
         heads = {"head": self.head, "apart_head": self.apart_head}
         self.parts = {"D": self.D, "G": self.G, **heads, **{f"adam_{name}": adam for name, adam in self.adam.items()}}
 
@@ -99,15 +114,16 @@ class ContraDTrainer(ContrastiveTrainer):
         losses |= unit_loss(self.D, x_NCHW[: len(fake_NCHW)], fake_NCHW)
         losses["d_grad_norm"] = descend(self.adam["D"], losses["contrastive_loss"] + losses["apart_loss"], self.team)
         descend(self.adam["unit"], losses["d_loss"], self.team)
-        losses |= step_generator(self.D, self.G, self.adam["G"], z_G, team=self.team)
+        with as_for_features(self.D):
+            losses |= step_generator(self.D, self.G, self.adam["G"], z_G, team=self.team)
         return {key: value.detach() for key, value in losses.items()}
 
     def _apart(self, x_NCHW: Tensor, fake_NCHW: Tensor, coins: torch.Generator) -> Tensor:
         """Return the loss that sets views of generated images apart from views of as many real ones."""
         count = len(fake_NCHW)
+        both_NCHW = torch.cat([fake_NCHW, x_NCHW[:count]])
         with untracked_statistics(self.D):  # D's statistics are to describe real images only
-            halves = [self.D.trunk(self._views(images, coins)) for images in (fake_NCHW, x_NCHW[:count])]
-        embedded = self.apart_head(torch.cat([maps.mean((2, 3)) for maps in halves]))
+            embedded = self.apart_head(self.D.trunk(self._views(both_NCHW, coins)).mean((2, 3)))
         return apart_loss(embedded[:count], embedded[count:], self.config.temperature)
 
     def _latents(self) -> tuple[Tensor, Tensor]:
