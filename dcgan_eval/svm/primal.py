@@ -8,7 +8,7 @@ sample, and conjugate gradients (``nonlinear_cg``) see to the tail.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from .newton import NewtonResult, minimise
 from .nonlinear_cg import ConjugateSteps
 from .objective import Evaluation, Status, evaluate_weights
 from .problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
-from .products import product_nt
+from .products import add_to, product_nt
 from .rows import Rows
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
@@ -183,17 +183,19 @@ class PrimalSpace:
             return U, F
         Z = self._ready().top
         assert Z is not None, "made together with the basis"
-        pulled = torch.zeros(len(U), Z.shape[1], dtype=Z.dtype, device=Z.device)
-        for part in pieces(*F.shape):
-            pulled += product_nt(problem.rows(part).pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T)
+        pulled = torch.zeros(len(U), Z.shape[1], dtype=torch.float64, device=Z.device)
+        for part in self.rows.parts():
+            add_to(pulled, product_nt(problem.rows(part).pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T))
         # Galerkin: gradient and Hessian restricted to the basis B are B g and I + Z^T S Z, with Z = X B^T.
-        gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled.double())
-        hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal))
+        gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled)
+        hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal, self.rows.parts()))
         hessians.diagonal(dim1=1, dim2=2).add_(1)
         # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
         # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
         step = -torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0].to(basis.dtype)
-        P, FP = product_nt(step, basis.T).double(), product_nt(Z, step).double()
+        P, FP = product_nt(step, basis.T).double(), self.rows.no_scores(len(U))
+        for part in self.rows.parts():
+            FP[part] = product_nt(Z[part], step)
         t = self.line(problem, (U, F), (P, FP))
         t = torch.where(torch.isfinite(t), t, 0.0)
         return U + t[:, None] * P, FP.mul_(t).add_(F)
@@ -205,7 +207,7 @@ class PrimalSpace:
         sampled = self.rows.gather(self._sampled(S))
         every = self._stride(Z, sampled.shape[1])
         Z, sampled = Z[::every], sampled[::every] * (self.rows.total_rows / len(Z[::every]))  # each stands for many
-        inverses = _inverses(_weighted_grams(Z, sampled))
+        inverses = _inverses(_weighted_grams(Z, sampled, [slice(None)]))
         # Outside the basis H is taken for a multiple of I: 1 + mean energy a direction of what is left, times sum of s.
         tau = (1 + coarse.tail * sampled.sum(0))[:, None]
 
@@ -281,10 +283,11 @@ class PrimalSpace:
         rows = self.rows
         basis, exact = self._first_guess()
         if not exact:  # one step of subspace iteration over the whole sample
-            pulled, parts = torch.zeros_like(basis), rows.split(basis)
+            pulled, parts = torch.zeros_like(basis, dtype=torch.float64), rows.split(basis)
             for _, block in rows.blocks(within=runs):
                 rows.backward(block, rows.forward(block, parts), pulled)
-            basis = _orthonormal(rows.reduce(pulled).double()).to(rows.dtype)
+            # rounded, so that the last bits of a sum over processes turn no directions
+            basis = _orthonormal(rows.reduce(pulled).to(rows.dtype).double()).to(rows.dtype)
         square, parts = torch.zeros(1, dtype=torch.float64, device=rows.device), rows.split(basis)
         inside = [basis.new_empty(0, len(basis))]
         for _, block in rows.blocks(within=runs):
@@ -405,15 +408,16 @@ def _orthonormal(spanned: torch.Tensor) -> torch.Tensor:
     return torch.linalg.qr((spanned / norms).T)[0].T.contiguous()
 
 
-def _weighted_grams(Z: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
-    """Return ``Z^T diag(s) Z`` for each column s >= 0 of S: (K, R, R) in float64."""
-    grams = []
-    for s in S.T:
-        # rows beyond the hinge have s = 0; a GPU multiplies them sooner than it tells which they are
-        active = decide.where(s > 0) if s.device.type == "cpu" else slice(None)
-        weighted = Z[active] * s[active].sqrt()[:, None].to(Z.dtype)
-        grams.append(product_nt(weighted.T.contiguous(), weighted.T).double())
-    return torch.stack(grams)
+def _weighted_grams(Z: torch.Tensor, S: torch.Tensor, parts: Sequence[slice]) -> torch.Tensor:
+    """Return ``Z^T diag(s) Z`` for each column s >= 0 of S, added up part by part in float64: (K, R, R)."""
+    grams = torch.zeros(S.shape[1], Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
+    for part in parts:
+        for gram, s in zip(grams, S[part].T, strict=True):
+            # rows beyond the hinge have s = 0; a GPU multiplies them sooner than it tells which they are
+            active = decide.where(s > 0) if s.device.type == "cpu" else slice(None)
+            weighted = Z[part][active] * s[active].sqrt()[:, None].to(Z.dtype)
+            add_to(gram, product_nt(weighted.T.contiguous(), weighted.T))
+    return grams
 
 
 def _inverses(grams: torch.Tensor) -> torch.Tensor:

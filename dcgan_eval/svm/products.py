@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 _LARGE = 1_500_000  # entries of a matrix whose products take longer than it takes to prepare them elsewhere
+_IN_CACHE = 1 << 15  # numbers that are converted at once
 _SHARED_PRODUCTS = 1 << 22  # multiplications from which it pays to wake other threads
 
 
@@ -105,6 +106,20 @@ def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         with _full_float32():
             return product_nt(A, B)
     return A @ B.T if A.shape[0] < B.shape[0] else (B @ A.T).T
+
+
+def add_to(total: torch.Tensor, part: torch.Tensor) -> None:
+    """Add a float32 or float64 matrix to a float64 one, in place.
+
+    On a processor torch adds numbers of two types one by one: 35 ms for 256 x 28,672 where converting a few rows at a
+    time, which stay in the cache, takes 8.
+    """
+    if part.dtype == total.dtype or part.device.type != "cpu":
+        total += part
+        return
+    step = max(1, _IN_CACHE // max(1, part.shape[1]))
+    for into, rows in zip(torch.split(total, step), torch.split(part, step), strict=True):
+        into += rows.double()
 
 
 def _is_numpy_faster(B: torch.Tensor) -> bool:

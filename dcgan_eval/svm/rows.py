@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import torch.distributed as dist
 
 from ..devices import memory_share, to_device
 from . import decide
-from .products import product_nt
+from .products import add_to, product_nt
 
 BLOCK_BYTES = 128 << 20
 """Bytes read at once: large enough for full GEMM speed, small enough to stay bounded."""
@@ -30,6 +31,7 @@ takes for 100 MiB.
 """
 
 _RUN_ROWS = 128  # sampled rows that lie beside one another: long enough to multiply, short enough to spread
+_SHORTEST, _FEWEST = 64, 8  # rows of a block, and blocks of all rows if these are long enough
 
 
 class Rows:
@@ -56,6 +58,9 @@ class Rows:
     ----------
     num_rows, total_rows, first_row : int
         Rows held here, rows of all processes together, and the number of the first one held here among these.
+    step : int
+        Rows of a block, a power of two. Blocks begin at its multiples, counted among all rows, so that processes which
+        hold whole blocks (:func:`shares`) make the float32 sums that one process makes, bit for bit.
     rows_read : int
         How many rows have been read so far, here.
     """
@@ -83,6 +88,7 @@ class Rows:
         self.total_rows = sum(counts)
         self.first_row = 0 if group is None else sum(counts[: group.rank()])
         self.block_bytes = block_bytes
+        self.step = block_rows(self.total_rows, self._row_bytes(self.dtype), self.device, block_bytes)
         self.rows_read = 0
         self.X = self._brought(X, memory_bytes)
 
@@ -104,7 +110,7 @@ class Rows:
         if self.num_rows * self.num_features * kept.itemsize > room:
             return X
         brought = torch.empty(self.num_rows, self.num_features, dtype=kept, device=self.device)
-        step = max(64, self.block_bytes // max(1, self.num_features * kept.itemsize))
+        step = max(_SHORTEST, self.block_bytes // self._row_bytes(kept))
         for start in range(0, self.num_rows, step):  # never twice in the host's memory
             rows = slice(start, min(start + step, self.num_rows))
             brought[rows] = self._converted(X[rows])
@@ -115,6 +121,10 @@ class Rows:
         if isinstance(part, torch.Tensor):
             return to_device(part if part.is_floating_point() else part.to(self.dtype), self.device)
         return to_device(_wrap(_readable(part)), self.device)
+
+    def _row_bytes(self, dtype: torch.dtype) -> int:
+        """Return the bytes of a row of a type."""
+        return max(1, self.num_features * dtype.itemsize)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,7 +145,7 @@ class Rows:
         """
         dtype = dtype or self.dtype
         at_once = CONVERTED_BYTES if self.device.type == "cpu" else self.block_bytes
-        step = max(32, at_once // max(1, self.num_features * dtype.itemsize))
+        step = max(32, at_once // self._row_bytes(dtype))
         buffer: torch.Tensor | None = None
         for rows, read in self.reads(within):
             if read.dtype == dtype:
@@ -152,12 +162,19 @@ class Rows:
 
     def reads(self, within: Sequence[slice] | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield (rows, rows of X as they are), block by block."""
-        itemsize = torch.empty(0, dtype=self.dtype).itemsize
-        step = max(64, self.block_bytes // max(1, self.num_features * itemsize))
+        for part in self.parts(within):
+            yield part, self.read(part)
+
+    def parts(self, within: Sequence[slice] | None = None) -> list[slice]:
+        """Return the places of the blocks of all rows held here or of some runs of them."""
+        found = list[slice]()
         for run in (slice(0, self.num_rows),) if within is None else within:
-            for start in range(run.start, run.stop, step):
-                rows = slice(start, min(start + step, run.stop))
-                yield rows, self.read(rows)
+            if run.start == run.stop:
+                continue
+            first = run.start - (self.first_row + run.start) % self.step  # where the run's first block begins
+            starts = [run.start, *range(first + self.step, run.stop, self.step)]
+            found += [slice(start, stop) for start, stop in itertools.pairwise([*starts, run.stop])]
+        return found
 
     def read(self, rows: slice) -> torch.Tensor:
         """Return a few rows as they are."""
@@ -194,7 +211,7 @@ class Rows:
 
     def backward(self, block: torch.Tensor, R: torch.Tensor, out: torch.Tensor) -> None:
         """Add ``R.T @ [block, s]`` to ``out`` (K, D + 1); R is (B, K) float64."""
-        out[:, :-1] += product_nt(R.T.to(block.dtype).contiguous(), block.T)
+        add_to(out[:, :-1], product_nt(R.T.to(block.dtype).contiguous(), block.T))
         out[:, -1] += self.scale * R.sum(dim=0)
 
     def zeros(self, num_problems: int) -> torch.Tensor:
@@ -252,6 +269,25 @@ class Rows:
         for _, block in self.blocks():
             finite &= torch.isfinite(block.sum(dtype=torch.float64))
         return decide.holds(finite)
+
+
+def block_rows(num_rows: int, row_bytes: int, device: torch.device, block_bytes: int = BLOCK_BYTES) -> int:
+    """Return how many rows are multiplied at once, a power of two: the same for any number of processes."""
+    most = block_bytes // row_bytes
+    if device.type == "cpu":  # on a GPU a block costs the start of its kernels
+        most = min(most, num_rows // _FEWEST)
+    return 1 << (max(most, _SHORTEST).bit_length() - 1)
+
+
+def shares(X: Any, num_rows: int, device: torch.device | str | None, num_processes: int) -> list[slice]:
+    """Return the runs of ``num_rows`` rows like those of X that processes take: whole blocks, if there are enough."""
+    row_bytes = max(1, int(X.shape[1]) * _working_dtype(X.dtype).itemsize)
+    step = block_rows(num_rows, row_bytes, device_of(X, device))
+    if num_rows <= step * (num_processes - 1):
+        step = 1
+    count = -(-num_rows // step)
+    ends = [min(num_rows, step * (rank * count // num_processes)) for rank in range(num_processes + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def device_of(X: Any, device: torch.device | str | None = None) -> torch.device:

@@ -64,3 +64,15 @@ def test_a_forked_process_multiplies_too(threads: int, monkeypatch: pytest.Monke
     if child == 0:  # where torch's own threads are gone
         os._exit(0 if (products.product_nt(A, B.T).numpy() == 150).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 70_001), (1500, 40), (2, 0)])
+def test_what_is_added_in_float64_loses_nothing(shape: tuple[int, int], dtype: type) -> None:
+    draw = np.random.default_rng(0)
+    total, part = draw.normal(size=(shape[0], shape[1] + 1)), draw.normal(size=shape).astype(dtype)
+    expected = total.copy()
+    expected[:, :-1] += part
+    found = torch.from_numpy(total)
+    products.add_to(found[:, :-1], torch.from_numpy(part))
+    assert found.numpy().tobytes() == expected.tobytes()

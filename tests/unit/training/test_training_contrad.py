@@ -97,7 +97,8 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_minibatch() -> None:
         trainer.step()
     trainer.G.register_forward_hook(lambda *_: alone.update(G=trainer.D.training))
     trainer.step()
-    assert alone == {"G": False} and trainer.D.training
+    assert alone == {"G": False}
+    assert trainer.D.training
 
 
 def test_real_and_generated_views_are_normalised_together() -> None:
