@@ -21,6 +21,7 @@ from dcgan_eval.models.weights import NETWORKS, load_network, read_card, save_ne
 from dcgan_eval.records import Record, load_record
 from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig
+from dcgan_eval.training.contrad import SHARE
 from dcgan_eval.training.log import read_table
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
@@ -54,6 +55,8 @@ WHAT = {
     "adversarial": "A DCGAN ({preset}) trained by `dcgan-eval {command}`",
     "contrastive": "The discriminator of a DCGAN ({preset}) trained alone, without a generator, by "
     "`dcgan-eval {command} --recipe contrastive`; its linear unit is untrained",
+    "contrad": "A DCGAN ({preset}) trained by `dcgan-eval {command} --recipe contrad`: the discriminator by contrast, "
+    "the generator through it",
 }
 RECIPE = {
     "adversarial": "the paper's: Adam {learning_rate:g}, beta1 {beta1:g}, minibatch {batch_size}, alternating updates, "
@@ -61,11 +64,16 @@ RECIPE = {
     "contrastive": "kernels of K-means on whitened patches, layer by layer, then {loss} between two views of "
     "{view_size}x{view_size} pixels: Adam {learning_rate:g}, beta1 {beta1:g}, beta2 {beta2:g}, minibatch {batch_size}, "
     "temperature {temperature:g}, linear decay over the last {decay_images:,} images",
+    "contrad": "{loss} between two views of {view_size}x{view_size} pixels: Adam {learning_rate:g}, beta1 {beta1:g}, "
+    "beta2 {beta2:g}, minibatch {batch_size}, temperature {temperature:g}, linear decay over the last {decay_images:,} "
+    "images; in every fourth round {generated} generated images are set apart from real ones, D's linear unit alone "
+    "learns the GAN's loss, and G the non-saturating one through D (arXiv:2103.09742)",
 }
 SEEN = {
     "adversarial": "{seen_images:,} (D and G minibatches together, as the paper counts), of {total_images:,} planned",
     "contrastive": "{seen_images:,}, each as two views, of {total_images:,} planned",
 }
+SEEN["contrad"] = SEEN["contrastive"]
 GRID_ROWS = 8  # of the grids that training writes
 LABELS = {
     "d_loss": "D",
@@ -73,6 +81,7 @@ LABELS = {
     "d_real": "D(x)",
     "d_fake": "D(G(z))",
     "contrastive_loss": "contrastive",
+    "apart_loss": "apart",
     "partner_accuracy": "partners found",
 }
 
@@ -148,6 +157,7 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     rows = [f"| `{r.protocol}` | {100 * r.score:.2f} | {_spread(r)} | {path.name} |" for path, r in records]
     config = TrainingConfig(**facts["config"])
     values = config.as_dict() | {"seen_images": facts["seen_images"]}
+    values["generated"] = config.batch_size // SHARE
     values["loss"] = "decoupled NT-Xent" if config.decoupled else "NT-Xent"
     values["command"] = "train-imagenet" if config.preset == "imagenet32" else f"train {config.preset}"
     departures = [f"{key} {value}" for key, value in config.departures().items()]

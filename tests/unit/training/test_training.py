@@ -273,6 +273,9 @@ def test_a_run_starts_from_networks_of_an_earlier_one(images: np.ndarray, uninte
     train(trainer, tmp_path, RunOptions(max_minutes=0.0), about=start.about)
     card = read_card(tmp_path / "generator.safetensors")["card"]
     assert card["started_from"] == {"name": uninterrupted.name, "seen_images": 96}
+    seen = read_card(tmp_path / "discriminator.safetensors")["card"]["seen_images"]
+    third = load_start(str(tmp_path), get_preset("svhn32", 16)).about["started_from"]
+    assert third == {"name": tmp_path.name, "seen_images": 96 + seen}
     resumed = Trainer(config, images, start=load_start(str(uninterrupted), get_preset("svhn32", 16)))
     assert train(resumed, tmp_path, RESUME)["status"] == "finished"
     with pytest.raises(TrainingError, match="start cannot change"):
