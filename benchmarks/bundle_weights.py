@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--default", action="store_true", help="make these the default weights")
     parser.add_argument("--best", action="store_true", help="take the networks with the best probe")
     parser.add_argument("--licence", default="Tiny ImageNet is for non-commercial research use", help="of the data")
+    parser.add_argument("--start", help="what it started from, if not one run, in words")
+    parser.add_argument("--start-images", type=int, help="how many images the discriminator had seen by then")
     parser.add_argument("--checkout-only", action="store_true", help="not in the wheel: see exclude in pyproject.toml")
     parser.add_argument("--card-only", action="store_true")
     parser.add_argument("--record", type=Path, action="append", default=[])
@@ -118,6 +120,8 @@ def _write_networks(arguments: argparse.Namespace) -> dict:
     networks = _kinds(arguments.run / "best" if arguments.best else arguments.run)
     facts = read_card(networks["discriminator"])["card"]
     facts |= {"data": arguments.data, "device": arguments.device}
+    if arguments.start:
+        facts["started_from"] = {"name": arguments.start, "seen_images": arguments.start_images}
     for kind, file in networks.items():
         network = load_network(file, kind)
         save_network(network, PRETRAINED / f"{arguments.name}.{kind}.safetensors", card=facts, half=True)
