@@ -124,7 +124,7 @@ def test_records_of_before_are_known_by_their_weights(weights: str, adversarial:
     assert trained_as_published(old) == adversarial
 
 
-@pytest.mark.parametrize("name", ["imagenet32-paper", "imagenet32-plus"])
+@pytest.mark.parametrize("name", ["imagenet32-paper", "imagenet32-plus", "imagenet32-contrad"])
 def test_what_stands_beside_the_papers_dcgan_is_what_the_cards_say(name: str) -> None:
     config = read_card(resolve(name))["card"]["config"]
     new = record("cifar10_l2svm_full", name="renamed", features={"objective": load_encoder(name).objective})
