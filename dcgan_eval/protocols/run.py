@@ -58,18 +58,15 @@ class Run:
 
     def share(self, X: Matrix, rows: slice = slice(None)) -> Matrix:
         """Return what this process predicts for of some rows of a matrix, loaded."""
-        return self._loaded(part(part(X, rows), self._part(X, len(range(len(X))[rows]))))
+        return self._loaded(part(part(X, rows), self.team.part(len(range(len(X))[rows]))))
 
     def to_fit(self, X: Matrix, rows: slice = slice(None)) -> tuple[Matrix, np.ndarray]:
         """Return what this process fits of some rows of the matrix, loaded, with their labels."""
         y = self.labels[rows]
         if getattr(self.classifier, "group", None) is None:  # not spread: neighbours are looked for among all
             return self._loaded(part(X, rows)), y
-        return self.share(X, rows), y[self._part(X, len(y))]
-
-    def _part(self, X: Matrix, num_rows: int) -> slice:
-        """Return this process's run of rows like those of X."""
-        return shares(X, num_rows, getattr(self.classifier, "device", None), self.team.size)[self.team.rank]
+        here = shares(X, len(y), getattr(self.classifier, "device", None), self.team.size)[self.team.rank]
+        return self._loaded(part(part(X, rows), here)), y[here]
 
     def _loaded(self, X: Matrix) -> Matrix:
         """Return a matrix where its size allows it to be."""

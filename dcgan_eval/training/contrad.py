@@ -8,7 +8,7 @@ non-saturating loss, through the linear unit and the trunk.
 Source: Jeong & Shin, arXiv:2103.09742. Deviations: generated images take part in every fourth round only, and few;
 the linear unit, as the family has it, stands for that paper's two-layer head and sees whole images, not views, and so
 does G's loss. That paper's D has no batch norm: here views of real and generated images make one minibatch, and where
-the unit and G learn, D normalises by its running statistics, as it does for features. By minibatches of generated
+the unit and G learn, D normalises by its running statistics, which describe real images. By minibatches of generated
 images alone, normalised like real ones, they could hardly be told apart (docs/log.md).
 """
 
@@ -65,8 +65,8 @@ def apart_loss(fake_ME: Tensor, real_NE: Tensor, temperature: float) -> Tensor:
 
 
 @contextmanager
-def as_for_features(D: Discriminator) -> Iterator[None]:
-    """Let D normalise by its running statistics, which describe real images, whatever the minibatch."""
+def by_running_statistics(D: Discriminator) -> Iterator[None]:
+    """Let D normalise by its running statistics, whatever the minibatch."""
     D.eval()
     try:
         yield
@@ -77,7 +77,7 @@ def as_for_features(D: Discriminator) -> Iterator[None]:
 def unit_loss(D: Discriminator, x_NCHW: Tensor, fake_NCHW: Tensor) -> dict[str, Tensor]:
     """Return the GAN's loss of D, which reaches its linear unit alone, and the mean D(x) and D(G(z))."""
     assert D.linear is not None, "a discriminator in training is whole"
-    with torch.no_grad(), as_for_features(D):
+    with torch.no_grad(), by_running_statistics(D):
         maps = [D.trunk(images).flatten(1) for images in (x_NCHW, fake_NCHW)]  # the gradient stops here
     real_N, fake_N = (D.linear(f_ND).squeeze(1).float() for f_ND in maps)
     loss = softplus(-real_N).mean() + softplus(fake_N).mean()
@@ -114,7 +114,7 @@ class ContraDTrainer(ContrastiveTrainer):
         losses |= unit_loss(self.D, x_NCHW[: len(fake_NCHW)], fake_NCHW)
         losses["d_grad_norm"] = descend(self.adam["D"], losses["contrastive_loss"] + losses["apart_loss"], self.team)
         descend(self.adam["unit"], losses["d_loss"], self.team)
-        with as_for_features(self.D):
+        with by_running_statistics(self.D):
             losses |= step_generator(self.D, self.G, self.adam["G"], z_G, team=self.team)
         return {key: value.detach() for key, value in losses.items()}
 
