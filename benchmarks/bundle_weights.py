@@ -23,6 +23,7 @@ from dcgan_eval.report.figures import training_figure, write_image_grid
 from dcgan_eval.training.config import TrainingConfig
 from dcgan_eval.training.contrad import SHARE
 from dcgan_eval.training.log import read_table
+from dcgan_eval.training.start import all_seen
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 CARD = """# {name}
@@ -193,11 +194,6 @@ def _write_card(arguments: argparse.Namespace, facts: dict) -> None:
     (PRETRAINED / f"{arguments.name}.md").write_text(text)
 
 
-def _all_seen(facts: dict) -> int:
-    """Return the images seen, by the networks that a run started from too."""
-    return facts["seen_images"] + (facts.get("started_from", {}).get("seen_images") or 0)
-
-
 def _spread(record: Record) -> str:
     """Return a record's interval."""
     return " to ".join(f"{100 * value:.2f}" for value in record.ci95_with_images or record.ci95)
@@ -209,7 +205,7 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     manifest = json.loads(path.read_text()) if path.exists() else {"default": arguments.name, "weights": {}}
     entry = {
         "preset": facts["config"]["preset"],
-        "summary": f"{arguments.data}, {_all_seen(facts) / 1e6:.2f} million images seen",
+        "summary": f"{arguments.data}, {(all_seen(facts) or facts["seen_images"]) / 1e6:.2f} million images seen",
         "files": [f"{arguments.name}.md", *_pictures(arguments.name)],
     }
     for kind, file in _kinds(PRETRAINED, f"{arguments.name}.").items():

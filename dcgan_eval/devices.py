@@ -14,6 +14,7 @@ from torch import Tensor
 from .errors import DcganEvalError, unknown_name
 
 _CPU = torch.device("cpu")
+_CPU_FLAGS = Path("/proc/cpuinfo")
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -61,16 +62,21 @@ def device_of_fits(beside: torch.device) -> torch.device:
 
 @lru_cache
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 matrices in hardware; elsewhere it takes over 200 times as long."""
+    """Tell whether the device multiplies bfloat16 matrices in hardware; elsewhere it takes over 200 times as long.
+
+    A limit that the user sets on oneDNN's instructions counts (``ONEDNN_MAX_CPU_ISA``, its documentation names them).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = _CPU_FLAGS.read_text()
     except OSError:
         return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper() or "DEFAULT"
+    allowed = any(part in limit for part in ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10"))
+    return allowed and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def fast_type(device: torch.device) -> torch.dtype:

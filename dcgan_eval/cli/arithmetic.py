@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import Tensor
 
-from ..devices import resolve_device
 from ..errors import DcganEvalError
-from ..insight import arithmetic as adding
-from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
 from ..insight.finding import Finding
-from ..models.dcgan import sample_prior
 from ..report.panels import write_rows
 from ..seeding import torch_generator
 from .findings import checked, drawn, pair_options, report_finding, samples_option
 from .options import Number, example
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _Signed(click.ParamType):
@@ -37,10 +34,12 @@ class _Signed(click.ParamType):
 
 def _few(terms: Mapping[str, Tensor]) -> list[str]:
     """Return a note for each concept of fewer exemplars than the paper found to be stable."""
+    from ..insight.arithmetic import FEWEST_EXEMPLARS
+
     return [
-        f"{name} has {len(z_KZ)} exemplars: with fewer than {adding.FEWEST_EXEMPLARS} the paper found results unstable"
+        f"{name} has {len(z_KZ)} exemplars: with fewer than {FEWEST_EXEMPLARS} the paper found results unstable"
         for name, z_KZ in terms.items()
-        if len(z_KZ) < adding.FEWEST_EXEMPLARS
+        if len(z_KZ) < FEWEST_EXEMPLARS
     ]
 
 
@@ -76,6 +75,12 @@ def arithmetic(
     middle of eight neighbours. The number says how far the image moves when one exemplar is left out, in units of the
     distance between the exemplars.
     """
+    import torch
+
+    from ..devices import resolve_device
+    from ..insight import arithmetic as adding
+    from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
+
     finding_path, place = checked(path), resolve_device(device)
     if not plus:
         raise DcganEvalError("There is nothing to add", expected="at least one concept", remedy="give --plus 3,17,40")
@@ -129,6 +134,11 @@ def turn(
     The number is the share of steps that move the image from right to left along the difference of the exemplars' mean
     images; for random directions it is about one half.
     """
+    from ..devices import resolve_device
+    from ..insight import arithmetic as adding
+    from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
+    from ..models.dcgan import sample_prior
+
     finding_path, place = checked(path), resolve_device(device)
     if steps % 2 == 0:
         raise DcganEvalError("The samples themselves need a column", got=f"--steps {steps}", expected="an odd number")

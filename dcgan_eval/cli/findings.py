@@ -26,7 +26,7 @@ CALIBRATION_SAMPLES = 1_024
 Pictures = dict[Path, tuple[str, str]]  # file -> what is said instead of it, and below it
 
 weights_option = click.option(
-    "--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the first bundled]."
+    "--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the bundled default]."
 )
 discriminator_option = click.option(
     "--discriminator", metavar="NAME|FILE", help="For features [default: the one that belongs to the generator]."

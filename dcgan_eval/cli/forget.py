@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from ..devices import resolve_device
 from ..errors import DcganEvalError
 from ..files import check_target, sha256_of, write_file
-from ..insight import forget as forgetting
-from ..insight.drawing import load_pair, settled, settled_generator
 from ..insight.finding import Finding
-from ..models.dcgan import grid_latents
 from ..report.annotate import annotation_page
 from ..report.panels import write_rows
 from .console import out
 from .findings import checked, drawn, report_finding, samples_option, seed_option, weights_option
 from .options import device_option, example, json_option, to_option
+
+if TYPE_CHECKING:
+    from ..insight.forget import Forgotten
 
 _COLUMNS, _SHOWN = 12, 36  # images in the picture
 
@@ -49,6 +49,11 @@ def forget(
     A logistic regression tells positions in boxes from others by the maps of the second-highest layer; every map with a
     positive weight is set to 0. The number says how much more the pixels in boxes change than those outside.
     """
+    from ..devices import resolve_device
+    from ..insight import forget as forgetting
+    from ..insight.drawing import load_pair, settled, settled_generator
+    from ..models.dcgan import grid_latents
+
     if annotate == (boxes is not None):
         raise DcganEvalError("Either boxes are drawn or they are used", expected="one of --annotate and --boxes FILE")
     path = path or Path("boxes.html" if annotate else "forget.png")
@@ -77,7 +82,7 @@ def forget(
     report_finding(finding, finding_path, {path: (alt, caption)}, sentence, as_json)
 
 
-def _picture(found: forgetting.Forgotten, boxes_B5: np.ndarray, path: Path) -> str:
+def _picture(found: Forgotten, boxes_B5: np.ndarray, path: Path) -> str:
     """Write images with their boxes, without the maps, and without random ones; return the caption."""
     images_NHWC = found.images.copy()
     for image_HWC, sample in zip(images_NHWC, np.unique(boxes_B5[:, 0]), strict=True):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from ..devices import resolve_device
 from ..errors import DcganEvalError, WeightsError
 from ..files import sha256_of
-from ..insight import guided as back
-from ..insight.drawing import settled_discriminator
 from ..insight.finding import Finding
 from ..models.bundled import resolve
-from ..models.dcgan import Discriminator, build
-from ..models.weights import load_network
 from ..report.panels import write_rows
 from .findings import checked, data_option, loaded, out_option, report_finding, seed_option
 from .options import Number, data_dir_option, device_option, example, json_option
+
+if TYPE_CHECKING:
+    from ..insight.guided import Responses
+    from ..models.dcgan import Discriminator
 
 _MOST_NAMED = 12  # rows of the picture that have a name
 
@@ -57,6 +57,11 @@ def guided(
     Next to the trained discriminator stands the same one with random weights. The number is the share of a gradient's
     energy in the strongest tenth of the pixels: 0.1 is spread evenly.
     """
+    from ..devices import resolve_device
+    from ..insight.drawing import settled_discriminator
+    from ..insight.guided import responses
+    from ..models.dcgan import build
+
     finding_path, place = checked(path), resolve_device(device)
     D_path = resolve(weights)
     D = _discriminator(D_path)
@@ -66,7 +71,7 @@ def guided(
     found = {}
     for kind, network in pairs.items():
         still = settled_discriminator(network.to(place), images.images).requires_grad_(False)
-        found[kind] = back.responses(still.trunk, images.images, wanted, count, place)
+        found[kind] = responses(still.trunk, images.images, wanted, count, place)
     write_rows([row for kind, answers in found.items() for row in _rows(kind, answers)], path)
     measured = {
         "concentration": found["trained"].mean_concentration,
@@ -88,6 +93,9 @@ def guided(
 
 def _discriminator(path: Path) -> Discriminator:
     """Load a discriminator that is told no labels."""
+    from ..models.dcgan import Discriminator
+    from ..models.weights import load_network
+
     D = load_network(path)
     assert isinstance(D, Discriminator), "load_network checks the header"
     if D.preset.num_classes:
@@ -95,11 +103,13 @@ def _discriminator(path: Path) -> Discriminator:
     return D
 
 
-def _rows(kind: str, answers: back.Responses) -> list[tuple[str, np.ndarray]]:
+def _rows(kind: str, answers: Responses) -> list[tuple[str, np.ndarray]]:
     """Return a row of the picture for each unit: what it answers to, then the gradients."""
+    from ..insight.guided import crops
+
     named = len(answers.units) <= _MOST_NAMED
     return [
-        (f"{kind}: unit {unit}" if named else "", np.concatenate(back.crops(answers, i)))
+        (f"{kind}: unit {unit}" if named else "", np.concatenate(crops(answers, i)))
         for i, unit in enumerate(answers.units)
     ]
 

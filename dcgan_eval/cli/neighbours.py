@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..devices import resolve_device
-from ..insight import neighbours as near
-from ..insight.drawing import Pair, feature_maker, from_uint8, in_batches, load_pair, settled
 from ..insight.finding import Finding
-from ..models.dcgan import sample_prior
 from ..report.panels import write_rows
 from ..seeding import torch_generator
 from .findings import (
@@ -28,8 +22,14 @@ from .findings import (
 )
 from .options import Number, data_dir_option, example
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..insight.drawing import Pair
+    from ..insight.neighbours import Copying, Regions
+
 _SHOWN = 12  # samples in the picture
-_CPU = torch.device("cpu")
 _NO_TEST = "without --held-out nothing is tested: distances alone do not say whether samples are copies"
 _FLAGGED = "samples that are smoother than real images come near to them too: look at the picture"
 
@@ -66,6 +66,11 @@ def neighbours(
     With --held-out the test of Meehan, Chaudhuri & Dasgupta (2020) asks whether samples are nearer to training images
     than held-out images are: a z far below 0 says that they are copied, one far above that they miss the data.
     """
+    from ..devices import resolve_device
+    from ..insight.drawing import load_pair, settled
+    from ..insight.neighbours import pixel_regions
+    from ..models.dcgan import sample_prior
+
     finding_path, place = checked(path), resolve_device(device)
     pair = load_pair(weights, discriminator, place)
     splits = {"train": split} | ({"held out": held_out} if held_out else {})
@@ -75,7 +80,7 @@ def neighbours(
     images = {"samples": drawn(draw, z_NZ, place), **{part: s.images for part, s in sets.items()}}
     spaces = _spaces(pair, images, place)
     pixels = spaces["pixels"]
-    regions = near.pixel_regions(pixels["train"], pixels["samples"], pixels["held out"], seed) if held_out else None
+    regions = pixel_regions(pixels["train"], pixels["samples"], pixels["held out"], seed) if held_out else None
     rows, measured = [("samples", images["samples"][:_SHOWN])], dict[str, Any]()
     for space, values in spaces.items():
         numbers, found = _nearest(space, values, regions, num_near, place)
@@ -94,30 +99,37 @@ def neighbours(
 
 def _spaces(pair: Pair, images: dict[str, np.ndarray], device: torch.device) -> dict[str, dict[str, Tensor]]:
     """Return flat pixels and, where D can be asked, features of all images."""
+    import torch
+
+    from ..insight.drawing import feature_maker, from_uint8, in_batches
+
+    cpu = torch.device("cpu")
     spaces = {"pixels": {part: torch.from_numpy(x_NHWC).flatten(1) for part, x_NHWC in images.items()}}
     if pair.D is not None and not pair.preset.num_classes:
         features = feature_maker(pair.D, images["train"])
         spaces["features"] = {
-            part: in_batches(lambda batch: features(from_uint8(batch.numpy(), device)), torch.from_numpy(x), _CPU)
+            part: in_batches(lambda batch: features(from_uint8(batch.numpy(), device)), torch.from_numpy(x), cpu)
             for part, x in images.items()
         }
     return spaces
 
 
 def _nearest(
-    space: str, values: dict[str, Tensor], regions: near.Regions | None, num_near: int, device: torch.device
+    space: str, values: dict[str, Tensor], regions: Regions | None, num_near: int, device: torch.device
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Return what is measured in one space, and the rows of the training images nearest to each sample."""
-    distances, found = near.find(values["samples"], values["train"], device, num_near)
+    from ..insight.neighbours import copying, find
+
+    distances, found = find(values["samples"], values["train"], device, num_near)
     measured: dict[str, Any] = {f"distance_{space}": float(np.median(distances[:, 0]))}
     if regions is not None:
-        there = near.find(values["held out"], values["train"], device, 1)[0][:, 0]
+        there = find(values["held out"], values["train"], device, 1)[0][:, 0]
         measured[f"distance_held_out_{space}"] = float(np.median(there))
-        measured |= _tested(near.copying(distances[:, 0], there, regions), space)
+        measured |= _tested(copying(distances[:, 0], there, regions), space)
     return measured, found
 
 
-def _tested(test: near.Copying, space: str) -> dict[str, Any]:
+def _tested(test: Copying, space: str) -> dict[str, Any]:
     """Return the numbers of the test in one space."""
     return {
         f"copying_{space}": test.score,

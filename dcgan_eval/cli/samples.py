@@ -14,7 +14,7 @@ from .options import SEED, Number, example, to_option
 
 
 @click.command(epilog=example("dcgan-eval samples --weights imagenet32-paper --out grid.png"))
-@click.option("--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the first bundled].")
+@click.option("--weights", metavar="NAME|FILE", help="Bundled name or generator file [default: the bundled default].")
 @to_option("path", default=Path("samples.png"), show_default=True)
 @click.option("--rows", type=Number(int, 1, 1_000), default=8, show_default=True)
 @click.option("--columns", type=Number(int, 1, 1_000), default=16, show_default=True)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-import torch
 
 from ..data.catalog import load_data
 from ..data.imageset import ImageSet
-from ..devices import resolve_device
 from ..errors import DataError, WeightsError
-from ..insight import digits
-from ..insight import neighbours as near
-from ..insight.drawing import Draw, Pair, load_pair, settled
 from ..insight.finding import Finding
-from ..models.dcgan import grid_latents, sample_prior
 from ..report.panels import write_rows
 from ..seeding import torch_generator
 from .findings import checked, data_option, drawn, pair_options, report_finding
 from .options import Number, data_dir_option, example
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..insight.drawing import Draw, Pair
 
 
 @click.command("score-digits", epilog=example("dcgan-eval score-digits --weights mnist28_cond --out digits.png"))
@@ -51,11 +51,17 @@ def score_digits(
     The generator must be one that is told the class. Digits are compared by pixels; the error with generated digits
     stands beside that with the real training digits.
     """
+    from ..devices import resolve_device
+    from ..insight import digits
+    from ..insight.drawing import load_pair, settled
+    from ..insight.neighbours import check_images
+    from ..models.dcgan import grid_latents
+
     finding_path, place = checked(path), resolve_device(device)
     pair = load_pair(weights, None, place)
     sets = {split: load_data(name, split, data_dir) for split in ("train", "test")}
     for images in sets.values():
-        near.check_images(images.images, pair.preset, name)
+        check_images(images.images, pair.preset, name)
     _check_classes(pair, sets["test"])
     draw = settled(pair.G, seed)
     found = digits.score(lambda n: _labelled(draw, pair, n, seed, place), counts, sets["test"], place)
@@ -96,5 +102,7 @@ def _check_classes(pair: Pair, test: ImageSet) -> None:
 
 def _labelled(draw: Draw, pair: Pair, count: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Draw images of classes in equal chance; return both."""
+    from ..models.dcgan import sample_prior
+
     z_NZ = sample_prior(pair.preset, count, torch_generator(seed, "score digits"))
     return drawn(draw, z_NZ, device), z_NZ[:, pair.preset.z_dim :].argmax(1).numpy()

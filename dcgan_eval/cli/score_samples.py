@@ -8,18 +8,11 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 
 from ..data.imageset import ImageSet
-from ..devices import resolve_device
 from ..errors import DataError
-from ..features.encoders import load_encoder
-from ..features.extract import ExtractOptions, extract
 from ..files import sha256_of
-from ..insight import kid as kernel
-from ..insight.drawing import load_pair, settled
 from ..insight.finding import Finding
-from ..models.dcgan import sample_prior
 from ..report.panels import write_rows
 from ..seeding import torch_generator
 from .console import progress_view
@@ -75,6 +68,12 @@ def score_samples(
     images, which is 0 up to chance. Nothing is downloaded. --inception adds the usual FID and KID, through
     torch-fidelity (extra `generate`), with InceptionV3's weights from a file.
     """
+    from ..devices import resolve_device
+    from ..features.encoders import load_encoder
+    from ..insight import kid as kernel
+    from ..insight.drawing import load_pair, settled
+    from ..models.dcgan import sample_prior
+
     finding_path, place = checked(path), resolve_device(device)
     if inception is not None:
         kernel.check_inception()
@@ -111,6 +110,8 @@ def _enough(real: ImageSet, name: str) -> ImageSet:
 
 def _features(encoder: Any, images: Sets, device: str) -> Sets:
     """Return the features of samples and real images; batch norm has the statistics of the real ones."""
+    from ..features.extract import ExtractOptions, extract
+
     samples, real = (ImageSet(np.asarray(part)) for part in images)
     options = ExtractOptions(device=device)
     with tempfile.TemporaryDirectory() as folder, progress_view() as progress:
@@ -123,11 +124,15 @@ def _features(encoder: Any, images: Sets, device: str) -> Sets:
 
 def _kids(features: Sets, subsets: int, seed: int, name: str) -> dict[str, Any]:
     """Return the KID of samples and real images, and that of two random halves of the real ones."""
+    import torch
+
+    from ..insight.kid import kid
+
     samples, real = features
     order = torch.randperm(len(real), generator=torch_generator(seed, "halves")).numpy()
     halves = real[order[::2]], real[order[1::2]]
-    found = {name: kernel.kid(samples, real, subsets, seed=seed)}
-    found[f"{name}_real_halves"] = kernel.kid(*halves, subsets=subsets, seed=seed)
+    found = {name: kid(samples, real, subsets, seed=seed)}
+    found[f"{name}_real_halves"] = kid(*halves, subsets=subsets, seed=seed)
     return {key: value for each, one in found.items() for key, value in one.measured(each).items()}
 
 

@@ -7,12 +7,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from ..devices import resolve_device
 from ..files import check_target
-from ..insight import walk as walking
-from ..insight.drawing import load_pair, settled
 from ..insight.finding import Finding
-from ..models.dcgan import sample_prior
 from ..report.panels import write_animation, write_rows
 from ..seeding import torch_generator
 from .findings import Pictures, checked, discriminator_option, features_of, pair_options, report_finding
@@ -30,7 +26,7 @@ from .options import Number, example
 @click.option(
     "--every", type=Number(int, 1, 1_000), default=8, show_default=True, help="Show one image out of so many."
 )
-@click.option("--path", "shape", type=click.Choice(walking.PATHS), default="linear", show_default=True)
+@click.option("--path", "shape", type=click.Choice(["linear", "great-circle"]), default="linear", show_default=True)
 @click.option("--animate", type=click.Path(path_type=Path, dir_okay=False), help="The first walk as .gif or .png too.")
 @discriminator_option
 @pair_options("walk.png")
@@ -53,6 +49,11 @@ def walk(
     Sharpness is a walk's largest step over its median step; the jump is its largest step over the step between the same
     images in shuffled order. A walk is called sharp above 5 and 0.5.
     """
+    from ..devices import resolve_device
+    from ..insight import walk as walking
+    from ..insight.drawing import load_pair, settled
+    from ..models.dcgan import sample_prior
+
     finding_path = checked(path)
     if animate is not None:
         check_target(animate, "--animate", suffixes=(".gif", ".png"))

@@ -67,7 +67,7 @@ def load_pair(weights: str | None, discriminator: str | None, device: torch.devi
     Parameters
     ----------
     weights : str or None
-        Bundled name or generator file; None is the first bundled generator.
+        Bundled name or generator file; None is the bundled default's.
     discriminator : str or None
         Bundled name or discriminator file; None takes the one bundled under the same name, or the file beside the
         generator's whose name says ``discriminator`` instead of ``generator``; there need not be one.

@@ -17,7 +17,6 @@ from ..models.dcgan import to_uint8
 from ..seeding import rng
 from .drawing import Draw, Features, in_batches
 
-PATHS = ("linear", "great-circle")
 SHARP = 5.0  # times the median step: what a step must exceed to stand out from its walk ...
 JUMP = 0.5  # ... and times the step between unrelated images: what it must exceed to change the picture
 _FLOOR = 1e-3  # of the shuffled walk's median step: a walk that mostly stands still has a finite sharpness

@@ -75,11 +75,11 @@ def load_start(name_or_folder: str, preset: Preset) -> Start:
             remedy="choose another --start, or the --width of these networks",
         )
     digest = hashlib.sha256("".join(map(sha256_of, paths.values())).encode()).hexdigest()
-    seen = _all_seen(read_card(paths["discriminator"])["card"])
+    seen = all_seen(read_card(paths["discriminator"])["card"])
     return Start(D, G, digest, {"started_from": {"name": folder.name, "seen_images": seen}})
 
 
-def _all_seen(card: dict[str, Any]) -> int | None:
+def all_seen(card: dict[str, Any]) -> int | None:
     """Return how many images a network has seen, those of the runs before its own too; None where nobody knows."""
     seen, before = card.get("seen_images"), card.get("started_from")
     if not isinstance(before, dict):

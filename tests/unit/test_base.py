@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import dcgan_eval
-from dcgan_eval import provenance
+from dcgan_eval import devices, provenance
 from dcgan_eval.errors import DataError, DcganEvalError, RecordError, counted, unknown_name
 from dcgan_eval.records import Record, load_record, pack_counts, unpack_counts
 from dcgan_eval.seeding import derive, rng, torch_generator
@@ -178,6 +179,33 @@ def test_provenance_names_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["packages"]["torch"]
     assert found["num_threads"] >= 1
     assert provenance.peak_memory_bytes() > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "limit", "fast"),
+    [
+        ("avx2 avx512_bf16", None, "", True),
+        ("avx2 amx_bf16", None, "", True),
+        ("avx2 avx512f", None, "", False),
+        ("avx2 avx512_bf16", "ONEDNN_MAX_CPU_ISA", "AVX2", False),
+        ("avx2 avx512_bf16", "ONEDNN_MAX_CPU_ISA", "avx512_core_vnni", False),
+        ("avx2 avx512_bf16", "DNNL_MAX_CPU_ISA", "AVX512_CORE", False),
+        ("avx2 avx512_bf16", "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", True),
+        ("avx2 amx_bf16", "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX_FP16", True),
+        ("avx2 avx512_bf16", "ONEDNN_MAX_CPU_ISA", "DEFAULT", True),
+        ("avx2", "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_processor_has_it_and_onednn_may_use_it(
+    flags: str, variable: str | None, limit: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(devices, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, limit)
+    assert devices.has_fast_bfloat16.__wrapped__(torch.device("cpu")) == fast
 
 
 @pytest.mark.parametrize(

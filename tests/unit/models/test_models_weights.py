@@ -157,7 +157,7 @@ def test_the_wheel_leaves_out_what_the_manifest_says() -> None:
 
 
 def test_the_default_generator_is_one_that_every_installation_has() -> None:
-    assert resolve(None, "generator").name == "imagenet32-paper.generator.safetensors"
+    assert resolve(None, "generator").name == "imagenet32-contrad.generator.safetensors"
 
 
 def test_any_changed_bit_is_noticed(saved: Path) -> None:

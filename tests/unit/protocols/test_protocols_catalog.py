@@ -1,22 +1,24 @@
-"""Protocols of the sets that the data catalogue knows: their official splits, or one of our own."""
+"""Which protocols there are: the paper's, pinned, and those of the sets that the data catalogue knows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_eval.data.catalog import DATASETS
+from dcgan_eval.data.catalog import DATASETS, load_data
 from dcgan_eval.data.check import check_data
 from dcgan_eval.errors import DataError, ProtocolError
+from dcgan_eval.protocols import catalog
 from dcgan_eval.protocols.catalog import MORE_PROTOCOLS, PROTOCOLS, get_protocol, load_protocol_data
 from dcgan_eval.protocols.rebuild import record_protocol
 from dcgan_eval.protocols.runner import run_protocol
 from dcgan_eval.protocols.settings import Place
 from dcgan_eval.protocols.sources import PixelFeatures
+from dcgan_eval.protocols.spec import Protocol
 from dcgan_eval.report.summary import protocol_title
 
 
@@ -31,6 +33,53 @@ def write(folder: Path, count: int, side: int, seed: int) -> None:
             path = folder / f"class{label}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def test_unknown_protocol_names_the_closest() -> None:
+    with pytest.raises(ProtocolError, match="cifar10-400"):
+        get_protocol("cifar10-40")
+
+
+def test_protocol_ids_are_pinned() -> None:
+    assert {name: (p.id, p.version) for name, p in PROTOCOLS.items()} == {
+        "cifar10": ("cifar10_l2svm_full", 1),
+        "cifar10-400": ("cifar10_l2svm_400", 1),
+        "cifar10-small": ("cifar10_small_l2svm", 1),
+        "digits": ("digits_l2svm", 1),
+        "svhn": ("svhn_l2svm_1000", 1),
+        "svhn-small": ("svhn_small_l2svm_1000", 1),
+    }
+    assert PROTOCOLS["cifar10-small"].paper is None
+
+
+def test_the_svhn_protocol_is_the_releases() -> None:
+    protocol = PROTOCOLS["svhn"]
+    assert protocol.Cs == (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+    assert (protocol.num_validation, protocol.per_class) == (10_000, 100)
+    assert (protocol.selection_draws, protocol.num_draws) == (10, 100)
+    assert protocol.patience >= len(protocol.Cs)  # no value is left out
+    assert (protocol.shown_as, protocol.preset, protocol.paper.value) == ("error", "svhn32", pytest.approx(1 - 0.2248))
+    small = PROTOCOLS["svhn-small"]
+    assert (small.num_validation, small.test_rows, small.paper) == (1_000, (4_000, 10_000), None)
+    differing = {"id", "command", "title", "paper", "num_validation", "test_rows", "fingerprints"}
+    same = {f.name for f in fields(Protocol)} - differing
+    assert all(getattr(small, name) == getattr(protocol, name) for name in same)
+
+
+def test_the_small_svhn_suite_is_the_official_files_first_rows(
+    real_data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
+    assert (train.num_images, test.images.num_images) == (4_000, 6_000)
+    official = load_data("svhn", "test", real_data_dir)
+    assert sorted(train.pixel_hashes) == sorted(official.pixel_hashes[:4_000])
+    shuffled = official.take(np.random.default_rng(0).permutation(10_000))
+    monkeypatch.setattr(catalog, "load_data", lambda *_, **__: shuffled)
+    with pytest.raises(DataError, match="not those of the official file in its order"):
+        load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
+    monkeypatch.setattr(catalog, "load_data", lambda *_, **__: official.take(np.arange(9_999)))
+    with pytest.raises(DataError, match="too few images"):
+        load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
 
 
 def test_every_labelled_set_has_a_protocol_of_its_own() -> None:

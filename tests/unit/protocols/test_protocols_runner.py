@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from scipy import stats
 
 from dcgan_eval.baselines.knn import KnnClassifier
 from dcgan_eval.baselines.logistic import LogisticClassifier
-from dcgan_eval.data.catalog import load_data
 from dcgan_eval.data.imageset import ImageSet
 from dcgan_eval.data.splits import draw_per_class, stratified_split
 from dcgan_eval.errors import ConvergenceError, DataError, LeakError, ProtocolError
@@ -21,8 +20,8 @@ from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.store import FeatureStore
 from dcgan_eval.features.store_file import StoreIdentity
 from dcgan_eval.progress import Progress
-from dcgan_eval.protocols import catalog, classifiers
-from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol, load_protocol_data
+from dcgan_eval.protocols import classifiers
+from dcgan_eval.protocols.catalog import PROTOCOLS, get_protocol
 from dcgan_eval.protocols.classifiers import SvmClassifier
 from dcgan_eval.protocols.runner import run_protocol
 from dcgan_eval.protocols.search import run_search
@@ -392,53 +391,6 @@ def test_interval_of_a_single_run_is_wilsons() -> None:
     expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
     assert interval_of_mean([0.9], 50) == pytest.approx(expected)
     assert spread_of_draws([0.9]) is None
-
-
-def test_unknown_protocol_names_the_closest() -> None:
-    with pytest.raises(ProtocolError, match="cifar10-400"):
-        get_protocol("cifar10-40")
-
-
-def test_protocol_ids_are_pinned() -> None:
-    assert {name: (p.id, p.version) for name, p in PROTOCOLS.items()} == {
-        "cifar10": ("cifar10_l2svm_full", 1),
-        "cifar10-400": ("cifar10_l2svm_400", 1),
-        "cifar10-small": ("cifar10_small_l2svm", 1),
-        "digits": ("digits_l2svm", 1),
-        "svhn": ("svhn_l2svm_1000", 1),
-        "svhn-small": ("svhn_small_l2svm_1000", 1),
-    }
-    assert PROTOCOLS["cifar10-small"].paper is None
-
-
-def test_the_svhn_protocol_is_the_releases() -> None:
-    protocol = PROTOCOLS["svhn"]
-    assert protocol.Cs == (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-    assert (protocol.num_validation, protocol.per_class) == (10_000, 100)
-    assert (protocol.selection_draws, protocol.num_draws) == (10, 100)
-    assert protocol.patience >= len(protocol.Cs)  # no value is left out
-    assert (protocol.shown_as, protocol.preset, protocol.paper.value) == ("error", "svhn32", pytest.approx(1 - 0.2248))
-    small = PROTOCOLS["svhn-small"]
-    assert (small.num_validation, small.test_rows, small.paper) == (1_000, (4_000, 10_000), None)
-    differing = {"id", "command", "title", "paper", "num_validation", "test_rows", "fingerprints"}
-    same = {f.name for f in fields(Protocol)} - differing
-    assert all(getattr(small, name) == getattr(protocol, name) for name in same)
-
-
-def test_the_small_svhn_suite_is_the_official_files_first_rows(
-    real_data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, test = load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
-    assert (train.num_images, test.images.num_images) == (4_000, 6_000)
-    official = load_data("svhn", "test", real_data_dir)
-    assert sorted(train.pixel_hashes) == sorted(official.pixel_hashes[:4_000])
-    shuffled = official.take(np.random.default_rng(0).permutation(10_000))
-    monkeypatch.setattr(catalog, "load_data", lambda *_, **__: shuffled)
-    with pytest.raises(DataError, match="not those of the official file in its order"):
-        load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
-    monkeypatch.setattr(catalog, "load_data", lambda *_, **__: official.take(np.arange(9_999)))
-    with pytest.raises(DataError, match="too few images"):
-        load_protocol_data(PROTOCOLS["svhn-small"], real_data_dir)
 
 
 def test_draws_given_by_hand_make_another_protocol() -> None:
