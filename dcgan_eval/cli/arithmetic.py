@@ -11,8 +11,7 @@ import click
 from ..errors import DcganEvalError
 from ..insight.finding import Finding
 from ..report.panels import write_rows
-from ..seeding import torch_generator
-from .findings import checked, drawn, pair_options, report_finding, samples_option
+from .findings import checked, drawn, from_prior, opened, pair_options, report_finding, samples_option
 from .options import Number, example
 
 if TYPE_CHECKING:
@@ -30,6 +29,13 @@ class _Signed(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
         """Return (sign, text)."""
         return value if isinstance(value, tuple) else (self.sign, value)
+
+
+def _with_mean(z_KZ: Tensor) -> Tensor:
+    """Return latent vectors and, last, their mean."""
+    import torch
+
+    return torch.cat([z_KZ, z_KZ.mean(0, True)])
 
 
 def _few(terms: Mapping[str, Tensor]) -> list[str]:
@@ -75,24 +81,19 @@ def arithmetic(
     middle of eight neighbours. The number says how far the image moves when one exemplar is left out, in units of the
     distance between the exemplars.
     """
-    import torch
-
-    from ..devices import resolve_device
     from ..insight import arithmetic as adding
-    from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
+    from ..insight.drawing import chosen_latents, outside_prior
 
-    finding_path, place = checked(path), resolve_device(device)
+    finding_path = checked(path)
     if not plus:
         raise DcganEvalError("There is nothing to add", expected="at least one concept", remedy="give --plus 3,17,40")
-    pair = load_pair(weights, None, place).unconditional("arithmetic")
+    pair, still, place = opened(weights, None, device, seed, "arithmetic")
+    draw = still.images
     signed = [plus[0], *minus, *plus[1:]]
     names = [f"{'+' if sign > 0 else '-'} {text}" for sign, text in signed]
     z = [chosen_latents(text, pair.preset, samples, seed) for _, text in signed]
-    draw = settled(pair.G, seed)
     found = adding.arithmetic(draw, [(sign, z_KZ) for (sign, _), z_KZ in zip(signed, z, strict=True)], seed, place)
-    rows = [
-        (f"{n}, mean last", drawn(draw, torch.cat([k, k.mean(0, True)]), place)) for n, k in zip(names, z, strict=True)
-    ]
+    rows = [(f"{n}, mean last", drawn(draw, _with_mean(k), place)) for n, k in zip(names, z, strict=True)]
     result = drawn(draw, found.z, place)
     write_rows([*rows, ("result in the middle", result[:3]), ("", result[3:6]), ("", result[6:])], path)
     caption = f"Concepts {' '.join(names)} with their means, and below the result in the middle of 8 neighbours"
@@ -134,22 +135,20 @@ def turn(
     The number is the share of steps that move the image from right to left along the difference of the exemplars' mean
     images; for random directions it is about one half.
     """
-    from ..devices import resolve_device
     from ..insight import arithmetic as adding
-    from ..insight.drawing import chosen_latents, load_pair, outside_prior, settled
-    from ..models.dcgan import sample_prior
+    from ..insight.drawing import chosen_latents, outside_prior
 
-    finding_path, place = checked(path), resolve_device(device)
+    finding_path = checked(path)
     if steps % 2 == 0:
         raise DcganEvalError("The samples themselves need a column", got=f"--steps {steps}", expected="an odd number")
-    pair = load_pair(weights, None, place).unconditional("turn")
     if left == right:
         raise DcganEvalError(
             "Both ends are the same, so there is nowhere to turn", got=f"--left {left} --right {right}"
         )
+    pair, still, place = opened(weights, None, device, seed, "turn")
+    draw = still.images
     ends = {name: chosen_latents(name, pair.preset, samples, seed) for name in (left, right)}
-    draw = settled(pair.G, seed)
-    z_RZ = sample_prior(pair.preset, rows, torch_generator(seed, "turned samples"))
+    z_RZ = from_prior(pair, rows, seed, "turned samples")
     found = adding.turn(draw, ends[left], ends[right], z_RZ, steps=steps, seed=seed, device=place)
     shown = [(f"{word}: {name}", drawn(draw, ends[name], place)) for word, name in (("left", left), ("right", right))]
     write_rows([*shown, *(("", drawn(draw, z_TZ, place)) for z_TZ in found.z)], path)

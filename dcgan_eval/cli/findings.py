@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..insight.drawing import Draw, Features, Pair
     from ..insight.finding import Finding
+    from ..models.dcgan import Generator
     from ..models.presets import Preset
 
 CALIBRATION_SAMPLES = 1_024
@@ -55,6 +56,31 @@ def data_option(**settings: Any) -> Any:
 def pair_options(out_file: str) -> Any:
     """Return the options of every command that draws from a generator."""
     return stack(weights_option, out_option(out_file), seed_option, device_option, json_option)
+
+
+def opened(
+    weights: str | None, discriminator: str | None, device: str, seed: int, experiment: str = ""
+) -> tuple[Pair, Generator, torch.device]:
+    """Load a generator and its discriminator; return both, one that draws each image by itself, and the device.
+
+    An ``experiment`` that is named needs a generator that is told no classes.
+    """
+    from ..devices import resolve_device
+    from ..insight.drawing import load_pair, settled_generator
+
+    place = resolve_device(device)
+    pair = load_pair(weights, discriminator, place)
+    if experiment:
+        pair = pair.unconditional(experiment)
+    return pair, settled_generator(pair.G, seed), place
+
+
+def from_prior(pair: Pair, count: int, seed: int, stream: str) -> Tensor:
+    """Return random latent vectors (count, Z) of a named stream."""
+    from ..models.dcgan import sample_prior
+    from ..seeding import torch_generator
+
+    return sample_prior(pair.preset, count, torch_generator(seed, stream))
 
 
 def drawn(draw: Draw, z_NZ: Tensor, device: torch.device) -> np.ndarray:
@@ -98,10 +124,8 @@ def report_finding(finding: Finding, path: Path, pictures: Pictures, sentence: s
 def features_of(pair: Pair, draw: Draw, seed: int, device: torch.device) -> Features | None:
     """Return the features of the pair's discriminator, settled on samples; None without a discriminator."""
     from ..insight.drawing import feature_maker
-    from ..models.dcgan import sample_prior
-    from ..seeding import torch_generator
 
     if pair.D is None:
         return None
-    z_NZ = sample_prior(pair.preset, CALIBRATION_SAMPLES, torch_generator(seed, "settle the discriminator"))
+    z_NZ = from_prior(pair, CALIBRATION_SAMPLES, seed, "settle the discriminator")
     return feature_maker(pair.D, drawn(draw, z_NZ, device))

@@ -14,7 +14,7 @@ from ..insight.finding import Finding
 from ..report.annotate import annotation_page
 from ..report.panels import write_rows
 from .console import out
-from .findings import checked, drawn, report_finding, samples_option, seed_option, weights_option
+from .findings import checked, drawn, opened, report_finding, samples_option, seed_option, weights_option
 from .options import device_option, example, json_option, to_option
 
 if TYPE_CHECKING:
@@ -49,27 +49,24 @@ def forget(
     A logistic regression tells positions in boxes from others by the maps of the second-highest layer; every map with a
     positive weight is set to 0. The number says how much more the pixels in boxes change than those outside.
     """
-    from ..devices import resolve_device
     from ..insight import forget as forgetting
-    from ..insight.drawing import load_pair, settled, settled_generator
     from ..models.dcgan import grid_latents
 
     if annotate == (boxes is not None):
         raise DcganEvalError("Either boxes are drawn or they are used", expected="one of --annotate and --boxes FILE")
     path = path or Path("boxes.html" if annotate else "forget.png")
-    place = resolve_device(device)
     if annotate:
         check_target(path, "--out", suffixes=(".html", ".htm"))
     finding_path = path if annotate else checked(path)
-    pair = load_pair(weights, None, place).unconditional("forget")
+    pair, still, place = opened(weights, None, device, seed, "forget")
     made_from = {"generator": pair.hashes["generator"], "seed": seed}
     z_NZ = grid_latents(pair.preset, samples, seed)
     if boxes is None:
-        write_file(path, annotation_page(drawn(settled(pair.G, seed), z_NZ, place), made_from))
+        write_file(path, annotation_page(drawn(still.images, z_NZ, place), made_from))
         out.print(str(path), highlight=False, markup=False, soft_wrap=True)
         return
     boxes_B5 = forgetting.read_boxes(boxes, pair.preset, samples, made_from)
-    found = forgetting.forget(settled_generator(pair.G, seed), z_NZ, boxes_B5, seed, place)
+    found = forgetting.forget(still, z_NZ, boxes_B5, seed, place)
     caption = _picture(found, boxes_B5, path)
     settings = {"boxes": len(boxes_B5), "images": len(found.images), "samples": samples, "preset": pair.preset.name}
     hashes = pair.hashes | {"boxes": sha256_of(boxes)}

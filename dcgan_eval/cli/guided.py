@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -73,15 +73,10 @@ def guided(
         still = settled_discriminator(network.to(place), images.images).requires_grad_(False)
         found[kind] = responses(still.trunk, images.images, wanted, count, place)
     write_rows([row for kind, answers in found.items() for row in _rows(kind, answers)], path)
-    measured = {
-        "concentration": found["trained"].mean_concentration,
-        "concentration_random": found["random"].mean_concentration,
-        "by_unit": {kind: [float(c) for c in np.nanmean(r.concentration, 1)] for kind, r in found.items()},
-    }
     settings = {"data": name, "split": split, "images": len(images), "units": wanted, "count": count}
     settings["preset"] = D.preset.name
     hashes = {"discriminator": sha256_of(D_path), "data": images.without_labels().fingerprint}
-    finding = Finding("guided", "concentration", measured, settings, seed, hashes)
+    finding = Finding("guided", "concentration", _measured(found), settings, seed, hashes)
     alt = "Parts of images that excite units most, and their guided gradients, for trained and for random weights"
     caption = f"The {count} strongest responses of each unit in {name}: what it depends on, then guided gradients"
     sentence = (
@@ -89,6 +84,15 @@ def guided(
         f"with random weights {100 * found['random'].mean_concentration:.0f} %"
     )
     report_finding(finding, finding_path, {path: (alt, caption)}, sentence, as_json)
+
+
+def _measured(found: dict[str, Responses]) -> dict[str, Any]:
+    """Return the numbers of both networks."""
+    return {
+        "concentration": found["trained"].mean_concentration,
+        "concentration_random": found["random"].mean_concentration,
+        "by_unit": {kind: [float(c) for c in np.nanmean(r.concentration, 1)] for kind, r in found.items()},
+    }
 
 
 def _discriminator(path: Path) -> Discriminator:

@@ -10,13 +10,14 @@ import numpy as np
 
 from ..insight.finding import Finding
 from ..report.panels import write_rows
-from ..seeding import torch_generator
 from .findings import (
     checked,
     data_option,
     discriminator_option,
     drawn,
+    from_prior,
     loaded,
+    opened,
     pair_options,
     report_finding,
 )
@@ -66,18 +67,14 @@ def neighbours(
     With --held-out the test of Meehan, Chaudhuri & Dasgupta (2020) asks whether samples are nearer to training images
     than held-out images are: a z far below 0 says that they are copied, one far above that they miss the data.
     """
-    from ..devices import resolve_device
-    from ..insight.drawing import load_pair, settled
     from ..insight.neighbours import pixel_regions
-    from ..models.dcgan import sample_prior
 
-    finding_path, place = checked(path), resolve_device(device)
-    pair = load_pair(weights, discriminator, place)
+    finding_path = checked(path)
+    pair, still, place = opened(weights, discriminator, device, seed)
     splits = {"train": split} | ({"held out": held_out} if held_out else {})
     sets = {part: loaded(name, at, data_dir, limit, pair.preset) for part, at in splits.items()}
-    draw = settled(pair.G, seed)
-    z_NZ = sample_prior(pair.preset, count, torch_generator(seed, "neighbours"))
-    images = {"samples": drawn(draw, z_NZ, place), **{part: s.images for part, s in sets.items()}}
+    z_NZ = from_prior(pair, count, seed, "neighbours")
+    images = {"samples": drawn(still.images, z_NZ, place), **{part: s.images for part, s in sets.items()}}
     spaces = _spaces(pair, images, place)
     pixels = spaces["pixels"]
     regions = pixel_regions(pixels["train"], pixels["samples"], pixels["held out"], seed) if held_out else None

@@ -13,8 +13,7 @@ from ..data.imageset import ImageSet
 from ..errors import DataError, WeightsError
 from ..insight.finding import Finding
 from ..report.panels import write_rows
-from ..seeding import torch_generator
-from .findings import checked, data_option, drawn, pair_options, report_finding
+from .findings import checked, data_option, drawn, from_prior, opened, pair_options, report_finding
 from .options import Number, data_dir_option, example
 
 if TYPE_CHECKING:
@@ -51,19 +50,17 @@ def score_digits(
     The generator must be one that is told the class. Digits are compared by pixels; the error with generated digits
     stands beside that with the real training digits.
     """
-    from ..devices import resolve_device
     from ..insight import digits
-    from ..insight.drawing import load_pair, settled
     from ..insight.neighbours import check_images
     from ..models.dcgan import grid_latents
 
-    finding_path, place = checked(path), resolve_device(device)
-    pair = load_pair(weights, None, place)
+    finding_path = checked(path)
+    pair, still, place = opened(weights, None, device, seed)
     sets = {split: load_data(name, split, data_dir) for split in ("train", "test")}
     for images in sets.values():
         check_images(images.images, pair.preset, name)
     _check_classes(pair, sets["test"])
-    draw = settled(pair.G, seed)
+    draw = still.images
     found = digits.score(lambda n: _labelled(draw, pair, n, seed, place), counts, sets["test"], place)
     real = digits.nearest_error(sets["train"], sets["test"], place)
     rows, columns = 10, pair.preset.num_classes
@@ -102,7 +99,5 @@ def _check_classes(pair: Pair, test: ImageSet) -> None:
 
 def _labelled(draw: Draw, pair: Pair, count: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Draw images of classes in equal chance; return both."""
-    from ..models.dcgan import sample_prior
-
-    z_NZ = sample_prior(pair.preset, count, torch_generator(seed, "score digits"))
+    z_NZ = from_prior(pair, count, seed, "score digits")
     return drawn(draw, z_NZ, device), z_NZ[:, pair.preset.z_dim :].argmax(1).numpy()

@@ -16,7 +16,7 @@ from ..insight.finding import Finding
 from ..report.panels import write_rows
 from ..seeding import torch_generator
 from .console import progress_view
-from .findings import checked, data_option, drawn, loaded, pair_options, report_finding
+from .findings import checked, data_option, drawn, from_prior, loaded, opened, pair_options, report_finding
 from .options import Number, data_dir_option, example
 
 _FEWEST = 40  # samples and real images
@@ -71,17 +71,15 @@ def score_samples(
     from ..devices import resolve_device
     from ..features.encoders import load_encoder
     from ..insight import kid as kernel
-    from ..insight.drawing import load_pair, settled
-    from ..models.dcgan import sample_prior
 
     finding_path, place = checked(path), resolve_device(device)
     if inception is not None:
         kernel.check_inception()
     network = None if inception is None else kernel.load_inception(inception, place)
-    encoder, pair = load_encoder(spec), load_pair(weights, None, place)
+    encoder, (pair, still, _) = load_encoder(spec), opened(weights, None, device, seed)
     real = _enough(loaded(name, split, data_dir, count, pair.preset).without_labels(), name)
-    z_NZ = sample_prior(pair.preset, count, torch_generator(seed, "score samples"))
-    images = (drawn(settled(pair.G, seed), z_NZ, place), real.images)
+    z_NZ = from_prior(pair, count, seed, "score samples")
+    images = (drawn(still.images, z_NZ, place), real.images)
     measured = _kids(_features(encoder, images, device), subsets, seed, "kid")
     hashes = {"generator": pair.hashes["generator"], "data": real.fingerprint, "encoder": encoder.weights_sha256}
     if network is not None and inception is not None:

@@ -10,8 +10,16 @@ import numpy as np
 from ..files import check_target
 from ..insight.finding import Finding
 from ..report.panels import write_animation, write_rows
-from ..seeding import torch_generator
-from .findings import Pictures, checked, discriminator_option, features_of, pair_options, report_finding
+from .findings import (
+    Pictures,
+    checked,
+    discriminator_option,
+    features_of,
+    from_prior,
+    opened,
+    pair_options,
+    report_finding,
+)
 from .options import Number, example
 
 
@@ -49,24 +57,19 @@ def walk(
     Sharpness is a walk's largest step over its median step; the jump is its largest step over the step between the same
     images in shuffled order. A walk is called sharp above 5 and 0.5.
     """
-    from ..devices import resolve_device
     from ..insight import walk as walking
-    from ..insight.drawing import load_pair, settled
-    from ..models.dcgan import sample_prior
 
     finding_path = checked(path)
     if animate is not None:
         check_target(animate, "--animate", suffixes=(".gif", ".png"))
-    place = resolve_device(device)
-    pair = load_pair(weights, discriminator, place).unconditional("walk")
-    draw = settled(pair.G, seed)
-    z_NZ = sample_prior(pair.preset, rows * points, torch_generator(seed, "walk"))
+    pair, still, place = opened(weights, discriminator, device, seed, "walk")
+    z_NZ = from_prior(pair, rows * points, seed, "walk")
     found = walking.walk(
-        draw,
+        still.images,
         z_NZ.unflatten(0, (rows, points)),
         steps=steps,
         path=shape,
-        features=features_of(pair, draw, seed, place),
+        features=features_of(pair, still.images, seed, place),
         seed=seed,
         device=place,
     )
