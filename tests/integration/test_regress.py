@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcgan_eval.errors import RecordError
+from dcgan_eval.features.extract import ExtractOptions
 from dcgan_eval.models import bundled
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
@@ -34,6 +38,8 @@ from dcgan_eval.protocols.regress import (
 )
 from dcgan_eval.report import gate
 from dcgan_eval.svm.objective import Solution
+
+FIXED_WORK = regress._reference_time
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +82,28 @@ def test_the_same_again_is_no_regression(quick: None, quick_baseline: tuple[dict
     assert failures(measures) == set()
     assert {m.name for m in measures} >= {"score", "C", "objective_to_liblinear", "weights_sha256"}
     assert {"time", "memory"} <= baseline["cases"][f"digits_l2svm, {narrow}"].keys()  # with an empty cache alone
+
+
+class _Products(TorchDispatchMode):
+    """Counts matrix products by their type, and leaves them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.ops.aten.mm.default:
+            return func(*args, **(kwargs or {}))
+        self.counts[args[0].dtype] += 1
+        return args[0]
+
+
+def test_the_fixed_work_is_that_of_classifiers_and_of_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By bfloat16 products alone a run on pixels, which has none, took 29 units on one processor and 9 on another.
+    monkeypatch.setattr(ExtractOptions, "compute_name", "bfloat16")
+    with _Products() as seen:
+        assert FIXED_WORK() > 0
+    assert seen.counts[torch.float32] == seen.counts[torch.bfloat16] > 0
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
