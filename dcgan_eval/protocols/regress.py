@@ -288,9 +288,10 @@ def _numbers(record: Record, protocol: Protocol) -> dict[str, Any]:
     """Return what a baseline keeps of a record."""
     names = "protocol protocol_version score num_draws C duality_gap num_features dataset_fingerprint weights_sha256"
     half = (record.ci95[1] - record.ci95[0]) / 2
+    band = half if record.num_draws > 1 else record_band(record)
     bands = {
-        "score_band": half if record.num_draws > 1 else record_band(record),
-        "score_band_at_another_C": half,
+        "score_band": band,
+        "score_band_at_another_C": max(band, half),
         "curve_band": score_band(protocol.num_held_out(record.data["train"]["num_images"])),
     }
     rules = {name: record.features.get(name) for name in ("preprocessing", "pooling")}

@@ -84,6 +84,15 @@ def test_the_same_again_is_no_regression(quick: None, quick_baseline: tuple[dict
     assert {"time", "memory"} <= baseline["cases"][f"digits_l2svm, {narrow}"].keys()  # with an empty cache alone
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_another_C_never_narrows_the_band(name: str) -> None:
+    baseline = load_baseline(baseline_path(name), our_suite(name))
+    cases = [case for case in baseline["cases"].values() if "score" in case]
+    assert len(cases) == len(SUITES[name])
+    for case in cases:
+        assert case["score_band_at_another_C"] >= case["score_band"] > 0
+
+
 class _Products(TorchDispatchMode):
     """Counts matrix products by their type, and leaves them out."""
 
