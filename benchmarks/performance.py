@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LINK = "benchmarks/results/"
+AVX2 = "avx2/"  # folder of the records of a processor that is kept to AVX2
 Row = tuple[str, str, str, str, str]  # what was timed, our side, the peer, how many times faster ours is, the record
 IN_README = (
     "ten L2-SVMs, 4,000 real rows",
@@ -34,14 +36,19 @@ def machine(record: dict[str, Any]) -> str:
     return f"{found['cpu']}, {found['instructions']}{bfloat16}, {found['num_threads']} threads"
 
 
-def table() -> str:
+def table(folder: str = "") -> str:
     """Return all rows, with links to their records."""
     lines = ["| | dcgan-eval | beside it | times faster | record |", "|---|---|---|---:|---|"]
     lines += [
-        f"| {what} | {ours} | {peer} | {ratio} | [{name.split('/')[1]}](../{LINK}{name}.json) |"
-        for what, ours, peer, ratio, name in rows()
+        f"| {what} | {ours} | {peer} | {ratio} | [{name.split('/')[-1]}](../{LINK}{name}.json) |"
+        for what, ours, peer, ratio, name in rows(folder)
     ]
-    return "\n".join([*lines, "", f"{machine(load('svm/vs_liblinear'))}.", ""])
+    return "\n".join([*lines, "", f"{machine(load(f'{folder}svm/vs_liblinear'))}.", ""])
+
+
+def avx2_table() -> str:
+    """Return the rows of a processor that is kept to AVX2."""
+    return table(AVX2)
 
 
 def short_table() -> str:
@@ -103,14 +110,23 @@ def imagenet_table() -> str:
     return "\n".join([*lines, "", f"{what}; {machine(record)}. Extrapolated: {'; '.join(found)}.", ""])
 
 
-def rows() -> list[Row]:
+def rows(folder: str = "") -> list[Row]:
     """Return what was timed, our side, the peer, how many times faster ours is, and the record's name."""
-    return [*of_the_svm(), *of_the_probes(), *of_networks(), *of_commands()]
+    parts: dict[str, Callable[[str], list[Row]]] = {
+        "svm/vs_liblinear": of_the_svm,
+        "svm/logistic_vs_lbfgs": of_logistic_regression,
+        "throughput/knn_vs_faiss": of_neighbours,
+        "throughput/features": of_features,
+        "throughput/train": of_training,
+        "throughput/contrastive": of_contrast,
+        "throughput/commands": of_commands,
+    }
+    return [row for name, part in parts.items() for row in part(folder + name)]
 
 
-def of_the_svm() -> list[Row]:
+def of_the_svm(name: str) -> list[Row]:
     """Return the rows of ``svm_vs_liblinear.py``."""
-    name, found = "svm/vs_liblinear", []
+    found = []
     cases: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in load(name)["results"]:
         cases.setdefault((row["data"], row["num_rows"], row["busy_neighbour"]), {})[row["side"]] = row
@@ -126,44 +142,54 @@ def of_the_svm() -> list[Row]:
     return found
 
 
-def of_the_probes() -> list[Row]:
-    """Return the rows of logistic regression and nearest neighbours."""
-    found: list[Row] = []
-    name = "svm/logistic_vs_lbfgs"
+def of_logistic_regression(name: str) -> list[Row]:
+    """Return the rows of ``logistic_vs_lbfgs.py``."""
+    found = []
     for fit in load(name)["fits"]:
-        peer = fit["lbfgs"][-1]
         case = f"logistic regression, C = {fit['C']:g}, 4,000 rows, equal objective"
-        ours, theirs = seconds(fit["ours"]), f"`LogisticRegression` {seconds(peer)}"
+        ours, theirs = seconds(fit["ours"]), f"`LogisticRegression` {seconds(fit['lbfgs'][-1])}"
         found.append((case, ours, theirs, times(fit["times_faster"]), name))
-    knn = load("throughput/knn_vs_faiss")
-    ours, theirs = (knn["sides"][side][-1] for side in ("ours", "faiss"))
-    case = f"exact {knn['k']} nearest of {knn['rows']:,} rows for {knn['queries']:,} queries"
-    ratio = times(1 / knn["times_as_long"])
-    return [*found, (case, seconds(ours), f"`faiss` flat {seconds(theirs)}", ratio, "throughput/knn_vs_faiss")]
-
-
-def of_networks() -> list[Row]:
-    """Return the rows of features and training."""
-    features, train, contrast = (load(f"throughput/{name}") for name in ("features", "train", "contrastive"))
-    speeds, peer = features["images_per_s"], "create_feature_extractor, float32"
-    found = [
-        (f"features, {side.split(', ')[1]}", per_s(speed), f"`create_feature_extractor` {per_s(speeds[peer])}",
-         times(speed / speeds[peer]), "throughput/features")
-        for side, speed in speeds.items() if side != peer
-    ]  # fmt: skip
-    speeds = train["real_images_per_s"]
-    found.append(("an update of D and G", per_s(speeds["ours"]), f"the usual loop {per_s(speeds['common'])}",
-                  times(train["times_faster"]), "throughput/train"))  # fmt: skip
-    speeds = contrast["images_per_s"]
-    found.append(("contrastive training", per_s(speeds["ours"]), f"the usual loop {per_s(speeds['usual'])}",
-                  times(contrast["times_faster"]["usual"]), "throughput/contrastive"))  # fmt: skip
     return found
 
 
-def of_commands() -> list[Row]:
+def of_neighbours(name: str) -> list[Row]:
+    """Return the row of ``knn_vs_faiss.py``."""
+    knn = load(name)
+    ours, theirs = (knn["sides"][side][-1] for side in ("ours", "faiss"))
+    case = f"exact {knn['k']} nearest of {knn['rows']:,} rows for {knn['queries']:,} queries"
+    return [(case, seconds(ours), f"`faiss` flat {seconds(theirs)}", times(1 / knn["times_as_long"]), name)]
+
+
+def of_features(name: str) -> list[Row]:
+    """Return the rows of ``features_throughput.py``."""
+    speeds, peer = load(name)["images_per_s"], "create_feature_extractor, float32"
+    theirs = f"`create_feature_extractor` {per_s(speeds[peer])}"
+    return [
+        (f"features, {side.split(', ')[1]}", per_s(speed), theirs, times(speed / speeds[peer]), name)
+        for side, speed in speeds.items()
+        if side != peer
+    ]
+
+
+def of_training(name: str) -> list[Row]:
+    """Return the row of ``train_throughput.py``."""
+    train = load(name)
+    speeds = train["real_images_per_s"]
+    theirs = f"the usual loop {per_s(speeds['common'])}"
+    return [("an update of D and G", per_s(speeds["ours"]), theirs, times(train["times_faster"]), name)]
+
+
+def of_contrast(name: str) -> list[Row]:
+    """Return the row of ``contrastive_throughput.py``."""
+    contrast = load(name)
+    speeds = contrast["images_per_s"]
+    theirs = f"the usual loop {per_s(speeds['usual'])}"
+    return [("contrastive training", per_s(speeds["ours"]), theirs, times(contrast["times_faster"]["usual"]), name)]
+
+
+def of_commands(name: str) -> list[Row]:
     """Return the rows of whole commands; the short ones stand beside the import of PyTorch."""
-    name, found = "throughput/commands", []
-    record = load(name)
+    record, found = load(name), []
     least = record["short"]["import torch"]["median_s"]
     for command, row in record["short"].items():
         if command != "import torch":
