@@ -206,7 +206,7 @@ def _write_manifest(arguments: argparse.Namespace, facts: dict) -> None:
     seen = all_seen(facts) or facts["seen_images"]
     entry = {
         "preset": facts["config"]["preset"],
-        "summary": f"{arguments.data}, {(all_seen(facts) or facts['seen_images']) / 1e6:.2f} million images seen",
+        "summary": f"{arguments.data}, {seen / 1e6:.2f} million images seen",
         "files": [f"{arguments.name}.md", *_pictures(arguments.name)],
     }
     for kind, file in _kinds(PRETRAINED, f"{arguments.name}.").items():
