@@ -46,6 +46,7 @@ PARTS = {
     RESULTS: {"results": results},
     PERFORMANCE: {
         "performance": performance.table,
+        "avx2": performance.avx2_table,
         "svm": performance.svm_table,
         "growth": performance.slopes,
         "imagenet": performance.imagenet_table,
