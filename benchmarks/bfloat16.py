@@ -1,8 +1,9 @@
 """Is the arithmetic that ``auto`` chooses the faster one here? Matrix products in float32 and in bfloat16, in turns.
 
-``dcgan_eval.devices.has_fast_bfloat16`` asks the processor's flags and oneDNN's limit, and decides for features, training
-and K-means; this times what it decides about. Exit code 1 where the type chosen is the slower one. On processors without
-hardware for bfloat16 a product of 256 x 256 x 256 already takes long, so sizes grow only while they stay below a second.
+``dcgan_eval.devices.has_fast_bfloat16`` asks the processor's flags and oneDNN's limit, and decides for features,
+training and K-means; this times what it decides about. Exit code 1 where the type chosen is the slower one. On
+processors without hardware for bfloat16 a product of 256 x 256 x 256 already takes long, so sizes grow only while they
+stay below a second.
 
     python benchmarks/bfloat16.py --out benchmarks/results/throughput/bfloat16.json
 """
