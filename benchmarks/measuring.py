@@ -8,7 +8,8 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,46 @@ def in_own_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> 
     """Run a function of a module in a fresh process, so that peak memory and threads are its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
+
+
+@contextmanager
+def steps_elsewhere(
+    make: Callable[..., Iterator[None]], names: Sequence[str], *arguments: Any
+) -> Iterator[dict[str, Iterator[None]]]:
+    """Give a loop for each name, ``make(name, *arguments)`` in a process of its own that takes a step when asked."""
+    context, loops, pipes, processes = multiprocessing.get_context("spawn"), {}, [], []
+    for name in names:
+        here, there = context.Pipe()
+        process = context.Process(target=_step_when_asked, args=(there, make, name, *arguments))
+        process.start()
+        loops[name] = _steps(here)
+        pipes.append(here)
+        processes.append(process)
+    try:
+        yield loops
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.join()
+
+
+def _steps(pipe: Connection) -> Iterator[None]:
+    """Ask for a step and wait until it is done."""
+    while True:
+        pipe.send(None)
+        yield pipe.recv()
+
+
+def _step_when_asked(pipe: Connection, make: Callable[..., Iterator[None]], *arguments: Any) -> None:
+    """Take a step whenever the other end asks, until it is closed."""
+    loop = make(*arguments)
+    with suppress(EOFError):
+        while True:
+            pipe.recv()
+            next(loop)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            pipe.send(None)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:

@@ -18,6 +18,7 @@ import click
 
 from .. import __version__
 from ..errors import DcganEvalError
+from ..memory import keep_freed_memory
 from .options import example
 from .streams import hushed, keep_encodable, warnings_as_notes
 
@@ -192,6 +193,7 @@ class _Commands(click.Group):
         debug = "--debug" in words[:end]
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
         keep_encodable()
+        keep_freed_memory()
         try:
             _refuse_empty(words)
             if not _is_needed(words):

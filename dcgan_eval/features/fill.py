@@ -250,8 +250,7 @@ def _stored(name: str, f_ND: np.ndarray, store_dtype: str) -> np.ndarray:
     stored = _converted(f_ND, store_dtype)
     if stored.dtype == f_ND.dtype and stored.dtype.kind != "f":
         return stored
-    with np.errstate(invalid="ignore"):
-        error = np.linalg.norm(stored.astype(np.float32) - f_ND)
+    error = _distance(stored, f_ND)
     if not np.isfinite(error):  # as where a number stored is not
         with np.errstate(over="ignore"):
             fits = bool(np.isfinite(f_ND.astype(np.float32)).all())  # in the widest type there is
@@ -275,10 +274,23 @@ def _stored(name: str, f_ND: np.ndarray, store_dtype: str) -> np.ndarray:
 
 def _converted(f_ND: np.ndarray, store_dtype: str) -> np.ndarray:
     """Convert features, infinite where they are too large; torch gives the same bits as NumPy 14 times as fast."""
-    if store_dtype == "float16" and f_ND.dtype == np.float32 and f_ND.flags.carray:  # writeable, in plain order
+    if store_dtype == "float16" and _is_plain(f_ND):
         return torch.from_numpy(f_ND).half().numpy()
     with np.errstate(over="ignore"):
         return f_ND.astype(store_dtype)
+
+
+def _distance(stored: np.ndarray, f_ND: np.ndarray) -> float:
+    """Return the length of what rounding took away; not finite where the features or what is stored are not."""
+    if _is_plain(f_ND):
+        return float((torch.from_numpy(stored) - torch.from_numpy(f_ND)).norm())  # in float32
+    with np.errstate(invalid="ignore"):
+        return float(np.linalg.norm(stored.astype(np.float32) - f_ND))
+
+
+def _is_plain(f_ND: np.ndarray) -> bool:
+    """Tell whether torch can take features as they lie in memory: float32, writeable, in plain order."""
+    return f_ND.dtype == np.float32 and f_ND.flags.carray
 
 
 def _keys(images: ImageSet) -> RowKeys:
