@@ -8,7 +8,7 @@ of the objective itself: one product with X, and one with its transpose for the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -42,15 +42,19 @@ class ConjugateSteps(NewtonSteps):
 def _round(
     space: Space, problem: Problem, state: State, live: torch.Tensor, aim: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Step with one preconditioner until the relative gaps of the live problems seem to be at the aim."""
-    U, F, some = state.U.clone(), state.F.clone(), problem.columns(live)
+    """Step with one preconditioner until the relative gaps of the live problems seem to be at the aim.
+
+    Scores take most of the memory there is for a fit: those of the state are written over.
+    """
+    U, F, some = state.U.clone(), state.F, problem.columns(live)
     now = _Point(U[live], columns_of(F, live), state.G[live], state.primal[live])
     precondition = space.preconditioner(space.curvature(some, now.U, now.F))
     place = torch.arange(len(live), device=U.device)  # in the preconditioner
     for count in range(1, _STEPS + 1):
         new = _step(space, some, now, precondition, place)
         fell = new.primal < now.primal  # always, but for rounding: then a problem stays where it was
-        now = new if decide.holds(fell) else new.where(fell, now)
+        new.return_to(now, decide.where(~fell))
+        now = new
         far = fell
         if count % space.norm_every == 0:
             far = fell & (0.5 * inner(space, some, now.G, now.G) > aim * now.primal)
@@ -61,7 +65,8 @@ def _round(
         if len(left) == 0:
             break
         # Problems that are done leave the batch, so that the others do not pay for them.
-        live, place, some, now = live[left], place[left], some.columns(left), now.columns(left)
+        live, place, some = live[left], place[left], some.columns(left)
+        now.keep(left)
     return U, F
 
 
@@ -75,15 +80,17 @@ class _Point:
     primal: torch.Tensor
     step: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def columns(self, kept: torch.Tensor) -> _Point:
-        """Return some of the problems."""
-        step = None if self.step is None else (self.step[0][kept], self.step[1][:, kept])
-        return _Point(self.U[kept], self.F[:, kept], self.G[kept], self.primal[kept], step)
+    def keep(self, kept: torch.Tensor) -> None:
+        """Let the other problems go, one array after the other."""
+        self.U, self.G, self.primal, self.F = self.U[kept], self.G[kept], self.primal[kept], self.F[:, kept]
+        if self.step is not None:
+            self.step = (self.step[0][kept], self.step[1][:, kept])
 
-    def where(self, chosen: torch.Tensor, other: _Point) -> _Point:
-        """Return this point for the chosen problems, (K,), and another one for the rest."""
-        U, F = torch.where(chosen[:, None], self.U, other.U), torch.where(chosen, self.F, other.F)
-        return replace(self, U=U, F=F, primal=torch.where(chosen, self.primal, other.primal))
+    def return_to(self, other: _Point, problems: torch.Tensor) -> None:
+        """Take vectors and scores of some problems from another point."""
+        if len(problems):
+            self.U[problems], self.F[:, problems] = other.U[problems], other.F[:, problems]
+            self.primal[problems] = other.primal[problems]
 
 
 def _step(
@@ -104,11 +111,12 @@ def _step(
         beta = torch.where(bent > 0, -across / bent.clamp_min(1e-300), 0.0)
         slope, slope_of_last = (inner(space, problem, now.G, *V) for V in ((P, FP), now.step))
         beta = torch.where(slope + beta * slope_of_last < 0, beta, 0.0)  # never uphill
-        P, FP = P + beta[:, None] * last, F_last.mul_(beta).add_(FP)
+        P, FP, now.step = P + beta[:, None] * last, F_last.mul_(beta).add_(FP), None
+        del F_last
     t = space.line(problem, (now.U, now.F), (P, FP))
     t = torch.where(torch.isfinite(t), t, 0.0)
     U, F = space.correct(problem, now.U + t[:, None] * P, FP.mul_(t).add_(now.F))
     losses, pulled = space.change(problem, now.F, F)
-    step = (U - now.U, F - now.F)
+    step = (U - now.U, torch.sub(F, now.F, out=FP))
     primal = 0.5 * inner(space, problem, U, U, F) + losses
     return _Point(U, F, now.G + step[0] - pulled, primal, step)

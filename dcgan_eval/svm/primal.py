@@ -8,7 +8,7 @@ sample, and conjugate gradients (``nonlinear_cg``) see to the tail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the princi
 COARSE_DIM = 512
 """Widths up to which every direction is coarse; above, there are no more coarse directions than half of it."""
 _MANY_COLUMNS = 64
+_SHAPES, _LEAST_STEP = 16, 64  # of products whose rows vary, and rows between two
 
 
 @dataclass
@@ -184,11 +185,14 @@ class PrimalSpace:
         Z = self._ready().top
         assert Z is not None, "made together with the basis"
         pulled = torch.zeros(len(U), Z.shape[1], dtype=torch.float64, device=Z.device)
+        hessians = torch.zeros(len(U), Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
         for part in self.rows.parts():
-            add_to(pulled, product_nt(problem.rows(part).pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T))
+            here = problem.rows(part)
+            add_to(pulled, product_nt(here.pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T))
+            _add_weighted_grams(hessians, Z[part], here.curvature(F[part]).diagonal)
         # Galerkin: gradient and Hessian restricted to the basis B are B g and I + Z^T S Z, with Z = X B^T.
         gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled)
-        hessians = self.rows.reduce(_weighted_grams(Z, problem.curvature(F).diagonal, self.rows.parts()))
+        hessians = self.rows.reduce(hessians)
         hessians.diagonal(dim1=1, dim2=2).add_(1)
         # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
         # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
@@ -207,7 +211,9 @@ class PrimalSpace:
         sampled = self.rows.gather(self._sampled(S))
         every = self._stride(Z, sampled.shape[1])
         Z, sampled = Z[::every], sampled[::every] * (self.rows.total_rows / len(Z[::every]))  # each stands for many
-        inverses = _inverses(_weighted_grams(Z, sampled, [slice(None)]))
+        grams = torch.zeros(sampled.shape[1], Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
+        _add_weighted_grams(grams, Z, sampled)
+        inverses = _inverses(grams)
         # Outside the basis H is taken for a multiple of I: 1 + mean energy a direction of what is left, times sum of s.
         tau = (1 + coarse.tail * sampled.sum(0))[:, None]
 
@@ -408,16 +414,21 @@ def _orthonormal(spanned: torch.Tensor) -> torch.Tensor:
     return torch.linalg.qr((spanned / norms).T)[0].T.contiguous()
 
 
-def _weighted_grams(Z: torch.Tensor, S: torch.Tensor, parts: Sequence[slice]) -> torch.Tensor:
-    """Return ``Z^T diag(s) Z`` for each column s >= 0 of S, added up part by part in float64: (K, R, R)."""
-    grams = torch.zeros(S.shape[1], Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
-    for part in parts:
-        for gram, s in zip(grams, S[part].T, strict=True):
-            # rows beyond the hinge have s = 0; a GPU multiplies them sooner than it tells which they are
-            active = decide.where(s > 0) if s.device.type == "cpu" else slice(None)
-            weighted = Z[part][active] * s[active].sqrt()[:, None].to(Z.dtype)
-            add_to(gram, product_nt(weighted.T.contiguous(), weighted.T))
-    return grams
+def _add_weighted_grams(grams: torch.Tensor, Z: torch.Tensor, S: torch.Tensor) -> None:
+    """Add ``Z^T diag(s) Z`` for each column s >= 0 of S to (K, R, R), float64.
+
+    Rows beyond the hinge, where s = 0, are left out; a GPU multiplies them sooner than it tells which they are. Their
+    number is rounded, as oneDNN compiles a product for every shape anew, in 0.7 ms, and keeps those of some.
+    """
+    step = max(_LEAST_STEP, len(Z) // _SHAPES)
+    for gram, s in zip(grams, S.T, strict=True):
+        if s.device.type == "cpu":
+            active = decide.where(s > 0)
+            weighted = Z.new_zeros(Z.shape[1], -(-len(active) // step) * step)
+            weighted[:, : len(active)] = (Z[active] * s[active].sqrt()[:, None].to(Z.dtype)).T
+        else:
+            weighted = (Z * s.sqrt()[:, None].to(Z.dtype)).T.contiguous()
+        add_to(gram, product_nt(weighted, weighted))
 
 
 def _inverses(grams: torch.Tensor) -> torch.Tensor:

@@ -381,6 +381,7 @@ def line_minimum(
         if len(live) >= _MANY_COLUMNS and 2 * len(left) <= len(live):  # the others do not wait for the last ones
             found[live] = t
             live, low, high, t, pu, pp = (each[left] for each in (live, low, high, t, pu, pp))
+            del slopes  # what it keeps may be as large as all scores, several times
             slopes = slopes_of(live)
     found[live] = t
     return found
