@@ -117,6 +117,6 @@ def _step(
     t = torch.where(torch.isfinite(t), t, 0.0)
     U, F = space.correct(problem, now.U + t[:, None] * P, FP.mul_(t).add_(now.F))
     losses, pulled = space.change(problem, now.F, F)
-    step = (U - now.U, torch.sub(F, now.F, out=FP))
+    step = (U - now.U, torch.sub(F, now.F, out=FP))  # the correction's scores are not those it was given
     primal = 0.5 * inner(space, problem, U, U, F) + losses
     return _Point(U, F, now.G + step[0] - pulled, primal, step)

@@ -20,7 +20,7 @@ from .journal import Journal
 from .newton import NewtonResult, minimise
 from .objective import Solution, Status, evaluate_weights
 from .primal import COARSE_DIM, PrimalSpace, solve_primal
-from .problems import HingeProblem, Problem
+from .problems import KEPT_BYTES, HingeProblem, Problem
 from .products import serial
 from .rows import Rows
 from .targets import encode, hinge_problem
@@ -189,15 +189,15 @@ class Fitter:
     def _column_blocks(self, total: int) -> list[slice]:
         """Return the columns to solve together: all, or as many as the memory allows.
 
-        For each column the solver keeps about six float64 arrays of N scores and twelve of D + 1 weights, and a Hessian
-        along the coarse directions with its factor and inverse; all share the rows along the strongest directions. A
-        hundred columns multiply as fast, for each, as all.
+        For each column the solver keeps about eight float64 arrays of N scores and twelve of D + 1 weights, and a
+        Hessian along the coarse directions with its factor and inverse; all share the rows along the strongest
+        directions, and what line searches keep. A hundred columns multiply as fast, for each, as all.
         """
         rows, space = self.rows, self._primal
         is_small = rows.num_features < COARSE_DIM
         coarse = rows.num_features + 1 if is_small else space.max_rank
-        shared = 0 if is_small else 4 * rows.num_rows * space.top_rank
-        each = 8 * (6 * rows.num_rows + 12 * rows.num_features + 3 * coarse**2)
+        shared = min(KEPT_BYTES, 32 * rows.num_rows * total) + (0 if is_small else 4 * rows.num_rows * space.top_rank)
+        each = 8 * (8 * rows.num_rows + 12 * rows.num_features + 3 * coarse**2)
         share = self.memory_bytes // 4 if self._is_copied else 3 * self.memory_bytes // 4
         count = max(rows.of_all(-(-total // max(LEAST_COLUMNS, (share - shared) // each))))
         bounds = [round(k * total / count) for k in range(count + 1)]

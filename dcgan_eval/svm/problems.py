@@ -18,6 +18,9 @@ Along = Callable[[torch.Tensor], torch.Tensor]
 _PIECE = 1 << 20  # scores looked at together: they stay in the processor's cache, and what is made of them is small
 _SHORTEST = 256  # rows
 _KEPT_PIECES = 8
+KEPT_BYTES = 4 * 8 * _KEPT_PIECES * _PIECE
+"""The most that a line search keeps of what it is asked again and again: four float64 arrays of some pieces."""
+
 _MANY_COLUMNS = 32
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from svm_problems import Watch, correlated
 from torch._subclasses import FakeTensorMode
 
 from dcgan_eval.devices import memory_share
-from dcgan_eval.svm import decide, newton, nonlinear_cg, problems
+from dcgan_eval.svm import decide, newton, nonlinear_cg, primal, problems
 from dcgan_eval.svm import rows as rows_module
 from dcgan_eval.svm.gram import GramSpace
 from dcgan_eval.svm.objective import Status, certificate
@@ -221,3 +224,47 @@ def test_memory_that_torch_keeps_for_itself_is_free(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     assert memory_share(torch.device("cuda")) == (10 + 70 - 20) // 2
+
+
+GROWN = """
+import sys
+import numpy as np
+from dcgan_eval.svm.path import fit_ovr
+def status(name): return next(int(x.split()[1]) << 10 for x in open("/proc/self/status") if x.startswith(name))
+n, d, k = 60_000, 600, 64
+random = np.random.default_rng(0)
+y, means = random.integers(k, size=n), random.standard_normal((k, 64), np.float32)
+X = random.standard_normal((n, d), np.float32)
+X += (random.standard_normal((n, 64), np.float32) + means[y]) @ random.standard_normal((64, d), np.float32)
+X /= np.sqrt(np.square(X[:1000]).sum(1).mean())
+fit_ovr(X[:9000], y[:9000], 1.0, tol=0.1)  # libraries take their own memory
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+found = fit_ovr(X, y, 1.0, tol=1e-3, memory_bytes=int(sys.argv[1]))
+assert found.status == "converged", found.status
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="how much memory was taken is Linux's to say")
+def test_a_fit_of_many_classes_takes_about_the_memory_it_may() -> None:
+    memory = 300 << 20
+    done = subprocess.run([sys.executable, "-c", GROWN, str(memory)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1.2 * memory
+
+
+def test_hessians_are_right_and_their_products_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    Z = random.standard_normal((3000, 5))
+    S = np.where(random.random((3000, 200)) < np.linspace(0, 1, 200), random.random((3000, 200)), 0.0)
+    shapes = set()
+
+    def product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+        shapes.add((A.shape, B.shape))
+        return product_nt(A, B)
+
+    monkeypatch.setattr(primal, "product_nt", product)
+    grams = torch.zeros(200, 5, 5, dtype=torch.float64)
+    primal._add_weighted_grams(grams, torch.from_numpy(Z), torch.from_numpy(S))
+    np.testing.assert_allclose(grams, np.einsum("nr,nk,ns->krs", Z, S, Z), atol=1e-9)
+    assert len(shapes) <= 18
