@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let glibc's ``malloc`` keep up to 256 MiB that were freed, and take arrays below that from what it keeps.
 
     By its defaults each map of over 32 MiB comes from the system and goes back to it, so that every forward pass asks
-    for the same pages again, each of which the kernel clears: a fifth of the time of batch-norm statistics on two
+    for the same pages again, each of which the kernel clears: a quarter of the time of batch-norm statistics on two
     processors. For the whole process, so the command line alone does it; no number depends on it.
 
     Returns
