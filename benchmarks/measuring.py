@@ -39,6 +39,7 @@ def steps_elsewhere(
         here, there = context.Pipe()
         process = context.Process(target=_step_when_asked, args=(there, make, name, *arguments))
         process.start()
+        there.close()  # so that a process that ends is seen to have ended
         loops[name] = _steps(here)
         pipes.append(here)
         processes.append(process)

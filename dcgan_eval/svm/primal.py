@@ -418,7 +418,7 @@ def _add_weighted_grams(grams: torch.Tensor, Z: torch.Tensor, S: torch.Tensor) -
     """Add ``Z^T diag(s) Z`` for each column s >= 0 of S to (K, R, R), float64.
 
     Rows beyond the hinge, where s = 0, are left out; a GPU multiplies them sooner than it tells which they are. Their
-    number is rounded, as oneDNN compiles a product for every shape anew, in 0.7 ms, and keeps those of some.
+    number is rounded, as oneDNN compiles a product for every shape anew, in 5 ms, and keeps those of some.
     """
     step = max(_LEAST_STEP, len(Z) // _SHAPES)
     for gram, s in zip(grams, S.T, strict=True):
