@@ -14,25 +14,16 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
+from measuring import seconds
 
 from dcgan_eval import provenance
 from dcgan_eval.devices import arithmetic, resolve_device
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
 LONGEST_S = 1.0
-
-
-def seconds(A: torch.Tensor, device: torch.device) -> float:
-    """Return the wall time of one product of a square matrix with itself."""
-    started = time.perf_counter()
-    A @ A
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def measure(device: torch.device, repeats: int) -> list[dict[str, float]]:
@@ -46,7 +37,7 @@ def measure(device: torch.device, repeats: int) -> list[dict[str, float]]:
         times: dict[str, list[float]] = {name: [] for name in matrices}
         for repeat in range(repeats + 1):
             for name, A in matrices.items():
-                found = seconds(A, device)
+                found = seconds(lambda A=A: A @ A, 1, device)
                 if repeat:  # the first is a warm-up
                     times[name].append(found)
         rows.append({"size": size, **{name: 2 * size**3 / statistics.median(t) for name, t in times.items()}})

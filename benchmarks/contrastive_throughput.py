@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import write_record
+from measuring import peak_flops_per_s, write_record
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-from train_throughput import in_turns, our_loop, peak_flops_per_s
+from train_throughput import in_turns, our_loop
 
 from dcgan_eval.data.catalog import load_data
 from dcgan_eval.devices import arithmetic

@@ -2,7 +2,8 @@
 
 The peer is the same network run eagerly in float32 with torchvision's ``create_feature_extractor``, pooled by the same
 windows. Ours is what ``dcgan-eval features`` does after calibration: folding, arithmetic type, pooling, conversion
-to the store's float16. Both take the same uint8 images in turn; medians over repetitions. Writes a JSON record.
+to the store's float16. Both take the same uint8 images in turn; medians over repetitions. Shares are of the rate of a
+matrix product of 4,096 x 4,096 x 4,096 in the same type, and count the convolutions' operations. Writes a JSON record.
 
     python benchmarks/features_throughput.py --out benchmarks/results/throughput/features.json
 """
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import write_record
+from measuring import peak_flops_per_s, write_record
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from dcgan_eval.data.imageset import ImageSet
@@ -26,6 +28,8 @@ from dcgan_eval.features.batchnorm import norm_layers
 from dcgan_eval.features.encoders import load_encoder
 from dcgan_eval.features.extract import ExtractOptions, Extractor, compute_statistics, store_identity
 from dcgan_eval.features.pooling import pool_to_grid
+
+PEER = "create_feature_extractor, float32"
 
 
 def main() -> None:
@@ -45,7 +49,18 @@ def main() -> None:
             run(pixels)
             if repeat:  # the first is a warm-up
                 times[name].append(time.perf_counter() - started)
-    _report(times, arguments)
+    device = resolve_device(arguments.device)
+    types = {name: name.split(", ")[1] for name in sides}
+    peaks = {name: peak_flops_per_s(device, getattr(torch, name)) for name in set(types.values())}
+    flops = operations(sides[PEER], pixels[:1])
+    _report(times, flops, {name: peaks[compute] for name, compute in types.items()}, arguments)
+
+
+def operations(run: Callable[[np.ndarray], object], pixels: np.ndarray) -> int:
+    """Count the additions and multiplications of convolutions that the usual way takes for images."""
+    with FlopCounterMode(display=False) as counter:
+        run(pixels)
+    return counter.get_total_flops()
 
 
 def _sides(images: ImageSet, device: str) -> dict[str, Callable[[np.ndarray], object]]:
@@ -75,18 +90,27 @@ def _sides(images: ImageSet, device: str) -> dict[str, Callable[[np.ndarray], ob
             for x in batches
         ]
 
-    return {"create_feature_extractor, float32": peer, **sides}
+    return {PEER: peer, **sides}
 
 
-def _report(times: dict[str, list[float]], arguments: argparse.Namespace) -> None:
-    """Print images per second and ratios, and write the record."""
+def _report(
+    times: dict[str, list[float]], flops_per_image: int, peaks: dict[str, float], arguments: argparse.Namespace
+) -> None:
+    """Print images per second, ratios and shares, and write the record."""
     speeds = {name: arguments.images / statistics.median(values) for name, values in times.items()}
-    (peer, *ours) = speeds
-    ratios = {name: statistics.median(b / a for a, b in zip(times[name], times[peer], strict=True)) for name in ours}
+    ratios = {
+        name: statistics.median(b / a for a, b in zip(times[name], times[PEER], strict=True))
+        for name in times
+        if name != PEER
+    }
+    rates = {name: speed * flops_per_image for name, speed in speeds.items()}
+    shares = {name: rate / peaks[name] for name, rate in rates.items()}
     for name, speed in speeds.items():
-        print(f"{name:36s} {speed:8.0f} images/s   {ratios.get(name, 1.0):.2f} x")
+        ratio, share = ratios.get(name, 1.0), shares[name]
+        print(f"{name:36s} {speed:8.0f} images/s   {ratio:.2f} x   {share:.0%} of a large product's rate")
     found = {"num_images": arguments.images, "num_repeats": arguments.repeats, "images_per_s": speeds}
-    write_record(arguments.out, "features_throughput", found | {"ratio_to_peer": ratios, "times_s": times})
+    found |= {"ratio_to_peer": ratios, "times_s": times, "flops_per_s": rates, "peak_flops_per_s": peaks}
+    write_record(arguments.out, "features_throughput", found | {"share_of_peak": shares})
 
 
 if __name__ == "__main__":

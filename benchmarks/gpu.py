@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import peak_flops_per_s, seconds
 from torch.utils.flop_counter import FlopCounterMode
-from train_throughput import common_loop, in_turns, our_loop, peak_flops_per_s, seconds
+from train_throughput import common_loop, in_turns, our_loop
 
 from dcgan_eval import provenance
 from dcgan_eval.baselines.kmeans import run_kmeans

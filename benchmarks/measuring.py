@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from dcgan_eval import provenance
-from dcgan_eval.devices import has_fast_bfloat16
+from dcgan_eval.devices import fast_type, has_fast_bfloat16
+
+PEAK_SIZE = 4096  # of the square matrices whose product is taken for what a device can multiply
 
 
 def in_own_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -65,8 +67,7 @@ def _step_when_asked(pipe: Connection, make: Callable[..., Iterator[None]], *arg
         while True:
             pipe.recv()
             next(loop)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _wait(device_there())
             pipe.send(None)
 
 
@@ -92,6 +93,35 @@ def timed_command(words: Sequence[str]) -> dict[str, Any]:
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
     return {"time_s": time_s, "peak_bytes": usage.ru_maxrss * 1024}
+
+
+def device_there() -> torch.device:
+    """Return the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seconds(step: Callable[[], Any], count: int, device: torch.device) -> float:
+    """Return the wall time of one of ``count`` steps."""
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    _wait(device)
+    return (time.perf_counter() - started) / count
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_flops_per_s(device: torch.device, dtype: torch.dtype | None = None) -> float:
+    """Return the best rate of a matrix product, by default in the type that training takes there."""
+    dtype = dtype or fast_type(device)
+    A, B = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device).to(dtype) for _ in range(2))
+    seconds(lambda: A @ B, 1, device)
+    return 2 * PEAK_SIZE**3 / min(seconds(lambda: A @ B, 3, device) for _ in range(3))
 
 
 @contextmanager

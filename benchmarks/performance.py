@@ -100,10 +100,11 @@ def imagenet_table() -> str:
         f"{run['gap']:.0e} |"
         for run in record["runs"]
     ]
+    grids = {run["probe"]: run["times_one_fit"] for run in load("svm/imagenet-grid")["runs"]}
     found = [
         f"{probe}: slope {whole['slopes'][-1]:.2f}, so one fit of {whole['full_rows']:,} rows would take "
-        f"{whole['one_fit_s'] / 3600:.1f} h, {whole['protocol_fits']} of them, as the protocol asks, "
-        f"{whole['protocol_s'] / 3600:.0f} h"
+        f"{whole['one_fit_s'] / 3600:.1f} h, and the protocol's grid with the last fit, {grids[probe]:.1f} times as "
+        f"long, {whole['one_fit_s'] * grids[probe] / 3600:.0f} h"
         for probe, whole in record["extrapolated"].items()
     ]
     what = f"{record['num_features']:,} features, {record['num_classes']:,} classes, {record['memory_gb']:g} GB allowed"
@@ -204,6 +205,35 @@ def of_commands(name: str) -> list[Row]:
     for command, row in record["long"].items():
         stages = ", ".join(f"{stage} {took:.0f}" for stage, took in row["timings_s"].items() if took >= 1)
         found.append((f"`dcgan-eval {command}`", f"{row['wall_s']:.0f} s", f"of it: {stages}", "", name))
+    return found
+
+
+def limits() -> str:
+    """Return how near features and training are to what the processor multiplies, with AVX512 and kept to AVX2."""
+    lines = ["| | arithmetic | GFLOP/s | a large product | share | record |", "|---|---|---:|---:|---:|---|"]
+    for folder in ("", AVX2):
+        for what, compute, rate, peak, name in rates(folder):
+            link = f"[{name.split('/')[-1]}](../{LINK}{name}.json)"
+            where = ", AVX2" if folder else ""
+            lines.append(
+                f"| {what}{where} | {compute} | {rate / 1e9:.0f} | {peak / 1e9:.0f} | {rate / peak:.0%} | {link} |"
+            )
+    return "\n".join([*lines, "", f"{machine(load('throughput/features'))}.", ""])
+
+
+def rates(folder: str) -> list[tuple[str, str, float, float, str]]:
+    """Return what was timed, its arithmetic, its operations a second, those of a large product, the record's name."""
+    name = f"{folder}throughput/features"
+    made, found = load(name), []
+    for side, rate in made["flops_per_s"].items():
+        who, compute = side.split(", ")
+        what = "features" if who == "ours" else f"`{who}`"
+        found.append((what, compute, rate, made["peak_flops_per_s"][side], name))
+    for what, record in (("an update of D and G", "train"), ("contrastive training", "contrastive")):
+        name = f"{folder}throughput/{record}"
+        made = load(name)
+        compute = "bfloat16" if made["environment"]["bfloat16_in_hardware"] else "float32"
+        found.append((what, compute, made["flops_per_s"], made["peak_flops_per_s"], name))
     return found
 
 

@@ -14,20 +14,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from measuring import steps_elsewhere, write_record
+from measuring import device_there, peak_flops_per_s, seconds, steps_elsewhere, write_record
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from dcgan_eval.data.catalog import load_data
-from dcgan_eval.devices import arithmetic, fast_type
+from dcgan_eval.devices import arithmetic
 from dcgan_eval.memory import keep_freed_memory
 from dcgan_eval.models.dcgan import build
 from dcgan_eval.models.presets import get_preset
@@ -35,7 +33,6 @@ from dcgan_eval.training.config import paper_recipe
 from dcgan_eval.training.estimate import flops_per_round
 from dcgan_eval.training.trainer import Trainer
 
-PEAK_SIZE = 4096
 LOOPS = ("ours", "common", "common, memory kept")
 
 
@@ -99,16 +96,6 @@ def our_loop(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def seconds(step: Callable[[], Any], count: int, device: torch.device) -> float:
-    """Return the wall time of one of ``count`` steps."""
-    _wait(device)
-    started = time.perf_counter()
-    for _ in range(count):
-        step()
-    _wait(device)
-    return (time.perf_counter() - started) / count
-
-
 def in_turns(loops: dict[str, Iterator[None]], turns: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Return the wall time of a round of each loop, turn by turn, after one round of each to warm up."""
     for loop in loops.values():
@@ -118,24 +105,6 @@ def in_turns(loops: dict[str, Iterator[None]], turns: int, rounds: int, device: 
         for name, loop in loops.items():
             times[name].append(seconds(lambda loop=loop: next(loop), rounds, device))
     return times
-
-
-def device_there() -> torch.device:
-    """Return the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _wait(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_flops_per_s(device: torch.device) -> float:
-    """Return the best rate of a matrix product in the type that training takes there."""
-    A, B = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=fast_type(device)) for _ in range(2))
-    seconds(lambda: A @ B, 1, device)
-    return 2 * PEAK_SIZE**3 / min(seconds(lambda: A @ B, 3, device) for _ in range(3))
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ PARTS = {
     PERFORMANCE: {
         "performance": performance.table,
         "avx2": performance.avx2_table,
+        "limits": performance.limits,
         "svm": performance.svm_table,
         "growth": performance.slopes,
         "imagenet": performance.imagenet_table,
