@@ -34,7 +34,6 @@ from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.protocols.catalog import get_protocol
 from dcgan_eval.protocols.classifiers import SvmClassifier, rank
 from dcgan_eval.seeding import rng
-from dcgan_eval.svm import path
 
 FULL_ROWS = 1_281_167
 VALIDATION = 2_000
@@ -127,8 +126,7 @@ def fit(arguments: argparse.Namespace, num_rows: int) -> dict[str, Any]:
         X_val, y_val = Part(file["X"], num_rows, num_rows + VALIDATION), y[num_rows:]
         classifier: Any = LogisticClassifier(memory_bytes=memory, relative=True)
         if arguments.one == "svm":
-            path.memory_share = lambda device=None: memory  # type: ignore[assignment]
-            classifier = SvmClassifier((arguments.C,), relative=True)
+            classifier = SvmClassifier((arguments.C,), relative=True, memory_bytes=memory)
         started = time.perf_counter()
         found = classifier.fit(X, y[:num_rows], arguments.C)
         fitted = time.perf_counter() - started

@@ -258,6 +258,8 @@ class SvmClassifier:
         Try values beyond the candidates where the best is at their end; None: see :func:`has_open_grid`.
     device : torch.device or str, optional
         Where to multiply; None: where the features are.
+    memory_bytes : int, optional
+        About the most that a fit may take beside features in memory; None: a share of the machine.
 
     Attributes
     ----------
@@ -279,10 +281,12 @@ class SvmClassifier:
         relative: bool = False,
         open_grid: bool | None = None,
         device: torch.device | str | None = None,
+        memory_bytes: int | None = None,
     ):
         FitOptions(tol=tol, solver=solver)  # refused here, before features are computed
         self.values, self.patience, self.tol, self.solver = values, patience, tol, solver
-        self.mean_loss, self.relative, self.open_grid, self.device = mean_loss, relative, open_grid, device
+        self.mean_loss, self.relative, self.open_grid = mean_loss, relative, open_grid
+        self.device, self.memory_bytes = device, memory_bytes
         self.name = "l2svm_mean_loss" if mean_loss else "l2svm"
         self.journal: Journal | None = None  # where long fits are written down, set by whoever runs them
         self.num_certain: Callable[[], int] | None = None  # see :func:`looking_ahead`
@@ -323,7 +327,7 @@ class SvmClassifier:
         squared_norm = mean_squared_norm(X, self.group) if self.relative else 1.0
         scaling = math.sqrt(squared_norm)
         how: dict[str, Any] = {"tol": self.tol, "solver": self.solver, "intercept_scaling": scaling}
-        how |= {"device": self.device, "journal": self.journal, "group": self.group}
+        how |= {"device": self.device, "memory_bytes": self.memory_bytes, "journal": self.journal, "group": self.group}
         return how, squared_norm * (num_rows if self.mean_loss else 1), num_rows
 
 

@@ -28,6 +28,8 @@ _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the princi
 COARSE_DIM = 512
 """Widths up to which every direction is coarse; above, there are no more coarse directions than half of it."""
 _MANY_COLUMNS = 64
+_EXACT, _ABOUT = 1e-10, 0.01  # relative error of a step's length: ten looks at all scores, or three
+_FEW_SCORES = 1 << 21  # that take less time than the product with X
 _SHAPES, _LEAST_STEP = 16, 64  # of products whose rows vary, and rows between two
 
 
@@ -115,7 +117,7 @@ class PrimalSpace:
     def line(
         self, problem: Problem, start: tuple[torch.Tensor, torch.Tensor], step: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        """Return the length of a step for which the objective is least, (K,)."""
+        """Return the length of a step for which the objective is least, (K,): exactly where scores are few."""
         (U, F), (P, FP) = start, step
         pu, pp = (problem.join(self.inner(P, V)) for V in (U, P))
 
@@ -124,7 +126,8 @@ class PrimalSpace:
             along = slopes(*some)
             return lambda t: self.rows.reduce(along(t))
 
-        return line_minimum(slopes_of, pu, pp)
+        is_cheap = self.rows.total_rows * len(U) <= _FEW_SCORES
+        return line_minimum(slopes_of, pu, pp, _EXACT if is_cheap else _ABOUT)
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return None: the Hessian product makes X w on its way."""
