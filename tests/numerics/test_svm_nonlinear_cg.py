@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,33 @@ def test_the_gap_asked_for_is_reached_from_any_start(tol: float) -> None:
     check(fit_ovr(X, y, 1e-2, solver="primal", tol=tol, warm_start=cold), X, y, tol)
     far = fit_ovr(X, 3 - y, 1.0, solver="primal", tol=1e-2)  # of other labels, at a hundred times the cost
     check(fit_ovr(X, y, 1e-2, solver="primal", tol=tol, warm_start=far), X, y, tol)
+
+
+def test_where_scores_are_many_a_step_takes_few_looks_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, slopes = {"lines": 0, "looks": 0}, primal.slopes
+
+    def counted(problem: HingeProblem, F: torch.Tensor, step: torch.Tensor) -> Any:
+        along, is_large = slopes(problem, F, step), F.numel() == 30_000 * 80  # not the sample's, nor some columns'
+        made["lines"] += is_large
+
+        def at(t: torch.Tensor) -> torch.Tensor:
+            made["looks"] += is_large
+            return along(t)
+
+        return at
+
+    monkeypatch.setattr(primal, "slopes", counted)
+    X, y = features_like(30_000, 7, classes=80)
+    found = fit_ovr(X, y, 1e-2, solver="primal")
+    assert found.status is Status.CONVERGED
+    X_constant = with_constant(X.astype(np.float64))
+    for k in (0, 41, 79):
+        w = np.append(found.W[k], found.intercepts[k])
+        objective, gap = dual_gap(X_constant, np.where(y == k, 1.0, -1.0), 1e-2, w)
+        assert gap <= 1.01e-4
+        np.testing.assert_allclose(found.primal[k], objective, rtol=1e-9)
+    assert made["lines"] >= 4
+    assert made["looks"] <= 4 * made["lines"]  # to a length's last digits there are nine
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

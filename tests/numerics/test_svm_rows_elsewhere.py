@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from ranks import in_processes
 from svm_problems import correlated, dual_gap, known_optimum, with_constant
 
+from dcgan_eval.baselines.logistic import LogisticClassifier
+from dcgan_eval.protocols.classifiers import SvmClassifier
 from dcgan_eval.svm.objective import Status
 from dcgan_eval.svm.path import Choice, FitOptions, Fitter, choose_solver, fit_ovr
 from dcgan_eval.svm.primal import PrimalSpace
@@ -68,6 +70,34 @@ def test_streaming_reads_a_block_at_a_time(tmp_path):
     np.testing.assert_allclose(rows.scores(rows.zeros(2) + 1), with_constant(X) @ np.ones((601, 2)), rtol=1e-10)
     assert source.longest == 64  # the largest power of two among the 100 that fit
     assert rows.passes == 1
+
+
+@pytest.mark.parametrize("probe", [SvmClassifier, LogisticClassifier])
+def test_rows_that_would_take_more_than_a_probe_may_are_not_brought_into_memory(probe, monkeypatch):
+    X, y = correlated(4000, 200, 4, seed=9)
+    brought: list[int] = []
+    empty = torch.empty
+
+    def watched(*shape: Any, **how: Any) -> torch.Tensor:
+        made = empty(*shape, **how)
+        if made.shape == X.shape:
+            brought.append(made.nbytes)
+        return made
+
+    class Elsewhere:
+        shape, dtype = X.shape, np.dtype(np.float32)
+
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            return X[rows].astype(np.float32)
+
+    monkeypatch.setattr(torch, "empty", watched)
+    for megabytes, times in ((4, 0), (16, 1)):  # X has 3.2, and may take half
+        classifier = probe(values=(1e-3,), memory_bytes=megabytes << 20)
+        assert classifier.fit(Elsewhere(), y, 1e-3).status == "converged"
+        assert len(brought) == times
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
