@@ -102,7 +102,7 @@ def _step(
 ) -> _Point:
     """Take one step; ``place`` is where the preconditioner has the problems."""
     S = space.curvature(problem, now.U, now.F)
-    P = S.project(precondition(-now.G, place))
+    P = space.settled(S.project(precondition(-now.G, place)))
     FP = space.scores(P)
     if now.step is not None:
         # Daniel 1967: conjugate to the last step in the present Hessian, of which their scores tell all that is needed.
@@ -110,7 +110,7 @@ def _step(
         bent, across = (problem.join(space.energy(S, V, now.step)) for V in (now.step, (P, FP)))
         beta = torch.where(bent > 0, -across / bent.clamp_min(1e-300), 0.0)
         slope, slope_of_last = (inner(space, problem, now.G, *V) for V in ((P, FP), now.step))
-        beta = torch.where(slope + beta * slope_of_last < 0, beta, 0.0)  # never uphill
+        beta = space.settled(torch.where(slope + beta * slope_of_last < 0, beta, 0.0))  # never uphill
         P, FP, now.step = P + beta[:, None] * last, F_last.mul_(beta).add_(FP), None
         del F_last
     t = space.line(problem, (now.U, now.F), (P, FP))

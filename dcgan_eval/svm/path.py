@@ -19,7 +19,7 @@ from .gram import GramSpace, gram_matrix, solve_gram
 from .journal import Journal
 from .newton import NewtonResult, minimise
 from .objective import Solution, Status, evaluate_weights
-from .primal import COARSE_DIM, PrimalSpace, solve_primal
+from .primal import COARSE_DIM, PrimalSpace, has_many_scores, solve_primal
 from .problems import KEPT_BYTES, HingeProblem, Problem
 from .products import serial
 from .rows import Rows
@@ -170,7 +170,8 @@ class Fitter:
         self.classes, index = encode(y, self.rows.num_rows, self.rows.device, group)
         self.problem = hinge_problem(index, self.classes, class_weight, sample_weight)
         self.choice = self._choose()
-        self._primal = PrimalSpace(self.rows, journal=journal)
+        is_wide = has_many_scores(self.rows, self.problem.num_columns)
+        self._primal = PrimalSpace(self.rows, journal=journal, is_wide=is_wide)
         self._gram: GramSpace | None = None
         self._coefficients: dict[int, torch.Tensor] = {}
 

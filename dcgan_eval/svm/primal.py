@@ -29,7 +29,7 @@ COARSE_DIM = 512
 """Widths up to which every direction is coarse; above, there are no more coarse directions than half of it."""
 _MANY_COLUMNS = 64
 _EXACT, _ABOUT = 1e-10, 0.01  # relative error of a step's length: ten looks at all scores, or three
-_FEW_SCORES = 1 << 21  # that take less time than the product with X
+_FEW_SCORES = 1 << 21  # looks at which take less time than the product with X
 _SHAPES, _LEAST_STEP = 16, 64  # of products whose rows vary, and rows between two
 
 
@@ -59,6 +59,8 @@ class PrimalSpace:
         Directions on which the sampled Hessian is inverted, and on which the problem is solved on all rows.
     journal : Journal or None
         Where long fits are looked for and written down.
+    is_wide : bool
+        Whether looks at all scores take as long as products with X; see :func:`has_many_scores`.
     """
 
     rows: Rows
@@ -67,6 +69,7 @@ class PrimalSpace:
     top_rank: int = 128
     norm_every: int = 1
     journal: Journal | None = None
+    is_wide: bool = False
     _coarse: _Coarse | None = field(default=None, repr=False)
     _digest: str = field(default="", repr=False)
 
@@ -89,7 +92,7 @@ class PrimalSpace:
         pulled = torch.zeros_like(U)
         for part, block in self.rows.blocks():
             self.rows.backward(block, problem.rows(part).pull(F[part]), pulled)
-        return self.rows.reduce(total_losses(problem, F)), self.rows.reduce(pulled)
+        return self.rows.reduce(total_losses(problem, F)), self._joined(pulled)
 
     def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses at new scores, (K,), and the change of X^T a since others, (K, D + 1), reading X once.
@@ -100,7 +103,13 @@ class PrimalSpace:
         for part, block in self.rows.blocks():
             here = problem.rows(part)
             self.rows.backward(block, here.pull(after[part]).sub_(here.pull(before[part])), pulled)
-        return self.rows.reduce(total_losses(problem, after)), self.rows.reduce(pulled)
+        return self.rows.reduce(total_losses(problem, after)), self._joined(pulled)
+
+    def _joined(self, pulled: torch.Tensor) -> torch.Tensor:
+        """Return X^T a (K, D + 1) of all processes; that of the constant, which no product made, settled."""
+        pulled = self.rows.reduce(pulled)
+        pulled[:, -1] = self.settled(pulled[:, -1])
+        return pulled
 
     def at_rest(self, problem: Problem) -> torch.Tensor:
         """Return all losses at zero, (K,)."""
@@ -117,7 +126,7 @@ class PrimalSpace:
     def line(
         self, problem: Problem, start: tuple[torch.Tensor, torch.Tensor], step: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        """Return the length of a step for which the objective is least, (K,): exactly where scores are few."""
+        """Return the length of a step for which the objective is least, (K,); about, where scores are many."""
         (U, F), (P, FP) = start, step
         pu, pp = (problem.join(self.inner(P, V)) for V in (U, P))
 
@@ -126,8 +135,15 @@ class PrimalSpace:
             along = slopes(*some)
             return lambda t: self.rows.reduce(along(t))
 
-        is_cheap = self.rows.total_rows * len(U) <= _FEW_SCORES
-        return line_minimum(slopes_of, pu, pp, _EXACT if is_cheap else _ABOUT)
+        return self.settled(line_minimum(slopes_of, pu, pp, _ABOUT if self.is_wide else _EXACT))
+
+    def settled(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return numbers rounded to float32 where scores are many.
+
+        Sums over processes differ in their last bits. Products are of float32 numbers, and where directions and lengths
+        are, too, they do not see it: any number of processes goes the same way.
+        """
+        return numbers.float().double() if self.is_wide else numbers
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return None: the Hessian product makes X w on its way."""
@@ -297,17 +313,18 @@ class PrimalSpace:
                 rows.backward(block, rows.forward(block, parts), pulled)
             # rounded, so that the last bits of a sum over processes turn no directions
             basis = _orthonormal(rows.reduce(pulled).to(rows.dtype).double()).to(rows.dtype)
-        square, parts = torch.zeros(1, dtype=torch.float64, device=rows.device), rows.split(basis)
-        inside = [basis.new_empty(0, len(basis))]
+        parts, inside = rows.split(basis), [basis.new_empty(0, len(basis))]
+        squares = [torch.zeros(1, dtype=torch.float64, device=rows.device)]
         for _, block in rows.blocks(within=runs):
             inside.append(rows.forward(block, parts).to(rows.dtype))
-            square += torch.linalg.vector_norm(block, dtype=torch.float64) ** 2
+            squares.append(torch.linalg.vector_norm(block, dtype=torch.float64)[None] ** 2)
         sample = rows.gather(torch.cat(inside))
         values, vectors = torch.linalg.eigh(product_nt(sample.T.contiguous(), sample.T).double())
         # Rayleigh-Ritz: turn the basis into the eigenvectors of the sample seen through it, largest first.
         turn = vectors.flip(1).T.to(rows.dtype).contiguous()
         basis, sample = product_nt(turn, basis.T), product_nt(sample, turn)
-        energy, kept = decide.numbers(rows.reduce(square)[0], values.sum())
+        # added one by one, in the order of rows, however many processes hold them
+        energy, kept = decide.numbers(sum(rows.gather(torch.cat(squares))), values.sum())
         # energy of a row outside the basis, by Pythagoras
         left = max(energy + len(sample) * rows.scale**2 - kept, 0.0) / len(sample)
         tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
@@ -325,6 +342,11 @@ class PrimalSpace:
         combination = combination.to(rows.dtype)
         spanned = torch.cat([product_nt(combination, first.T).double(), last], dim=1)
         return _orthonormal(spanned).to(rows.dtype), size == rows.total_rows
+
+
+def has_many_scores(rows: Rows, num_columns: int) -> bool:
+    """Return whether the scores of all rows in so many columns are too many to look at as often as a few."""
+    return rows.total_rows * num_columns > _FEW_SCORES
 
 
 def solve_primal(

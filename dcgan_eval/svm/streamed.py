@@ -14,7 +14,7 @@ import torch
 
 from .journal import Journal
 from .objective import Evaluation, evaluate_weights
-from .primal import PrimalSpace
+from .primal import PrimalSpace, has_many_scores
 from .problems import Problem, in_pieces, line_minimum
 from .rows import Rows
 
@@ -113,4 +113,4 @@ def joint_space(rows: Rows, num_columns: int, memory_bytes: float, journal: Jour
     """
     needed = 8 * _KEPT_ARRAYS * rows.num_rows * num_columns
     kind = StreamedSpace if needed > max(memory_bytes, _SMALL_BYTES) else PrimalSpace
-    return kind(rows, top_rank=0, journal=journal)
+    return kind(rows, top_rank=0, journal=journal, is_wide=has_many_scores(rows, num_columns))

@@ -90,3 +90,11 @@ class Watch(TorchDispatchMode):
         if "mm" in str(function):
             self.precisions.add(torch.get_float32_matmul_precision())
         return result
+
+
+def features_like(num_rows: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose spectrum falls by powers around a common mean, and classes that overlap: many rows cross hinges."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(num_rows) % classes
+    X = 1 + rng.standard_normal((num_rows, 700)) * 6 / (1 + np.arange(700)) ** 0.6
+    return (X + 0.7 * np.eye(classes, 700, 30)[y]).astype(np.float32), y

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from svm_problems import dual_gap, with_constant
+from svm_problems import dual_gap, features_like, with_constant
 
 from dcgan_eval.svm import newton, nonlinear_cg, primal
 from dcgan_eval.svm.newton import NewtonSteps
@@ -15,14 +15,6 @@ from dcgan_eval.svm.nonlinear_cg import ConjugateSteps
 from dcgan_eval.svm.objective import Solution, Status
 from dcgan_eval.svm.path import FitOptions, Fitter, fit_ovr, fit_path
 from dcgan_eval.svm.problems import HingeProblem
-
-
-def features_like(num_rows: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose spectrum falls by powers around a common mean, and classes that overlap: many rows cross hinges."""
-    rng = np.random.default_rng(seed)
-    y = np.arange(num_rows) % classes
-    X = 1 + rng.standard_normal((num_rows, 700)) * 6 / (1 + np.arange(700)) ** 0.6
-    return (X + 0.7 * np.eye(classes, 700, 30)[y]).astype(np.float32), y
 
 
 def check(solution: Solution, X: np.ndarray, y: np.ndarray, tol: float) -> None:

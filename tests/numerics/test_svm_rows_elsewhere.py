@@ -15,10 +15,11 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks import in_processes
-from svm_problems import correlated, dual_gap, known_optimum, with_constant
+from svm_problems import correlated, dual_gap, features_like, known_optimum, with_constant
 
 from dcgan_eval.baselines.logistic import LogisticClassifier
 from dcgan_eval.protocols.classifiers import SvmClassifier
+from dcgan_eval.svm import primal
 from dcgan_eval.svm.objective import Status
 from dcgan_eval.svm.path import Choice, FitOptions, Fitter, choose_solver, fit_ovr
 from dcgan_eval.svm.primal import PrimalSpace
@@ -190,6 +191,10 @@ def fit_here(folder: Path) -> None:
     X, y = many_rows()
     here = shares(X, len(X), None, size)[rank]
     np.savez(folder / f"loose {rank}.npz", W=fit_ovr(X[here], y[here], 1e-3, group=dist.group.WORLD).W)
+    primal._FEW_SCORES = 0
+    X, y = features_like(4096, 8, classes=60)
+    here = shares(X, len(X), None, size)[rank]
+    np.savez(folder / f"wide {rank}.npz", W=fit_ovr(X[here], y[here], 1e-2, group=dist.group.WORLD).W)
     dist.destroy_process_group()
 
 
@@ -198,7 +203,7 @@ def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """What each of several processes with unequal shards found, problem by problem."""
     folder = tmp_path_factory.mktemp("shared")
     in_processes(request.param, fit_here, folder)
-    names = [*shared_problems(), "loose"]
+    names = [*shared_problems(), "loose", "wide"]
     return {name: [dict(np.load(folder / f"{name} {rank}.npz")) for rank in range(request.param)] for name in names}
 
 
@@ -223,6 +228,14 @@ def test_processes_reach_the_constructed_optimum(fitted):
     # of each process's own it was 3e-3, with float32 sums of other rows 1e-6.
     alone = fit_ovr(*many_rows(), 1e-3, solver="primal").W
     assert np.linalg.norm(fitted["loose"][0]["W"] - alone) <= 1e-9 * np.linalg.norm(alone)
+
+
+def test_where_scores_are_many_processes_go_the_same_way_to_the_last_digits(fitted, monkeypatch):
+    monkeypatch.setattr(primal, "_FEW_SCORES", 0)
+    X, y = features_like(4096, 8, classes=60)
+    alone = fit_ovr(X, y, 1e-2, solver="primal").W
+    # two million scores give rounding so many chances that steps of float64 numbers ended 6e-6 apart
+    assert np.linalg.norm(fitted["wide"][0]["W"] - alone) <= 1e-9 * np.linalg.norm(alone)
 
 
 def test_processes_take_whole_blocks_of_rows_or_as_many_as_each_other():
@@ -274,11 +287,11 @@ def test_any_shape_scale_and_form_is_certified(
     assert solution.status is Status.CONVERGED
     stored = source.double().numpy() if isinstance(source, torch.Tensor) else source[:].astype(np.float64)
     shown = solution.classes[1:] if classes == 2 else solution.classes
-    for c, w, b, primal in zip(shown, solution.W, solution.intercepts, solution.primal, strict=True):
+    for c, w, b, objective in zip(shown, solution.W, solution.intercepts, solution.primal, strict=True):
         signs = np.where(y == c, 1.0, -1.0)
         found, gap = dual_gap(with_constant(stored), signs, solution.C, np.append(w, b))
         assert gap <= 1e-3 + 1e-9  # the definition cancels to 1e-9 of P at the largest scales
-        assert primal == pytest.approx(found, rel=1e-9)  # float64 sums in another order
+        assert objective == pytest.approx(found, rel=1e-9)  # float64 sums in another order
 
 
 def test_a_gram_matrix_over_processes_is_refused():
