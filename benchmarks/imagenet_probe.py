@@ -2,13 +2,10 @@
 
 The features imitate a trained encoder's: class means in a spectrum that falls by a power, noise, ReLU, float16 on the
 disk. For each number of rows each probe is fitted at one C, in a process of its own within the same memory; the slope
-is of time against rows, and the full size is extrapolated by the two largest. With ``--grid`` all that the protocol
-fits is measured beside that one fit: every C of its grid, and the best of them anew. A record is written after each
-run; runs that it has already are kept, unless they are measured again.
+is of time against rows, and the full size is extrapolated by the two largest. A record is written after each run; runs
+that it has already are kept, unless they are measured again.
 
     python benchmarks/imagenet_probe.py --folder /tmp --out benchmarks/results/svm/imagenet-probe.json
-    python benchmarks/imagenet_probe.py --folder /tmp --grid --rows 20000 \
-        --out benchmarks/results/svm/imagenet-grid.json
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ from measuring import environment, write_record
 
 from dcgan_eval import provenance
 from dcgan_eval.baselines.logistic import LogisticClassifier
-from dcgan_eval.protocols.catalog import get_protocol
 from dcgan_eval.protocols.classifiers import SvmClassifier, rank
 from dcgan_eval.seeding import rng
 
@@ -54,7 +50,6 @@ def main() -> None:
     parser.add_argument(
         "--C", type=float, default=1.0, help="for features of mean squared norm one, as in the protocol"
     )
-    parser.add_argument("--grid", action="store_true", help="measure the protocol's whole grid as well")
     parser.add_argument("--memory-gb", type=float, default=4.0, help="what a fit may take")
     parser.add_argument("--folder", type=Path, required=True, help="where the features (2 bytes each) may lie")
     parser.add_argument("--out", type=Path)
@@ -111,7 +106,7 @@ def measured(arguments: argparse.Namespace, num_rows: int) -> Iterator[dict[str,
                 str(num_rows),
             ]
             options += [f"--{name}={getattr(arguments, name)}" for name in ("features", "classes", "C")]
-            options += [f"--memory-gb={arguments.memory_gb}"] + ["--grid"] * arguments.grid
+            options += [f"--memory-gb={arguments.memory_gb}"]
             answer = subprocess.run(options, check=True, stdout=subprocess.PIPE, text=True).stdout
             yield json.loads(answer.splitlines()[-1]) | {"git": provenance.git_state()}
     finally:
@@ -135,7 +130,6 @@ def fit(arguments: argparse.Namespace, num_rows: int) -> dict[str, Any]:
             classifier.predict([found], X_val),
             rank(classifier, [found], X_val, arguments.classes),
         )
-        grid = whole_grid(classifier, X, y[:num_rows], X_val, y_val, fitted) if arguments.grid else {}
     return {
         "probe": arguments.one,
         "num_rows": num_rows,
@@ -147,30 +141,7 @@ def fit(arguments: argparse.Namespace, num_rows: int) -> dict[str, Any]:
         "top1": float(np.mean(predicted == y_val)),
         "top5": float(np.mean((ranked.top == y_val[:, None]).any(axis=1))) if ranked.top is not None else None,
         **{name: value for name, value in found.details().items() if name != "time_s"},
-        **grid,
     }
-
-
-def whole_grid(
-    classifier: Any, X: Part, y: np.ndarray, X_val: Part, y_val: np.ndarray, one_fit_s: float
-) -> dict[str, Any]:
-    """Fit every C of the protocol and the best of them anew; return each one's time, and all against one fit."""
-    tried, started = [], time.perf_counter()
-    classifier.values = get_protocol("imagenet-1k").Cs
-    for found, predicted in classifier.path(X, y, X_val):
-        tried.append(
-            {
-                "C": found.value,
-                "status": found.status,
-                "top1": float(np.mean(predicted == y_val)),
-                "until_s": time.perf_counter() - started,
-                "passes": found.details()["passes"],
-            }
-        )
-    best = max(tried, key=lambda fit: fit["top1"])["C"]
-    classifier.fit(X, y, best)
-    whole_s = time.perf_counter() - started
-    return {"grid": tried, "best_C": best, "grid_and_fit_s": whole_s, "times_one_fit": whole_s / one_fit_s}
 
 
 class Part:
