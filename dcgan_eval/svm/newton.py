@@ -71,6 +71,9 @@ class Space(Protocol):
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return X u (N, K) where that is cheaper to carry through CG than to recompute; else None."""
 
+    def settled(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return what steps are made of without the digits that depend on how rows are held, where these add up."""
+
     def hessian(
         self, U: torch.Tensor, S: Curvature, image: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -314,7 +314,7 @@ class PrimalSpace:
             # rounded, so that the last bits of a sum over processes turn no directions
             basis = _orthonormal(rows.reduce(pulled).to(rows.dtype).double()).to(rows.dtype)
         parts, inside = rows.split(basis), [basis.new_empty(0, len(basis))]
-        squares = [torch.zeros(1, dtype=torch.float64, device=rows.device)]
+        squares = [torch.zeros(1, dtype=torch.float64, device=rows.device)]  # a process may hold none of the sample
         for _, block in rows.blocks(within=runs):
             inside.append(rows.forward(block, parts).to(rows.dtype))
             squares.append(torch.linalg.vector_norm(block, dtype=torch.float64)[None] ** 2)
@@ -324,7 +324,8 @@ class PrimalSpace:
         turn = vectors.flip(1).T.to(rows.dtype).contiguous()
         basis, sample = product_nt(turn, basis.T), product_nt(sample, turn)
         # added one by one, in the order of rows, however many processes hold them
-        energy, kept = decide.numbers(sum(rows.gather(torch.cat(squares))), values.sum())
+        none = torch.zeros((), dtype=torch.float64, device=rows.device)
+        energy, kept = decide.numbers(sum(rows.gather(torch.cat(squares)), none), values.sum())
         # energy of a row outside the basis, by Pythagoras
         left = max(energy + len(sample) * rows.scale**2 - kept, 0.0) / len(sample)
         tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
