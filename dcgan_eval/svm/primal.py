@@ -138,12 +138,12 @@ class PrimalSpace:
         return self.settled(line_minimum(slopes_of, pu, pp, _ABOUT if self.is_wide else _EXACT))
 
     def settled(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return numbers rounded to float32 where scores are many.
+        """Return numbers rounded to float32 where scores are many and products are of float32 numbers.
 
-        Sums over processes differ in their last bits. Products are of float32 numbers, and where directions and lengths
-        are, too, they do not see it: any number of processes goes the same way.
+        Sums over processes differ in their last bits. Where directions and lengths are float32 numbers, too, products
+        do not see it: any number of processes goes the same way.
         """
-        return numbers.float().double() if self.is_wide else numbers
+        return numbers.float().double() if self.is_wide and not self.resolves else numbers
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return None: the Hessian product makes X w on its way."""
