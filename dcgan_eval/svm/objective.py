@@ -81,7 +81,7 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor, *, keep: boo
     -----
     Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
-    V, pulled = rows.split(W, torch.float64), rows.zeros(len(W))
+    V, pulled = rows.split(W, torch.float64), rows.no_sum(len(W))
     losses = torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
     scores = rows.no_scores(len(W)) if keep else losses[:0]
     for part, block in in_pieces(rows.blocks(torch.float64), len(W)):
@@ -92,7 +92,7 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor, *, keep: boo
         losses += here.losses(F).sum(0)
         rows.backward(block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)
     primal = 0.5 * problem.join((W * W).sum(1)) + rows.total(losses)
-    gradient = W - rows.reduce(pulled)  # w - X^T a
+    gradient = W - rows.whole(pulled)  # w - X^T a
     gap = 0.5 * problem.join((gradient * gradient).sum(1))  # P - D without a difference of two large numbers
     return Evaluation(primal, primal - gap, gap, relative(gap, primal), scores, gradient)
 

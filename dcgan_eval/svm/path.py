@@ -166,7 +166,7 @@ class Fitter:
         self.rows = Rows(X, options.intercept_scaling, group=group, device=device, memory_bytes=given)
         self.memory_bytes = memory_share(self.rows.device) if memory_bytes is None else memory_bytes
         is_here = isinstance(X, np.ndarray | torch.Tensor) and _device_of(X) == self.rows.device
-        self._is_copied = isinstance(self.rows.X, torch.Tensor) and not is_here
+        self._is_copied = self.rows.fit_whole and not is_here
         self.classes, index = encode(y, self.rows.num_rows, self.rows.device, group)
         self.problem = hinge_problem(index, self.classes, class_weight, sample_weight)
         self.choice = self._choose()
@@ -192,13 +192,14 @@ class Fitter:
 
         For each column the solver keeps about eight float64 arrays of N scores and twelve of D + 1 weights, and a
         Hessian along the coarse directions with its factor and inverse; all share the rows along the strongest
-        directions, and what line searches keep. A hundred columns multiply as fast, for each, as all.
+        directions, and what line searches keep. A hundred columns multiply as fast, for each, as all. What counts are
+        the rows of all processes, so that any number of them solves the same columns together.
         """
-        rows, space = self.rows, self._primal
+        rows, space, num_rows = self.rows, self._primal, self.rows.total_rows
         is_small = rows.num_features < COARSE_DIM
         coarse = rows.num_features + 1 if is_small else space.max_rank
-        shared = min(KEPT_BYTES, 32 * rows.num_rows * total) + (0 if is_small else 4 * rows.num_rows * space.top_rank)
-        each = 8 * (8 * rows.num_rows + 12 * rows.num_features + 3 * coarse**2)
+        shared = min(KEPT_BYTES, 32 * num_rows * total) + (0 if is_small else 4 * num_rows * space.top_rank)
+        each = 8 * (8 * num_rows + 12 * rows.num_features + 3 * coarse**2)
         share = self.memory_bytes // 4 if self._is_copied else 3 * self.memory_bytes // 4
         count = max(rows.of_all(-(-total // max(LEAST_COLUMNS, (share - shared) // each))))
         bounds = [round(k * total / count) for k in range(count + 1)]

@@ -89,27 +89,21 @@ class PrimalSpace:
 
     def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses, (K,), and X^T a, (K, D + 1), reading X once."""
-        pulled = torch.zeros_like(U)
+        pulled = self.rows.no_sum(len(U))
         for part, block in self.rows.blocks():
             self.rows.backward(block, problem.rows(part).pull(F[part]), pulled)
-        return self.rows.reduce(total_losses(problem, F)), self._joined(pulled)
+        return self.rows.reduce(total_losses(problem, F)), self.rows.whole(pulled)
 
     def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses at new scores, (K,), and the change of X^T a since others, (K, D + 1), reading X once.
 
         Products of a difference are rounded in proportion to it, so that a gradient that began exact stays so.
         """
-        pulled = self.rows.zeros(after.shape[1])
+        pulled = self.rows.no_sum(after.shape[1])
         for part, block in self.rows.blocks():
             here = problem.rows(part)
             self.rows.backward(block, here.pull(after[part]).sub_(here.pull(before[part])), pulled)
-        return self.rows.reduce(total_losses(problem, after)), self._joined(pulled)
-
-    def _joined(self, pulled: torch.Tensor) -> torch.Tensor:
-        """Return X^T a (K, D + 1) of all processes; that of the constant, which no product made, settled."""
-        pulled = self.rows.reduce(pulled)
-        pulled[:, -1] = self.settled(pulled[:, -1])
-        return pulled
+        return self.rows.reduce(total_losses(problem, after)), self.rows.whole(pulled)
 
     def at_rest(self, problem: Problem) -> torch.Tensor:
         """Return all losses at zero, (K,)."""
@@ -138,12 +132,13 @@ class PrimalSpace:
         return self.settled(line_minimum(slopes_of, pu, pp, _ABOUT if self.is_wide else _EXACT))
 
     def settled(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return numbers rounded to float32 where scores are many and products are of float32 numbers.
+        """Return numbers rounded to 24 bits: directions and lengths need no more.
 
-        Sums over processes differ in their last bits. Where directions and lengths are float32 numbers, too, products
-        do not see it: any number of processes goes the same way.
+        Some sums over processes differ in their last bits, which every step would multiply by ten. Rounded away, they
+        are not seen: any number of processes goes the same way.
         """
-        return numbers.float().double() if self.is_wide and not self.resolves else numbers
+        scaled = (2**29 + 1) * numbers  # Dekker 1971: splits off the leading 24 of 53 bits
+        return scaled - (scaled - numbers)
 
     def image(self, U: torch.Tensor) -> torch.Tensor | None:
         """Return None: the Hessian product makes X w on its way."""
@@ -161,11 +156,11 @@ class PrimalSpace:
         self, U: torch.Tensor, S: Curvature, image: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``w + X^T S X w`` and ``X w``, reading each block of X once."""
-        scores, out, V = self.no_scores(len(U)), torch.zeros_like(U), self.rows.split(U)
+        scores, out, V = self.no_scores(len(U)), self.rows.no_sum(len(U)), self.rows.split(U)
         for part, block in self.rows.blocks():
             scores[part] = self.rows.forward(block, V)
             self.rows.backward(block, S.apply(part, scores[part]), out)
-        return self.rows.reduce(out).add_(U), scores
+        return self.rows.whole(out).add_(U), scores
 
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
         """Return the inner products of the rows of U and V."""
@@ -215,7 +210,7 @@ class PrimalSpace:
         hessians.diagonal(dim1=1, dim2=2).add_(1)
         # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
         # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
-        step = -torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0].to(basis.dtype)
+        step = -self.settled(torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0]).to(basis.dtype)
         P, FP = product_nt(step, basis.T).double(), self.rows.no_scores(len(U))
         for part in self.rows.parts():
             FP[part] = product_nt(Z[part], step)
@@ -308,11 +303,10 @@ class PrimalSpace:
         rows = self.rows
         basis, exact = self._first_guess()
         if not exact:  # one step of subspace iteration over the whole sample
-            pulled, parts = torch.zeros_like(basis, dtype=torch.float64), rows.split(basis)
+            pulled, parts = rows.no_sum(len(basis)), rows.split(basis)
             for _, block in rows.blocks(within=runs):
                 rows.backward(block, rows.forward(block, parts), pulled)
-            # rounded, so that the last bits of a sum over processes turn no directions
-            basis = _orthonormal(rows.reduce(pulled).to(rows.dtype).double()).to(rows.dtype)
+            basis = _orthonormal(self.settled(rows.whole(pulled))).to(rows.dtype)
         parts, inside = rows.split(basis), [basis.new_empty(0, len(basis))]
         squares = [torch.zeros(1, dtype=torch.float64, device=rows.device)]  # a process may hold none of the sample
         for _, block in rows.blocks(within=runs):

@@ -376,7 +376,8 @@ def line_minimum(
         # The slope ascends in t, as the objective is convex: Newton, kept between the last point below and above zero.
         new = t - slope / curvature.clamp_min(1e-300)
         middle = torch.where(torch.isinf(high), 2 * low, 0.5 * (low + high))  # no point above yet: double
-        new = torch.where((new > low) & (new < high), new, torch.where(slope == 0, t, middle))
+        # A step too short to move t leaves it there, whichever sign rounding has given to the slope.
+        new = torch.where(((new > low) & (new < high)) | (new == t), new, middle)
         left = decide.where((new - t).abs() > tol * t.abs())
         t = new
         if len(left) == 0:

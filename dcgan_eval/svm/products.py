@@ -122,6 +122,19 @@ def add_to(total: torch.Tensor, part: torch.Tensor) -> None:
         into += rows.double()
 
 
+def add_exactly(high: torch.Tensor, low: torch.Tensor, part: torch.Tensor) -> None:
+    """Add a float64 matrix to ``high`` and what rounding takes from it to ``low``, in place: sums in any order agree.
+
+    Knuth's TwoSum (The Art of Computer Programming 2, 4.2.2), a few rows at a time as in :func:`add_to`.
+    """
+    step = max(1, _IN_CACHE // max(1, part.shape[1])) if part.device.type == "cpu" else len(part)
+    for total, lost, rows in zip(*(torch.split(matrix, step) for matrix in (high, low, part)), strict=True):
+        new = total + rows
+        taken = new - total  # of the rows
+        lost += (rows - taken) + total.sub_(new - taken)
+        total.copy_(new)
+
+
 def _is_numpy_faster(B: torch.Tensor) -> bool:
     """Whether NumPy multiplies A by a large B as it lies in memory faster.
 

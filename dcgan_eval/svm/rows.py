@@ -6,6 +6,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from ..devices import memory_share, to_device
 from . import decide
-from .products import add_to, product_nt
+from .products import add_exactly, add_to, product_nt
 
 BLOCK_BYTES = 128 << 20
 """Bytes read at once: large enough for full GEMM speed, small enough to stay bounded."""
@@ -32,6 +33,14 @@ takes for 100 MiB.
 
 _RUN_ROWS = 128  # sampled rows that lie beside one another: long enough to multiply, short enough to spread
 _SHORTEST, _FEWEST = 64, 8  # rows of a block, and blocks of all rows if these are long enough
+
+
+@dataclass(frozen=True)
+class Sum:
+    """``R^T [X, s]`` of some blocks of rows, (K, D + 1) float64, and what rounding has taken from it."""
+
+    high: torch.Tensor
+    low: torch.Tensor
 
 
 class Rows:
@@ -90,7 +99,13 @@ class Rows:
         self.block_bytes = block_bytes
         self.step = block_rows(self.total_rows, self._row_bytes(self.dtype), self.device, block_bytes)
         self.rows_read = 0
-        self.X = self._brought(X, memory_bytes)
+        self._room = memory_share(self.device) if memory_bytes is None else memory_bytes
+        self.X = self._brought(X)
+
+    @property
+    def fit_whole(self) -> bool:
+        """Whether the rows of all processes would be brought into the device's memory if a single one had them."""
+        return self.total_rows * self.num_features * _kept_dtype(self.X.dtype).itemsize <= self._room
 
     def in_double(self) -> Rows:
         """Return the same rows, converted to float64 block by block for every product."""
@@ -98,7 +113,7 @@ class Rows:
         rows.dtype = torch.float64
         return rows
 
-    def _brought(self, X: Any, memory_bytes: int | None) -> Any:
+    def _brought(self, X: Any) -> Any:
         """Return X where it is to be multiplied if it is there or fits there, else X as it is, to be streamed."""
         in_memory = isinstance(X, np.ndarray | torch.Tensor)
         if in_memory and self.device.type == "cpu":
@@ -106,8 +121,7 @@ class Rows:
         if isinstance(X, torch.Tensor) and X.device == self.device:
             return X
         kept = _kept_dtype(X.dtype)
-        room = memory_share(self.device) if memory_bytes is None else memory_bytes
-        if self.num_rows * self.num_features * kept.itemsize > room:
+        if self.num_rows * self.num_features * kept.itemsize > self._room:
             return X
         brought = torch.empty(self.num_rows, self.num_features, dtype=kept, device=self.device)
         step = max(_SHORTEST, self.block_bytes // self._row_bytes(kept))
@@ -209,14 +223,22 @@ class Rows:
         """Return ``[block, s] @ V.T`` (B, K) in float64; V comes from :meth:`split`."""
         return product_nt(block, V[0]).double() + V[1]
 
-    def backward(self, block: torch.Tensor, R: torch.Tensor, out: torch.Tensor) -> None:
-        """Add ``R.T @ [block, s]`` to ``out`` (K, D + 1); R is (B, K) float64."""
-        add_to(out[:, :-1], product_nt(R.T.to(block.dtype).contiguous(), block.T))
-        out[:, -1] += self.scale * R.sum(dim=0)
+    def backward(self, block: torch.Tensor, R: torch.Tensor, out: Sum) -> None:
+        """Add ``R.T @ [block, s]`` to ``out``; R is (B, K) float64."""
+        product = product_nt(R.T.to(block.dtype).contiguous(), block.T)
+        if product.dtype == torch.float64:
+            add_exactly(out.high[:, :-1], out.low[:, :-1], product)
+        else:  # 24 bits leave float64 nothing to round, unless a part is 2^29 times smaller than the sum
+            add_to(out.high[:, :-1], product)
+        add_exactly(out.high[:, -1:], out.low[:, -1:], self.scale * R.sum(dim=0)[:, None])
 
     def zeros(self, num_problems: int) -> torch.Tensor:
         """Return a float64 zero of shape (num_problems, D + 1) beside X."""
         return torch.zeros(num_problems, self.num_features + 1, dtype=torch.float64, device=self.device)
+
+    def no_sum(self, num_problems: int) -> Sum:
+        """Return the sum of no blocks."""
+        return Sum(self.zeros(num_problems), self.zeros(num_problems))
 
     def no_scores(self, num_problems: int) -> torch.Tensor:
         """Return a float64 zero of shape (N, num_problems) beside X."""
@@ -232,10 +254,24 @@ class Rows:
 
     def adjoint(self, R: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return ``R.T @ [X, s]`` (K, D + 1) in float64, one pass."""
-        out = self.zeros(R.shape[1])
+        out = self.no_sum(R.shape[1])
         for rows, block in self.blocks(dtype):
             self.backward(block, R[rows], out)
-        return self.reduce(out)
+        return self.whole(out)
+
+    def whole(self, part: Sum) -> torch.Tensor:
+        """Return the sum over all processes, (K, D + 1): the same bits however many there are."""
+        if self.group is None:
+            return part.high + part.low
+        # Demmel and Nguyen 2015, reproducible summation: multiples of one unit, so few that their sum is exact, and
+        # the rest, whose rounding is far below the last bit. Adding and taking away a large number rounds to the unit.
+        most = part.high.abs().amax(1, keepdim=True)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
+        exponent = torch.frexp(most).exponent + self.group.size().bit_length()
+        large = torch.ldexp(torch.full_like(most, 1.5), exponent)
+        units = part.high + large - large
+        rest = part.high - units + part.low
+        return self.reduce(units) + self.reduce(rest)
 
     def reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over the processes, in place; every process gets the same bits."""

@@ -58,12 +58,12 @@ class StreamedSpace(PrimalSpace):
 
     def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses, (K,), and X^T a, (K, D + 1), reading X once."""
-        losses, pulled, V = U.new_zeros(len(U)), torch.zeros_like(U), self.rows.split(U)
+        losses, pulled, V = U.new_zeros(len(U)), self.rows.no_sum(len(U)), self.rows.split(U)
         for part, block in in_pieces(self.rows.blocks(), len(U)):
             here, scores = problem.rows(part), self.rows.forward(block, V)  # (B, K)
             losses += here.losses(scores).sum(0)
             self.rows.backward(block, here.pull(scores), pulled)
-        return self.rows.reduce(losses), self.rows.reduce(pulled)
+        return self.rows.reduce(losses), self.rows.whole(pulled)
 
     def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Any:
         """Return the curvature at weights."""
@@ -71,11 +71,11 @@ class StreamedSpace(PrimalSpace):
 
     def hessian(self, U: torch.Tensor, S: Any, image: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``u + X^T S X u`` and the scores of no rows, reading X once."""
-        out, V = torch.zeros_like(U), self.rows.split(torch.cat([S.U, U]))
+        out, V = self.rows.no_sum(len(U)), self.rows.split(torch.cat([S.U, U]))
         for part, block in in_pieces(self.rows.blocks(), 2 * len(U)):
             at, along = torch.split(self.rows.forward(block, V), len(U), dim=1)  # (B, K) each
             self.rows.backward(block, S.problem.rows(part).curvature(at).apply(slice(None), along), out)
-        return self.rows.reduce(out).add_(U), self.no_scores(len(U))
+        return self.rows.whole(out).add_(U), self.no_scores(len(U))
 
     def line(
         self, problem: Problem, start: tuple[torch.Tensor, torch.Tensor], step: tuple[torch.Tensor, torch.Tensor]
@@ -92,7 +92,9 @@ class StreamedSpace(PrimalSpace):
                 both += problem.rows(part).along(at, along)(t)
             return self.rows.reduce(both)
 
-        return line_minimum(lambda kept: slopes, pu, pp, _LENGTH)  # all columns make one problem: none is left behind
+        return self.settled(
+            line_minimum(lambda kept: slopes, pu, pp, _LENGTH)
+        )  # all columns make one problem: none is left behind
 
     def exact(self, problem: Problem, U: torch.Tensor) -> Evaluation:
         """Evaluate in float64 on X."""

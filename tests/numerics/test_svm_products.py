@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -76,3 +77,15 @@ def test_what_is_added_in_float64_loses_nothing(shape: tuple[int, int], dtype: t
     found = torch.from_numpy(total)
     products.add_to(found[:, :-1], torch.from_numpy(part))
     assert found.numpy().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("columns", [3, 40_000])
+def test_sums_in_any_order_are_the_exact_one_rounded(columns: int) -> None:
+    draw = np.random.default_rng(1)
+    parts = draw.normal(size=(50, 2, columns)) * 10.0 ** draw.integers(-9, 9, (50, 1, 1))  # cancels much
+    exact = [math.fsum(parts[:, 1, k]) for k in range(3)]
+    for order in (range(50), draw.permutation(50)):
+        high, low = (torch.zeros(2, columns + 1, dtype=torch.float64)[:, 1:] for _ in range(2))
+        for k in order:
+            products.add_exactly(high, low, torch.from_numpy(parts[k]))
+        assert (high + low)[1, :3].tolist() == exact

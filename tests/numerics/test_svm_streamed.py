@@ -129,3 +129,16 @@ def test_a_line_is_searched_for_each_column_until_it_is_found() -> None:
 
         if slope(0) < 0:  # else it is no descent, and the search stays near zero
             assert t[k] == pytest.approx(brentq(slope, 0, 1e4, xtol=1e-14), rel=1e-8)
+
+
+@pytest.mark.parametrize("noise", [-1e-17, 0.0, 1e-17])
+def test_a_length_stays_where_it_was_found_while_others_are_searched(noise: float) -> None:
+    def slopes(t: torch.Tensor) -> torch.Tensor:
+        # (t - 0.7) and its derivative, 0 but for rounding at its root; exp(9 t) - 2, which takes many looks
+        first = torch.stack([torch.where((t[0] - 0.7).abs() < 1e-15, noise, t[0] - 0.7), (9 * t[1]).exp() - 2])
+        return torch.stack([first, torch.stack([torch.ones_like(t[0]), 9 * (9 * t[1]).exp()])])
+
+    none = torch.zeros(2, dtype=torch.float64)
+    t = problems.line_minimum(lambda kept: slopes, none, none, 0.01).tolist()
+    assert t[0] == pytest.approx(0.7, rel=1e-14)
+    assert t[1] == pytest.approx(np.log(2) / 9, rel=0.01)
