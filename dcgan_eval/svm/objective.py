@@ -90,7 +90,7 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor, *, keep: boo
             scores[part] = F
         here = problem.rows(part)
         losses += here.losses(F).sum(0)
-        rows.backward(block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)
+        rows.backward(part, block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)
     primal = 0.5 * problem.join((W * W).sum(1)) + rows.total(losses)
     gradient = W - rows.whole(pulled)  # w - X^T a
     gap = 0.5 * problem.join((gradient * gradient).sum(1))  # P - D without a difference of two large numbers

@@ -190,7 +190,7 @@ class Fitter:
     def _column_blocks(self, total: int) -> list[slice]:
         """Return the columns to solve together: all, or as many as the memory allows.
 
-        For each column the solver keeps about eight float64 arrays of N scores and twelve of D + 1 weights, and a
+        For each column the solver keeps about eight float64 arrays of N scores and fourteen of D + 1 weights, and a
         Hessian along the coarse directions with its factor and inverse; all share the rows along the strongest
         directions, and what line searches keep. A hundred columns multiply as fast, for each, as all. What counts are
         the rows of all processes, so that any number of them solves the same columns together.
@@ -199,7 +199,7 @@ class Fitter:
         is_small = rows.num_features < COARSE_DIM
         coarse = rows.num_features + 1 if is_small else space.max_rank
         shared = min(KEPT_BYTES, 32 * num_rows * total) + (0 if is_small else 4 * num_rows * space.top_rank)
-        each = 8 * (8 * num_rows + 12 * rows.num_features + 3 * coarse**2)
+        each = 8 * (8 * num_rows + 14 * rows.num_features + 3 * coarse**2)
         share = self.memory_bytes // 4 if self._is_copied else 3 * self.memory_bytes // 4
         count = max(rows.of_all(-(-total // max(LEAST_COLUMNS, (share - shared) // each))))
         bounds = [round(k * total / count) for k in range(count + 1)]

@@ -21,7 +21,7 @@ from .newton import NewtonResult, minimise
 from .nonlinear_cg import ConjugateSteps
 from .objective import Evaluation, Status, evaluate_weights
 from .problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
-from .products import add_to, product_nt
+from .products import add_to, product_nt, serial
 from .rows import Rows
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
@@ -91,7 +91,7 @@ class PrimalSpace:
         """Return all losses, (K,), and X^T a, (K, D + 1), reading X once."""
         pulled = self.rows.no_sum(len(U))
         for part, block in self.rows.blocks():
-            self.rows.backward(block, problem.rows(part).pull(F[part]), pulled)
+            self.rows.backward(part, block, problem.rows(part).pull(F[part]), pulled)
         return self.rows.reduce(total_losses(problem, F)), self.rows.whole(pulled)
 
     def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +102,7 @@ class PrimalSpace:
         pulled = self.rows.no_sum(after.shape[1])
         for part, block in self.rows.blocks():
             here = problem.rows(part)
-            self.rows.backward(block, here.pull(after[part]).sub_(here.pull(before[part])), pulled)
+            self.rows.backward(part, block, here.pull(after[part]).sub_(here.pull(before[part])), pulled)
         return self.rows.reduce(total_losses(problem, after)), self.rows.whole(pulled)
 
     def at_rest(self, problem: Problem) -> torch.Tensor:
@@ -159,7 +159,7 @@ class PrimalSpace:
         scores, out, V = self.no_scores(len(U)), self.rows.no_sum(len(U)), self.rows.split(U)
         for part, block in self.rows.blocks():
             scores[part] = self.rows.forward(block, V)
-            self.rows.backward(block, S.apply(part, scores[part]), out)
+            self.rows.backward(part, block, S.apply(part, scores[part]), out)
         return self.rows.whole(out).add_(U), scores
 
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
@@ -304,8 +304,8 @@ class PrimalSpace:
         basis, exact = self._first_guess()
         if not exact:  # one step of subspace iteration over the whole sample
             pulled, parts = rows.no_sum(len(basis)), rows.split(basis)
-            for _, block in rows.blocks(within=runs):
-                rows.backward(block, rows.forward(block, parts), pulled)
+            for part, block in rows.blocks(within=runs):
+                rows.backward(part, block, rows.forward(block, parts), pulled)
             basis = _orthonormal(self.settled(rows.whole(pulled))).to(rows.dtype)
         parts, inside = rows.split(basis), [basis.new_empty(0, len(basis))]
         squares = [torch.zeros(1, dtype=torch.float64, device=rows.device)]  # a process may hold none of the sample
@@ -313,7 +313,9 @@ class PrimalSpace:
             inside.append(rows.forward(block, parts).to(rows.dtype))
             squares.append(torch.linalg.vector_norm(block, dtype=torch.float64)[None] ** 2)
         sample = rows.gather(torch.cat(inside))
-        values, vectors = torch.linalg.eigh(product_nt(sample.T.contiguous(), sample.T).double())
+        gram = product_nt(sample.T.contiguous(), sample.T).double()
+        with serial():  # decompositions on more threads end in other bits
+            values, vectors = torch.linalg.eigh(gram)
         # Rayleigh-Ritz: turn the basis into the eigenvectors of the sample seen through it, largest first.
         turn = vectors.flip(1).T.to(rows.dtype).contiguous()
         basis, sample = product_nt(turn, basis.T), product_nt(sample, turn)
@@ -419,11 +421,12 @@ def _principal_combinations(gram: torch.Tensor, rank: int) -> torch.Tensor:
     """
     # Halko, Martinsson & Tropp 2011, algorithm 4.4: a random range, then power iterations with QR in between.
     start = np.random.default_rng(0).standard_normal((len(gram), rank))
-    Q = torch.from_numpy(np.linalg.qr(start)[0]).to(gram)
-    for _ in range(3):
-        Q = torch.linalg.qr(gram @ Q)[0]
-    inside = (Q.T @ (gram @ Q)).double()
-    values, vectors = torch.linalg.eigh(0.5 * (inside + inside.T))
+    with serial():
+        Q = torch.from_numpy(np.linalg.qr(start)[0]).to(gram)
+        for _ in range(3):
+            Q = torch.linalg.qr(gram @ Q)[0]
+        inside = (Q.T @ (gram @ Q)).double()
+        values, vectors = torch.linalg.eigh(0.5 * (inside + inside.T))
     kept = decide.where(values > 1e-6 * values[-1])  # float32 products leave nothing to trust below
     return (Q.double() @ (vectors[:, kept] / values[kept].clamp_min(1e-300).sqrt())).T.contiguous()
 
@@ -431,7 +434,8 @@ def _principal_combinations(gram: torch.Tensor, rank: int) -> torch.Tensor:
 def _orthonormal(spanned: torch.Tensor) -> torch.Tensor:
     """Orthonormalise rows, float64, none of them negligible."""
     norms = torch.linalg.vector_norm(spanned, dim=1, keepdim=True).clamp_min(1e-300)
-    return torch.linalg.qr((spanned / norms).T)[0].T.contiguous()
+    with serial():
+        return torch.linalg.qr((spanned / norms).T)[0].T.contiguous()
 
 
 def _add_weighted_grams(grams: torch.Tensor, Z: torch.Tensor, S: torch.Tensor) -> None:
@@ -457,7 +461,8 @@ def _inverses(grams: torch.Tensor) -> torch.Tensor:
     for jitter in (0.0, 1e-12, 1e-6):
         shifted = grams.clone()
         shifted.diagonal(dim1=1, dim2=2).add_(1 + jitter * largest[:, None])
-        factors, info = torch.linalg.cholesky_ex(shifted)
-        if decide.holds(info == 0):
-            return torch.cholesky_inverse(factors)
+        with serial():
+            factors, info = torch.linalg.cholesky_ex(shifted)
+            if decide.holds(info == 0):
+                return torch.cholesky_inverse(factors)
     return torch.diag_embed(1 / (1 + grams.diagonal(dim1=1, dim2=2).clamp_min(0)))

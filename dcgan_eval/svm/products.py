@@ -17,6 +17,15 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 _LARGE = 1_500_000  # entries of a matrix whose products take longer than it takes to prepare them elsewhere
 _IN_CACHE = 1 << 15  # numbers that are converted at once
 _SHARED_PRODUCTS = 1 << 22  # multiplications from which it pays to wake other threads
+_TILE = 512  # columns that are multiplied by one thread: those at its edges go another way
+
+LONGEST = 1 << 14
+"""Length of rows up to which oneDNN multiplies in one go: what is added up must not depend on the number of threads.
+
+Longer rows of small matrices it cuts in as many parts as suit the threads.
+"""
+
+_FEW, _SMALL = 1000, 1 << 16  # rows, and numbers of a product, below which it does so
 
 
 @functools.lru_cache(maxsize=1)
@@ -100,12 +109,27 @@ def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     if A.device.type == "cpu" and B.T.is_contiguous() and _is_numpy_faster(B.T):
         return _by_numpy(A, B.T)
     if A.device.type == "cpu" and A.dtype == torch.float32 and min(*A.shape, B.shape[0]) > 1 and _has_onednn():
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(A, B, None, "none", [], "")
-        return result
+        if A.shape[1] <= LONGEST or max(len(A), len(B)) >= _FEW or len(A) * len(B) > _SMALL:
+            return _by_onednn(A, B)
+        parts = columns_at_once(A.shape[1])
+        return torch.stack([_by_onednn(A[:, part].contiguous(), B[:, part].contiguous()) for part in parts]).sum(0)
     if A.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
         with _full_float32():
             return product_nt(A, B)
     return A @ B.T if A.shape[0] < B.shape[0] else (B @ A.T).T
+
+
+def _by_onednn(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Return ``A @ B.T``, float32."""
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(A, B, None, "none", [], "")
+    return result
+
+
+def columns_at_once(num_columns: int) -> list[slice]:
+    """Cut rows of so many numbers into even pieces of at most :data:`LONGEST`."""
+    count = -(-num_columns // LONGEST)
+    bounds = [num_columns * k // count for k in range(count + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def add_to(total: torch.Tensor, part: torch.Tensor) -> None:
@@ -152,7 +176,8 @@ def _by_numpy(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """
     left, right, out = A.numpy(), B.numpy(), np.empty((len(A), B.shape[1]), A.numpy().dtype)
     threads = torch.get_num_threads() if A.shape[0] * B.numel() >= _SHARED_PRODUCTS else 1
-    bounds = [B.shape[1] * k // threads for k in range(threads + 1)]
+    tiles = -(-B.shape[1] // _TILE)
+    bounds = [min(B.shape[1], _TILE * (tiles * k // threads)) for k in range(threads + 1)]
 
     def multiply(columns: slice) -> None:
         np.matmul(left, right[:, columns], out=out[:, columns])

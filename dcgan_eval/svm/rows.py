@@ -6,7 +6,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ..devices import memory_share, to_device
 from . import decide
-from .products import add_exactly, add_to, product_nt
+from .products import add_exactly, add_to, columns_at_once, product_nt
 
 BLOCK_BYTES = 128 << 20
 """Bytes read at once: large enough for full GEMM speed, small enough to stay bounded."""
@@ -35,12 +35,45 @@ _RUN_ROWS = 128  # sampled rows that lie beside one another: long enough to mult
 _SHORTEST, _FEWEST = 64, 8  # rows of a block, and blocks of all rows if these are long enough
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sum:
-    """``R^T [X, s]`` of some blocks of rows, (K, D + 1) float64, and what rounding has taken from it."""
+    """``R^T [X, s]`` as it is added up, (K, D + 1): the sum over whole blocks is float64, within one as products are.
+
+    Attributes
+    ----------
+    high, low : torch.Tensor
+        The sum over whole blocks, and what rounding has taken from it.
+    place : int
+        Which block of all rows is being added up.
+    block : torch.Tensor or None
+        Its sum so far, (K, D).
+    constants : list of torch.Tensor
+        What the constant column has added, (K,) each.
+    """
 
     high: torch.Tensor
     low: torch.Tensor
+    place: int = -1
+    block: torch.Tensor | None = None
+    constants: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, place: int, product: torch.Tensor) -> None:
+        """Add some rows of a block."""
+        if self.block is not None and place == self.place:
+            self.block += product
+        else:
+            self.close()
+            self.place, self.block = place, product
+
+    def close(self) -> None:
+        """Add the block to those before it."""
+        if self.block is None:
+            return
+        if self.block.dtype == torch.float64:
+            add_exactly(self.high[:, :-1], self.low[:, :-1], self.block)
+        else:  # 24 bits leave float64 nothing to round, unless the block's are 2^29 times smaller than the sum's
+            add_to(self.high[:, :-1], self.block)
+        self.block = None
 
 
 class Rows:
@@ -157,22 +190,28 @@ class Rows:
 
         A converted block lies in a buffer that the next one overwrites.
         """
-        dtype = dtype or self.dtype
+        for rows, _, block in self._pieces(dtype or self.dtype, within, [slice(0, self.num_features)]):
+            yield rows, block
+
+    def _pieces(
+        self, dtype: torch.dtype, within: Sequence[slice] | None, cuts: Sequence[slice]
+    ) -> Iterator[tuple[slice, int, torch.Tensor]]:
+        """Yield (rows, place of the columns in ``cuts``, block); rows that need no conversion whole, at place -1."""
         at_once = CONVERTED_BYTES if self.device.type == "cpu" else self.block_bytes
-        step = max(32, at_once // self._row_bytes(dtype))
+        widest = max(columns.stop - columns.start for columns in cuts)
+        step = max(32, at_once // max(1, widest * dtype.itemsize))
         buffer: torch.Tensor | None = None
         for rows, read in self.reads(within):
             if read.dtype == dtype:
-                yield rows, read
+                yield rows, -1, read
                 continue
             if buffer is None:
-                buffer = torch.empty(min(step, self.num_rows), self.num_features, dtype=dtype, device=self.device)
+                buffer = torch.empty(min(step, self.num_rows) * widest, dtype=dtype, device=self.device)
             for start in range(0, len(read), step):
-                part = read[start : start + step]
-                yield (
-                    slice(rows.start + start, rows.start + start + len(part)),
-                    buffer[: len(part)].copy_(part),
-                )
+                here = slice(rows.start + start, rows.start + min(start + step, len(read)))
+                for place, columns in enumerate(cuts):
+                    part = read[start : start + step, columns]
+                    yield here, place, buffer[: part.numel()].view(part.shape).copy_(part)
 
     def reads(self, within: Sequence[slice] | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield (rows, rows of X as they are), block by block."""
@@ -223,14 +262,11 @@ class Rows:
         """Return ``[block, s] @ V.T`` (B, K) in float64; V comes from :meth:`split`."""
         return product_nt(block, V[0]).double() + V[1]
 
-    def backward(self, block: torch.Tensor, R: torch.Tensor, out: Sum) -> None:
-        """Add ``R.T @ [block, s]`` to ``out``; R is (B, K) float64."""
+    def backward(self, rows: slice, block: torch.Tensor, R: torch.Tensor, out: Sum) -> None:
+        """Add ``R.T @ [block, s]`` to ``out``; R is (B, K) float64, ``rows`` the place of the block."""
         product = product_nt(R.T.to(block.dtype).contiguous(), block.T)
-        if product.dtype == torch.float64:
-            add_exactly(out.high[:, :-1], out.low[:, :-1], product)
-        else:  # 24 bits leave float64 nothing to round, unless a part is 2^29 times smaller than the sum
-            add_to(out.high[:, :-1], product)
-        add_exactly(out.high[:, -1:], out.low[:, -1:], self.scale * R.sum(dim=0)[:, None])
+        out.add((self.first_row + rows.start) // self.step, product)
+        out.constants.append(R.sum(dim=0))
 
     def zeros(self, num_problems: int) -> torch.Tensor:
         """Return a float64 zero of shape (num_problems, D + 1) beside X."""
@@ -246,21 +282,26 @@ class Rows:
 
     def scores(self, V: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return ``[X, s] @ V.T`` (N, K) in float64, one pass."""
-        out = self.no_scores(len(V))
-        parts = self.split(V, dtype)
-        for rows, block in self.blocks(dtype):
-            out[rows] = self.forward(block, parts)
-        return out
+        out, (features, constants) = self.no_scores(len(V)), self.split(V, dtype)
+        cuts = columns_at_once(self.num_features)
+        cut = [*(features[:, columns].contiguous() for columns in cuts), features]
+        for rows, place, block in self._pieces(features.dtype, None, cuts):
+            out[rows] += product_nt(block, cut[place])
+        return out.add_(constants)
 
     def adjoint(self, R: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return ``R.T @ [X, s]`` (K, D + 1) in float64, one pass."""
         out = self.no_sum(R.shape[1])
         for rows, block in self.blocks(dtype):
-            self.backward(block, R[rows], out)
+            self.backward(rows, block, R[rows], out)
         return self.whole(out)
 
     def whole(self, part: Sum) -> torch.Tensor:
         """Return the sum over all processes, (K, D + 1): the same bits however many there are."""
+        part.close()
+        none = part.high.new_empty(0, len(part.high))  # a process may hold none of the rows
+        # in the order of rows, whoever holds them
+        part.high[:, -1] = self.scale * self.gather(torch.cat([none, *(c[None] for c in part.constants)])).sum(0)
         if self.group is None:
             return part.high + part.low
         # Demmel and Nguyen 2015, reproducible summation: multiples of one unit, so few that their sum is exact, and
@@ -271,7 +312,9 @@ class Rows:
         large = torch.ldexp(torch.full_like(most, 1.5), exponent)
         units = part.high + large - large
         rest = part.high - units + part.low
-        return self.reduce(units) + self.reduce(rest)
+        joined = self.reduce(units) + self.reduce(rest)
+        joined[:, -1] = part.high[:, -1]
+        return joined
 
     def reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over the processes, in place; every process gets the same bits."""

@@ -62,7 +62,7 @@ class StreamedSpace(PrimalSpace):
         for part, block in in_pieces(self.rows.blocks(), len(U)):
             here, scores = problem.rows(part), self.rows.forward(block, V)  # (B, K)
             losses += here.losses(scores).sum(0)
-            self.rows.backward(block, here.pull(scores), pulled)
+            self.rows.backward(part, block, here.pull(scores), pulled)
         return self.rows.reduce(losses), self.rows.whole(pulled)
 
     def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Any:
@@ -74,7 +74,7 @@ class StreamedSpace(PrimalSpace):
         out, V = self.rows.no_sum(len(U)), self.rows.split(torch.cat([S.U, U]))
         for part, block in in_pieces(self.rows.blocks(), 2 * len(U)):
             at, along = torch.split(self.rows.forward(block, V), len(U), dim=1)  # (B, K) each
-            self.rows.backward(block, S.problem.rows(part).curvature(at).apply(slice(None), along), out)
+            self.rows.backward(part, block, S.problem.rows(part).curvature(at).apply(slice(None), along), out)
         return self.rows.whole(out).add_(U), self.no_scores(len(U))
 
     def line(
