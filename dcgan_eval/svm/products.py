@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 _LARGE = 1_500_000  # entries of a matrix whose products take longer than it takes to prepare them elsewhere
 _IN_CACHE = 1 << 15  # numbers that are converted at once
 _SHARED_PRODUCTS = 1 << 22  # multiplications from which it pays to wake other threads
-_TILE = 512  # columns that are multiplied by one thread: those at its edges go another way
+_TILES, _NARROWEST = 16, 512  # that NumPy multiplies one by one, and columns of one, at least
 
 LONGEST = 1 << 14
 """Length of rows up to which oneDNN multiplies in one go: what is added up must not depend on the number of threads.
@@ -176,8 +176,9 @@ def _by_numpy(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """
     left, right, out = A.numpy(), B.numpy(), np.empty((len(A), B.shape[1]), A.numpy().dtype)
     threads = torch.get_num_threads() if A.shape[0] * B.numel() >= _SHARED_PRODUCTS else 1
-    tiles = -(-B.shape[1] // _TILE)
-    bounds = [min(B.shape[1], _TILE * (tiles * k // threads)) for k in range(threads + 1)]
+    # as many tiles for any number of threads: columns at the edges of one are added up in another order
+    tiles = max(1, min(_TILES, B.shape[1] // _NARROWEST))
+    bounds = [B.shape[1] * k // tiles for k in range(tiles + 1)]
 
     def multiply(columns: slice) -> None:
         np.matmul(left, right[:, columns], out=out[:, columns])
@@ -185,7 +186,8 @@ def _by_numpy(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
     with _pools().select(internal_api="openblas").limit(limits=1):
         if threads == 1:
-            multiply(parts[0])
+            for part in parts:
+                multiply(part)
         else:
             with ThreadPoolExecutor(threads) as pool:  # made anew: its threads would not outlive a fork
                 list(pool.map(multiply, parts))

@@ -89,3 +89,22 @@ def test_sums_in_any_order_are_the_exact_one_rounded(columns: int) -> None:
         for k in order:
             products.add_exactly(high, low, torch.from_numpy(parts[k]))
         assert (high + low)[1, :3].tolist() == exact
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "columns"), [(146, 28_672, 10), (256, 28_673, 10), (10, 146, 28_672), (40, 1024, 2048)]
+)
+def test_any_number_of_threads_multiplies_to_the_same_bits(
+    instructions: str, rows: int, length: int, columns: int
+) -> None:
+    draw = np.random.default_rng(2)
+    A, B = (draw.normal(size=(size, length)).astype(np.float32) for size in (rows, columns))
+    B_nt = torch.from_numpy(np.ascontiguousarray(B.T)).T if columns > length else torch.from_numpy(B)
+    before, found = torch.get_num_threads(), []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        found.append(products.product_nt(torch.from_numpy(A), B_nt).numpy().tobytes())
+    torch.set_num_threads(before)
+    assert len(set(found)) == 1
+    result = np.frombuffer(found[0], np.float32).reshape(rows, columns)
+    np.testing.assert_allclose(result, A.astype(np.float64) @ B.astype(np.float64).T, atol=1e-4 * length**0.5)

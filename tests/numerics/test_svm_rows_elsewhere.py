@@ -278,6 +278,19 @@ def test_processes_go_the_same_way_to_the_last_digits(fitted, name, monkeypatch)
     assert np.linalg.norm(fitted[name][0]["W"] - alone) <= 1e-9 * np.linalg.norm(alone)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_any_number_of_threads_finds_the_same_weights(dtype):
+    X, y = features_like(1100, 8, classes=3)
+    X = np.tile(X, 25).astype(dtype)  # rows of 17,500: long ones are multiplied in pieces
+    X += np.random.default_rng(0).standard_normal(X.shape).astype(dtype)
+    before, found = torch.get_num_threads(), set()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.add(fit_ovr(X, y, 1e-3, solver="primal").W.tobytes())
+    torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 def test_processes_take_whole_blocks_of_rows_or_as_many_as_each_other():
     X = np.zeros((1, 520), np.float32)
     for num_rows, size in ((2500, 3), (301, 2), (100, 7), (3, 3), (50_000, 8)):
