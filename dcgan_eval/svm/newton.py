@@ -337,9 +337,8 @@ def _conjugate_gradients(
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S, image)
         curvature = inner(space, problem, Hd, d, Fd)
-        alpha = space.settled(
-            torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)
-        )  # the quadratic's minimum along d
+        least = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)  # the quadratic's minimum along d
+        alpha = space.settled(least)
         p.index_add_(0, live, alpha[:, None] * d)
         Fp.index_add_(1, live, alpha * Fd)
         r = r - alpha[:, None] * Hd

@@ -19,13 +19,8 @@ _IN_CACHE = 1 << 15  # numbers that are converted at once
 _SHARED_PRODUCTS = 1 << 22  # multiplications from which it pays to wake other threads
 _TILES, _NARROWEST = 16, 512  # that NumPy multiplies one by one, and columns of one, at least
 
-LONGEST = 1 << 14
-"""Length of rows up to which oneDNN multiplies in one go: what is added up must not depend on the number of threads.
-
-Longer rows of small matrices it cuts in as many parts as suit the threads.
-"""
-
-_FEW, _SMALL = 1000, 1 << 16  # rows, and numbers of a product, below which it does so
+_LONGEST = 1 << 14  # rows that oneDNN multiplies in one go
+_FEW, _SMALL = 1000, 1 << 16  # rows, and numbers of a product, below which it cuts longer ones to suit the threads
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,6 +89,8 @@ def _full_float32() -> Iterator[None]:
 def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """Return ``A @ B.T`` by the fastest route measured for the device and dtype; float32 means float32 on GPUs too.
 
+    On a processor float32 products are the same bits for any number of threads.
+
     Parameters
     ----------
     A : torch.Tensor
@@ -109,7 +106,7 @@ def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     if A.device.type == "cpu" and B.T.is_contiguous() and _is_numpy_faster(B.T):
         return _by_numpy(A, B.T)
     if A.device.type == "cpu" and A.dtype == torch.float32 and min(*A.shape, B.shape[0]) > 1 and _has_onednn():
-        if A.shape[1] <= LONGEST or max(len(A), len(B)) >= _FEW or len(A) * len(B) > _SMALL:
+        if A.shape[1] <= _LONGEST or max(len(A), len(B)) >= _FEW or len(A) * len(B) > _SMALL:
             return _by_onednn(A, B)
         parts = columns_at_once(A.shape[1])
         return torch.stack([_by_onednn(A[:, part].contiguous(), B[:, part].contiguous()) for part in parts]).sum(0)
@@ -126,8 +123,8 @@ def _by_onednn(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
 
 def columns_at_once(num_columns: int) -> list[slice]:
-    """Cut rows of so many numbers into even pieces of at most :data:`LONGEST`."""
-    count = -(-num_columns // LONGEST)
+    """Cut rows of so many numbers into even pieces, each multiplied in one go: sums are the same on any threads."""
+    count = max(1, -(-num_columns // _LONGEST))
     bounds = [num_columns * k // count for k in range(count + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dcgan_eval.svm import products
+from dcgan_eval.svm.rows import Rows
 
 
 @pytest.fixture(params=[1, 3])
@@ -108,3 +109,8 @@ def test_any_number_of_threads_multiplies_to_the_same_bits(
     assert len(set(found)) == 1
     result = np.frombuffer(found[0], np.float32).reshape(rows, columns)
     np.testing.assert_allclose(result, A.astype(np.float64) @ B.astype(np.float64).T, atol=1e-4 * length**0.5)
+
+
+def test_rows_without_features_have_no_scores_but_the_constant() -> None:
+    rows = Rows(np.zeros((5, 0), np.float16), 2.0)
+    assert rows.scores(torch.full((3, 1), 1.5, dtype=torch.float64)).tolist() == [[3.0] * 3] * 5
