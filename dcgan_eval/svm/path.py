@@ -166,7 +166,7 @@ class Fitter:
         self.rows = Rows(X, options.intercept_scaling, group=group, device=device, memory_bytes=given)
         self.memory_bytes = memory_share(self.rows.device) if memory_bytes is None else memory_bytes
         is_here = isinstance(X, np.ndarray | torch.Tensor) and _device_of(X) == self.rows.device
-        self._is_copied = self.rows.fit_whole and not is_here
+        self._is_copied = not is_here and self.rows.fit_whole
         self.classes, index = encode(y, self.rows.num_rows, self.rows.device, group)
         self.problem = hinge_problem(index, self.classes, class_weight, sample_weight)
         self.choice = self._choose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
@@ -132,8 +133,13 @@ class Rows:
         self.block_bytes = block_bytes
         self.step = block_rows(self.total_rows, self._row_bytes(self.dtype), self.device, block_bytes)
         self.rows_read = 0
-        self._room = memory_share(self.device) if memory_bytes is None else memory_bytes
+        self._memory_bytes = memory_bytes
         self.X = self._brought(X)
+
+    @functools.cached_property
+    def _room(self) -> int:
+        """Bytes that a copy of X may take; only asked for where there may be one."""
+        return memory_share(self.device) if self._memory_bytes is None else self._memory_bytes
 
     @property
     def fit_whole(self) -> bool:
