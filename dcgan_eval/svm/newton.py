@@ -337,8 +337,7 @@ def _conjugate_gradients(
     for count in range(1, _MAX_CG + 1):
         Hd, Fd = space.hessian(d, S, image)
         curvature = inner(space, problem, Hd, d, Fd)
-        least = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)  # the quadratic's minimum along d
-        alpha = space.settled(least)
+        alpha = torch.where(curvature > 0, rho / curvature.clamp_min(1e-300), 0.0)  # the quadratic's minimum along d
         p.index_add_(0, live, alpha[:, None] * d)
         Fp.index_add_(1, live, alpha * Fd)
         r = r - alpha[:, None] * Hd
@@ -353,7 +352,7 @@ def _conjugate_gradients(
         left = decide.where(keep)
         if len(left) == 0:
             break
-        beta = space.settled(new_rho / rho.clamp_min(1e-300))  # makes the next direction conjugate to all before it
+        beta = new_rho / rho.clamp_min(1e-300)  # makes the next direction conjugate to all before it
         d, rho = z + beta[:, None] * d, new_rho
         image = None if image is None else image + beta * Fd
         # Problems that are done leave the batch, so that the others do not pay for them.

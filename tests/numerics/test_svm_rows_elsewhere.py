@@ -278,6 +278,14 @@ def test_processes_go_the_same_way_to_the_last_digits(fitted, name, monkeypatch)
     assert np.linalg.norm(fitted[name][0]["W"] - alone) <= 1e-9 * np.linalg.norm(alone)
 
 
+def test_rounded_lengths_and_directions_keep_no_hard_fit_from_its_certificate():
+    X, y = correlated(2000, 800, 5, seed=2)
+    solution = fit_ovr(X, y, 1.0, solver="primal")  # stalled at 3e-3 with the factors of Newton's steps rounded, too
+    assert solution.status is Status.CONVERGED
+    for c, w, b in zip(solution.classes, solution.W, solution.intercepts, strict=True):
+        assert dual_gap(with_constant(X), np.where(y == c, 1.0, -1.0), 1.0, np.append(w, b))[1] <= 1.01e-4
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_any_number_of_threads_finds_the_same_weights(dtype):
     X, y = features_like(1100, 8, classes=3)
