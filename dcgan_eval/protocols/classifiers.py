@@ -22,8 +22,8 @@ from ..ranks import Team
 from ..svm.journal import Journal
 from ..svm.objective import Solution, predict_all, score_all
 from ..svm.path import FitOptions, Solver, choose_solver, fit_ovr, fit_path
-from ..svm.problems import pieces
 from ..svm.rows import mean_squared_norm, sum_of_all
+from ..svm.sums import pieces
 from .matrix import Matrix
 from .spec import TOP, Ranked
 from .spec import Protocol as ProtocolSpec

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, ConvergenceError
 from . import decide
 from .problems import Problem, in_pieces
 from .rows import Rows
+from .sums import in_pairs
 from .targets import encode, hinge_problem
 
 _SCORED_COLUMNS = 320  # scored at once: full speed, and 8 bytes a row and column of memory
@@ -82,16 +83,16 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor, *, keep: boo
     Source: the L2-loss SVM of LIBLINEAR, Fan et al., JMLR 9 (2008), one-vs-rest. Deviations: none.
     """
     V, pulled = rows.split(W, torch.float64), rows.no_sum(len(W))
-    losses = torch.zeros(1, len(W), dtype=torch.float64, device=rows.device)
-    scores = rows.no_scores(len(W)) if keep else losses[:0]
+    scores = rows.no_scores(len(W)) if keep else torch.zeros(0, len(W), dtype=torch.float64, device=rows.device)
+    losses = list[torch.Tensor]()
     for part, block in in_pieces(rows.blocks(torch.float64), len(W)):
         F = rows.forward(block, V)  # (B, K)
         if keep:
             scores[part] = F
         here = problem.rows(part)
-        losses += here.losses(F).sum(0)
+        losses.append(in_pairs(here.losses(F)))
         rows.backward(part, block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)
-    primal = 0.5 * problem.join((W * W).sum(1)) + rows.total(losses)
+    primal = 0.5 * problem.join((W * W).sum(1)) + rows.in_order(torch.stack(losses))
     gradient = W - rows.whole(pulled)  # w - X^T a
     gap = 0.5 * problem.join((gradient * gradient).sum(1))  # P - D without a difference of two large numbers
     return Evaluation(primal, primal - gap, gap, relative(gap, primal), scores, gradient)

@@ -8,7 +8,8 @@ sample, and conjugate gradients (``nonlinear_cg``) see to the tail.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,10 @@ from .journal import LONG, Journal, digest_of_fit, digest_of_rows
 from .newton import NewtonResult, minimise
 from .nonlinear_cg import ConjugateSteps
 from .objective import Evaluation, Status, evaluate_weights
-from .problems import Along, Curvature, Problem, line_minimum, pieces, slopes, total_losses
-from .products import add_to, product_nt, serial
+from .problems import Along, Curvature, Of, Problem, line_minimum, loss_of, slopes
+from .products import product_nt, serial
 from .rows import Rows
+from .sums import Sum, in_pairs
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
 COARSE_DIM = 512
@@ -92,7 +94,7 @@ class PrimalSpace:
         pulled = self.rows.no_sum(len(U))
         for part, block in self.rows.blocks():
             self.rows.backward(part, block, problem.rows(part).pull(F[part]), pulled)
-        return self.rows.reduce(total_losses(problem, F)), self.rows.whole(pulled)
+        return self._total(problem, loss_of(problem, F)), self.rows.whole(pulled)
 
     def change(self, problem: Problem, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses at new scores, (K,), and the change of X^T a since others, (K, D + 1), reading X once.
@@ -103,15 +105,16 @@ class PrimalSpace:
         for part, block in self.rows.blocks():
             here = problem.rows(part)
             self.rows.backward(part, block, here.pull(after[part]).sub_(here.pull(before[part])), pulled)
-        return self.rows.reduce(total_losses(problem, after)), self.rows.whole(pulled)
+        return self._total(problem, loss_of(problem, after)), self.rows.whole(pulled)
+
+    def _total(self, problem: Problem, of: Of) -> torch.Tensor:
+        """Add up what the rows of all processes give, (..., M)."""
+        return self.rows.total(of, problem.num_columns)
 
     def at_rest(self, problem: Problem) -> torch.Tensor:
         """Return all losses at zero, (K,)."""
-        parts = pieces(self.rows.num_rows, problem.num_columns)
-        zero = torch.zeros(parts[0].stop, problem.num_columns, dtype=torch.float64, device=self.rows.device)
-        return self.rows.reduce(
-            torch.stack([problem.rows(p).losses(zero[: p.stop - p.start]).sum(0) for p in parts]).sum(0)
-        )
+        zero = torch.zeros(1, problem.num_columns, dtype=torch.float64, device=self.rows.device)
+        return self._total(problem, loss_of(problem, zero.expand(self.rows.num_rows, -1)))
 
     def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Curvature:
         """Return the curvature at scores."""
@@ -126,8 +129,7 @@ class PrimalSpace:
 
         def slopes_of(kept: torch.Tensor | None) -> Along:
             some = (problem, F, FP) if kept is None else (problem.columns(kept), F[:, kept], FP[:, kept])
-            along = slopes(*some)
-            return lambda t: self.rows.reduce(along(t))
+            return slopes(*some, functools.partial(self._total, some[0]))
 
         return self.settled(line_minimum(slopes_of, pu, pp, _ABOUT if self.is_wide else _EXACT))
 
@@ -170,10 +172,8 @@ class PrimalSpace:
         self, S: Curvature, U: tuple[torch.Tensor, torch.Tensor], V: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         """Return the inner products by the Hessian of vectors given with their scores, (K,)."""
-        bent = torch.zeros_like(U[0][:, 0])
-        for part in pieces(*U[1].shape):
-            bent += (U[1][part] * S.apply(part, V[1][part])).sum(0)
-        return self.inner(U[0], V[0]) + self.rows.reduce(bent)
+        bent = self.rows.total(lambda part: U[1][part] * S.apply(part, V[1][part]), len(U[0]))
+        return self.inner(U[0], V[0]) + bent
 
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of a residual without the directions that :meth:`correct` will see to, (K,)."""
@@ -198,19 +198,22 @@ class PrimalSpace:
             return U, F
         Z = self._ready().top
         assert Z is not None, "made together with the basis"
-        pulled = torch.zeros(len(U), Z.shape[1], dtype=torch.float64, device=Z.device)
-        hessians = torch.zeros(len(U), Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
+        shape = (len(U), Z.shape[1])
+        pulled, hessians = (Sum(U.new_zeros(size)) for size in (shape, (*shape, Z.shape[1])))
         for part in self.rows.parts():
             here = problem.rows(part)
-            add_to(pulled, product_nt(here.pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T))
-            _add_weighted_grams(hessians, Z[part], here.curvature(F[part]).diagonal)
+            pulled.add_block(product_nt(here.pull(F[part]).T.to(Z.dtype).contiguous(), Z[part].T), ...)
+            for k, gram in enumerate(_weighted_grams(Z[part], here.curvature(F[part]).diagonal)):
+                hessians.add_block(gram, k)
         # Galerkin: gradient and Hessian restricted to the basis B are B g and I + Z^T S Z, with Z = X B^T.
-        gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.reduce(pulled)
-        hessians = self.rows.reduce(hessians)
-        hessians.diagonal(dim1=1, dim2=2).add_(1)
+        gradient = product_nt(U.to(basis.dtype), basis).double() - self.rows.whole(pulled)
+        H = self.rows.whole(hessians)
+        H.diagonal(dim1=1, dim2=2).add_(1)
         # Dense (Q, Q) systems, one a problem: Q is small, and the Hessian there is exact.
         # solve_ex, as solve would wait for the device to see whether I + Z^T S Z is singular, which it is not.
-        step = -self.settled(torch.linalg.solve_ex(hessians, gradient[:, :, None])[0][:, :, 0]).to(basis.dtype)
+        with serial():
+            solved = torch.linalg.solve_ex(H, gradient[:, :, None])[0][:, :, 0]
+        step = -self.settled(solved).to(basis.dtype)
         P, FP = product_nt(step, basis.T).double(), self.rows.no_scores(len(U))
         for part in self.rows.parts():
             FP[part] = product_nt(Z[part], step)
@@ -225,11 +228,12 @@ class PrimalSpace:
         sampled = self.rows.gather(self._sampled(S))
         every = self._stride(Z, sampled.shape[1])
         Z, sampled = Z[::every], sampled[::every] * (self.rows.total_rows / len(Z[::every]))  # each stands for many
-        grams = torch.zeros(sampled.shape[1], Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
-        _add_weighted_grams(grams, Z, sampled)
+        grams = torch.empty(sampled.shape[1], Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
+        for into, gram in zip(grams, _weighted_grams(Z, sampled), strict=True):
+            into.copy_(gram)
         inverses = _inverses(grams)
         # Outside the basis H is taken for a multiple of I: 1 + mean energy a direction of what is left, times sum of s.
-        tau = (1 + coarse.tail * sampled.sum(0))[:, None]
+        tau = (1 + coarse.tail * in_pairs(sampled))[:, None]
 
         def apply(R: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
             inside = R if basis is None else product_nt(R.to(basis.dtype), basis).double()
@@ -308,10 +312,10 @@ class PrimalSpace:
                 rows.backward(part, block, rows.forward(block, parts), pulled)
             basis = _orthonormal(self.settled(rows.whole(pulled))).to(rows.dtype)
         parts, inside = rows.split(basis), [basis.new_empty(0, len(basis))]
-        squares = [torch.zeros(1, dtype=torch.float64, device=rows.device)]  # a process may hold none of the sample
+        squares = [torch.zeros(0, 1, dtype=torch.float64, device=rows.device)]  # a process may hold none of the sample
         for _, block in rows.blocks(within=runs):
             inside.append(rows.forward(block, parts).to(rows.dtype))
-            squares.append(torch.linalg.vector_norm(block, dtype=torch.float64)[None] ** 2)
+            squares.append(torch.linalg.vector_norm(block, dim=1, keepdim=True, dtype=torch.float64) ** 2)
         sample = rows.gather(torch.cat(inside))
         gram = product_nt(sample.T.contiguous(), sample.T).double()
         with serial():  # decompositions on more threads end in other bits
@@ -319,9 +323,7 @@ class PrimalSpace:
         # Rayleigh-Ritz: turn the basis into the eigenvectors of the sample seen through it, largest first.
         turn = vectors.flip(1).T.to(rows.dtype).contiguous()
         basis, sample = product_nt(turn, basis.T), product_nt(sample, turn)
-        # added one by one, in the order of rows, however many processes hold them
-        none = torch.zeros((), dtype=torch.float64, device=rows.device)
-        energy, kept = decide.numbers(sum(rows.gather(torch.cat(squares)), none), values.sum())
+        energy, kept = decide.numbers(rows.in_order(torch.cat(squares))[0], values.sum())
         # energy of a row outside the basis, by Pythagoras
         left = max(energy + len(sample) * rows.scale**2 - kept, 0.0) / len(sample)
         tail = left / max(1, min(len(sample), basis.shape[1]) - len(basis))
@@ -438,21 +440,21 @@ def _orthonormal(spanned: torch.Tensor) -> torch.Tensor:
         return torch.linalg.qr((spanned / norms).T)[0].T.contiguous()
 
 
-def _add_weighted_grams(grams: torch.Tensor, Z: torch.Tensor, S: torch.Tensor) -> None:
-    """Add ``Z^T diag(s) Z`` for each column s >= 0 of S to (K, R, R), float64.
+def _weighted_grams(Z: torch.Tensor, S: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield ``Z^T diag(s) Z``, (R, R), for each column s >= 0 of S, as products of Z are.
 
     Rows beyond the hinge, where s = 0, are left out; a GPU multiplies them sooner than it tells which they are. Their
     number is rounded, as oneDNN compiles a product for every shape anew, in 5 ms, and keeps those of some.
     """
     step = max(_LEAST_STEP, len(Z) // _SHAPES)
-    for gram, s in zip(grams, S.T, strict=True):
+    for s in S.T:
         if s.device.type == "cpu":
             active = decide.where(s > 0)
             weighted = Z.new_zeros(Z.shape[1], -(-len(active) // step) * step)
             weighted[:, : len(active)] = (Z[active] * s[active].sqrt()[:, None].to(Z.dtype)).T
         else:
             weighted = (Z * s.sqrt()[:, None].to(Z.dtype)).T.contiguous()
-        add_to(gram, product_nt(weighted, weighted))
+        yield product_nt(weighted, weighted)
 
 
 def _inverses(grams: torch.Tensor) -> torch.Tensor:

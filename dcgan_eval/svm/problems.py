@@ -5,20 +5,23 @@ Targets are integer labels throughout; the signs of the one-vs-rest problems exi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
-from . import decide
+from . import decide, sums
+from .sums import add_up
 
 Along = Callable[[torch.Tensor], torch.Tensor]
+Of = Callable[[slice], torch.Tensor]  # what each of a run of rows gives, (..., n, M)
+Total = Callable[[Of], torch.Tensor]
 
-_PIECE = 1 << 20  # scores looked at together: they stay in the processor's cache, and what is made of them is small
 _SHORTEST = 256  # rows
 _KEPT_PIECES = 8
-KEPT_BYTES = 4 * 8 * _KEPT_PIECES * _PIECE
+KEPT_BYTES = 4 * 8 * _KEPT_PIECES * sums.PIECE
 """The most that a line search keeps of what it is asked again and again: four float64 arrays of some pieces."""
 
 _MANY_COLUMNS = 32
@@ -74,7 +77,10 @@ class Problem(Protocol):
         """Return the (generalised) second derivative at F."""
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
-        """Return a function of t (K,): both derivatives by t of the sum of the losses at F + t step, (2, K)."""
+        """Return a function of t (K,): both derivatives by t of each row's loss at F + t step, (2, N, K).
+
+        Where columns are solved together (2, N, 1).
+        """
 
     def columns(self, kept: torch.Tensor | slice) -> Problem:
         """Return the problem of some columns."""
@@ -182,15 +188,17 @@ class HingeProblem:
         return HingeCurvature(self._signed(F) < 1, 2 * self._cost())
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
-        """Return ``t -> sum (-2 c r h, 2 c r^2 [h > 0])`` with ``h = max(0, 1 - y f - t r)`` and ``r = y step``."""
+        """Return ``t -> (-2 c r h, 2 c r^2 [h > 0])`` with ``h = max(0, 1 - y f - t r)`` and ``r = y step``."""
         slack, rate = 1 - self._signed(F), self._signed(step)
-        pulled = 2 * self._cost() * rate
-        bent = pulled * rate
+        pulled = -2 * self._cost() * rate
+        bent = -pulled * rate
 
         def at(t: torch.Tensor) -> torch.Tensor:
             hinge = torch.addcmul(slack, t, rate, value=-1).clamp_min_(0)  # 1 - y (f + t step), (N, K)
-            second = torch.where(hinge > 0, bent, 0.0).sum(0)
-            return torch.stack([-hinge.mul_(pulled).sum(0), second])
+            both = hinge.new_empty(2, *hinge.shape)
+            both[1] = torch.where(hinge > 0, bent, 0.0)
+            torch.mul(hinge, pulled, out=both[0])
+            return both
 
         return at
 
@@ -260,14 +268,14 @@ class SoftmaxProblem:
         return SoftmaxCurvature(F.softmax(1), self.C)
 
     def along(self, F: torch.Tensor, step: torch.Tensor) -> Along:
-        """Return ``t -> C sum ((p - onehot(y)).s, p.s^2 - (p.s)^2)`` with ``p = softmax(f + t s)`` and s the step."""
+        """Return ``t -> C ((p - onehot(y)).s, p.s^2 - (p.s)^2)`` with ``p = softmax(f + t s)`` and s the step."""
         own = step.gather(1, self.index[:, None])
 
         def at(t: torch.Tensor) -> torch.Tensor:
             p = (F + t * step).softmax(1)
             mean = (p * step).sum(1, keepdim=True)  # of the step under the softmax
             spread = (p * (step - mean).square_()).sum(1, keepdim=True)  # p.s^2 - (p.s)^2 without cancellation
-            return self.C * torch.stack([(mean - own).sum(0), spread.sum(0)]).expand(-1, self.num_columns)
+            return self.C * torch.stack([mean - own, spread])
 
         return at
 
@@ -314,38 +322,40 @@ class SoftmaxCurvature:
         return U - U.mean(0, keepdim=True)
 
 
-def pieces(num_rows: int, num_columns: int) -> list[slice]:
-    """Cut rows into runs whose scores are few enough to be looked at together."""
-    step = max(1, _PIECE // max(1, num_columns))
-    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
-
-
 def in_pieces(blocks: Iterable[tuple[slice, torch.Tensor]], num_columns: int) -> Iterator[tuple[slice, torch.Tensor]]:
     """Cut blocks of rows, each given with its place, into pieces whose scores are few enough, but not too short."""
     # Products are added up in (K, D + 1): with few rows that takes longer than the products themselves.
-    step = max(_SHORTEST, 4 * _PIECE // max(1, num_columns))
+    step = max(_SHORTEST, 4 * sums.PIECE // max(1, num_columns))
     for rows, block in blocks:
         for start in range(0, len(block), step):
             piece = block[start : start + step]
             yield slice(rows.start + start, rows.start + start + len(piece)), piece
 
 
-def slopes(problem: Problem, F: torch.Tensor, step: torch.Tensor) -> Along:
-    """Return a function of t (K,): both derivatives of the losses by t at F + t step, summed over the rows, (2, K)."""
-    parts = pieces(*F.shape)
-    if len(parts) <= _KEPT_PIECES:
-        kept = [problem.rows(part).along(F[part], step[part]) for part in parts]
-        return lambda t: sum((along(t) for along in kept), torch.zeros_like(t))
-    # made anew for every t, because what could be kept is as large as all scores, several times
-    return lambda t: sum((problem.rows(part).along(F[part], step[part])(t) for part in parts), torch.zeros_like(t))
+def slopes(problem: Problem, F: torch.Tensor, step: torch.Tensor, total: Total | None = None) -> Along:
+    """Return a function of t (K,): both derivatives of the losses by t at F + t step, summed over the rows, (2, K).
+
+    ``total`` adds them up (None: over the rows given).
+    """
+    total = total or functools.partial(add_up, num_rows=len(F), num_columns=F.shape[1])
+    kept = dict[int, Along]()
+
+    def along(part: slice) -> Along:
+        if part.start in kept:
+            return kept[part.start]
+        made = problem.rows(part).along(F[part], step[part])
+        if (
+            F.numel() <= _KEPT_PIECES * sums.PIECE
+        ):  # what could be kept of more is as large as all scores, several times
+            kept[part.start] = made
+        return made
+
+    return lambda t: total(lambda part: along(part)(t))
 
 
-def total_losses(problem: Problem, F: torch.Tensor) -> torch.Tensor:
-    """Return the losses summed over the rows, (K,)."""
-    parts = pieces(*F.shape)
-    if len(parts) <= 1:
-        return problem.losses(F).sum(0)
-    return torch.stack([problem.rows(part).losses(F[part]).sum(0) for part in parts]).sum(0)
+def loss_of(problem: Problem, F: torch.Tensor) -> Of:
+    """Return a function of a run of rows: the losses of each, (n, K), at scores F."""
+    return lambda part: problem.rows(part).losses(F[part])
 
 
 def line_minimum(
@@ -357,6 +367,7 @@ def line_minimum(
     ----------
     slopes_of : callable
         Returns both derivatives of all losses at t, (2, K), as a function; of some of the columns, or of all for None.
+        Those of a problem that all columns make together may be (2, 1).
     pu, pp : torch.Tensor
         Inner products of the step with the weights and with itself, (K,).
     tol : float

@@ -6,8 +6,7 @@ import copy
 import functools
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import torch.distributed as dist
 
 from ..devices import memory_share, to_device
 from . import decide
-from .products import add_exactly, add_to, columns_at_once, product_nt
+from .products import columns_at_once, product_nt
+from .sums import Sum, by_blocks, cut, in_pairs
 
 BLOCK_BYTES = 128 << 20
 """Bytes read at once: large enough for full GEMM speed, small enough to stay bounded."""
@@ -34,47 +34,6 @@ takes for 100 MiB.
 
 _RUN_ROWS = 128  # sampled rows that lie beside one another: long enough to multiply, short enough to spread
 _SHORTEST, _FEWEST = 64, 8  # rows of a block, and blocks of all rows if these are long enough
-
-
-@dataclass
-class Sum:
-    """``R^T [X, s]`` as it is added up, (K, D + 1): the sum over whole blocks is float64, within one as products are.
-
-    Attributes
-    ----------
-    high, low : torch.Tensor
-        The sum over whole blocks, and what rounding has taken from it.
-    place : int
-        Which block of all rows is being added up.
-    block : torch.Tensor or None
-        Its sum so far, (K, D).
-    constants : list of torch.Tensor
-        What the constant column has added, (K,) each.
-    """
-
-    high: torch.Tensor
-    low: torch.Tensor
-    place: int = -1
-    block: torch.Tensor | None = None
-    constants: list[torch.Tensor] = field(default_factory=list)
-
-    def add(self, place: int, product: torch.Tensor) -> None:
-        """Add some rows of a block."""
-        if self.block is not None and place == self.place:
-            self.block += product
-        else:
-            self.close()
-            self.place, self.block = place, product
-
-    def close(self) -> None:
-        """Add the block to those before it."""
-        if self.block is None:
-            return
-        if self.block.dtype == torch.float64:
-            add_exactly(self.high[:, :-1], self.low[:, :-1], self.block)
-        else:  # 24 bits leave float64 nothing to round, unless the block's are 2^29 times smaller than the sum's
-            add_to(self.high[:, :-1], self.block)
-        self.block = None
 
 
 class Rows:
@@ -226,14 +185,8 @@ class Rows:
 
     def parts(self, within: Sequence[slice] | None = None) -> list[slice]:
         """Return the places of the blocks of all rows held here or of some runs of them."""
-        found = list[slice]()
-        for run in (slice(0, self.num_rows),) if within is None else within:
-            if run.start == run.stop:
-                continue
-            first = run.start - (self.first_row + run.start) % self.step  # where the run's first block begins
-            starts = [run.start, *range(first + self.step, run.stop, self.step)]
-            found += [slice(start, stop) for start, stop in itertools.pairwise([*starts, run.stop])]
-        return found
+        runs = (slice(0, self.num_rows),) if within is None else within
+        return [part for run in runs for part in cut(run, self.step, self.first_row)]
 
     def read(self, rows: slice) -> torch.Tensor:
         """Return a few rows as they are."""
@@ -272,7 +225,8 @@ class Rows:
         """Add ``R.T @ [block, s]`` to ``out``; R is (B, K) float64, ``rows`` the place of the block."""
         product = product_nt(R.T.to(block.dtype).contiguous(), block.T)
         out.add((self.first_row + rows.start) // self.step, product)
-        out.constants.append(R.sum(dim=0))
+        assert out.constants is not None, "a sum of products with X"
+        out.constants.append(in_pairs(R))
 
     def zeros(self, num_problems: int) -> torch.Tensor:
         """Return a float64 zero of shape (num_problems, D + 1) beside X."""
@@ -280,7 +234,7 @@ class Rows:
 
     def no_sum(self, num_problems: int) -> Sum:
         """Return the sum of no blocks."""
-        return Sum(self.zeros(num_problems), self.zeros(num_problems))
+        return Sum(self.zeros(num_problems), [])
 
     def no_scores(self, num_problems: int) -> torch.Tensor:
         """Return a float64 zero of shape (N, num_problems) beside X."""
@@ -303,24 +257,30 @@ class Rows:
         return self.whole(out)
 
     def whole(self, part: Sum) -> torch.Tensor:
-        """Return the sum over all processes, (K, D + 1): the same bits however many there are."""
+        """Return a sum over all processes, the same bits however many there are."""
         part.close()
-        none = part.high.new_empty(0, len(part.high))  # a process may hold none of the rows
-        # in the order of rows, whoever holds them
-        part.high[:, -1] = self.scale * self.gather(torch.cat([none, *(c[None] for c in part.constants)])).sum(0)
+        constants = None
+        if part.constants is not None:
+            none = part.high.new_empty(0, len(part.high))  # a process may hold none of the rows
+            constants = self.scale * self.in_order(torch.cat([none, *(c[None] for c in part.constants)]))
+        total = self._joined(part.high, part.low)
+        if constants is not None:
+            total[:, -1] = constants
+        return total
+
+    def _joined(self, high: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
+        """Add up over the processes what :class:`~dcgan_eval.svm.sums.Sum` keeps in two parts."""
         if self.group is None:
-            return part.high + part.low
+            return high if low is None else high + low
         # Demmel and Nguyen 2015, reproducible summation: multiples of one unit, so few that their sum is exact, and
         # the rest, whose rounding is far below the last bit. Adding and taking away a large number rounds to the unit.
-        most = part.high.abs().amax(1, keepdim=True)
+        most = high.abs().amax(-1, keepdim=True)
         dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
         exponent = torch.frexp(most).exponent + self.group.size().bit_length()
         large = torch.ldexp(torch.full_like(most, 1.5), exponent)
-        units = part.high + large - large
-        rest = part.high - units + part.low
-        joined = self.reduce(units) + self.reduce(rest)
-        joined[:, -1] = part.high[:, -1]
-        return joined
+        units = high + large - large
+        rest = high - units
+        return self.reduce(units) + self.reduce(rest if low is None else rest + low)
 
     def reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over the processes, in place; every process gets the same bits."""
@@ -328,9 +288,17 @@ class Rows:
             dist.all_reduce(partial, group=self.group)
         return partial
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the rows, the first dimension, of all processes."""
-        return self.reduce(values.sum(0))
+    def total(self, of: Callable[[slice], torch.Tensor], num_columns: int) -> torch.Tensor:
+        """Add up what the rows of all processes give, (..., M), the same bits however many there are.
+
+        Parameters are those of :func:`~dcgan_eval.svm.sums.by_blocks`; ``of`` is asked for runs of the rows held here.
+        """
+        sums = by_blocks(of, self.num_rows, num_columns, self.step, self.first_row)
+        return self.in_order(sums.movedim(-2, 0))
+
+    def in_order(self, sums: torch.Tensor) -> torch.Tensor:
+        """Add up sums over runs of rows, (B, ...), of all processes, in the order of the rows."""
+        return in_pairs(self.gather(sums).flatten(1)).view(sums.shape[1:])
 
     def gather(self, part: torch.Tensor) -> torch.Tensor:
         """Join the parts (M_p, ...) of all processes in order of rank; a single process keeps its own."""

@@ -17,6 +17,7 @@ from .objective import Evaluation, evaluate_weights
 from .primal import PrimalSpace, has_many_scores
 from .problems import Problem, in_pieces, line_minimum
 from .rows import Rows
+from .sums import in_pairs
 
 _PIECE = (
     1 << 22
@@ -58,12 +59,12 @@ class StreamedSpace(PrimalSpace):
 
     def look(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all losses, (K,), and X^T a, (K, D + 1), reading X once."""
-        losses, pulled, V = U.new_zeros(len(U)), self.rows.no_sum(len(U)), self.rows.split(U)
+        losses, pulled, V = list[torch.Tensor](), self.rows.no_sum(len(U)), self.rows.split(U)
         for part, block in in_pieces(self.rows.blocks(), len(U)):
             here, scores = problem.rows(part), self.rows.forward(block, V)  # (B, K)
-            losses += here.losses(scores).sum(0)
+            losses.append(in_pairs(here.losses(scores)))
             self.rows.backward(part, block, here.pull(scores), pulled)
-        return self.rows.reduce(losses), self.rows.whole(pulled)
+        return self.rows.in_order(torch.stack(losses)), self.rows.whole(pulled)
 
     def curvature(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> Any:
         """Return the curvature at weights."""
@@ -86,11 +87,11 @@ class StreamedSpace(PrimalSpace):
         V = self.rows.split(torch.cat([U, P]))
 
         def slopes(t: torch.Tensor) -> torch.Tensor:
-            both = U.new_zeros(2, len(U))
+            both = list[torch.Tensor]()
             for part, block in in_pieces(self.rows.blocks(), 2 * len(U)):
                 at, along = torch.split(self.rows.forward(block, V), len(U), dim=1)
-                both += problem.rows(part).along(at, along)(t)
-            return self.rows.reduce(both)
+                both.append(in_pairs(problem.rows(part).along(at, along)(t)))
+            return self.rows.in_order(torch.stack(both))
 
         return self.settled(
             line_minimum(lambda kept: slopes, pu, pp, _LENGTH)

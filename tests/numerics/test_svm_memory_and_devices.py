@@ -16,7 +16,7 @@ from svm_problems import Watch, correlated
 from torch._subclasses import FakeTensorMode
 
 from dcgan_eval.devices import memory_share
-from dcgan_eval.svm import decide, newton, nonlinear_cg, primal, problems
+from dcgan_eval.svm import decide, newton, nonlinear_cg, primal, sums
 from dcgan_eval.svm import rows as rows_module
 from dcgan_eval.svm.gram import GramSpace
 from dcgan_eval.svm.objective import Status, certificate
@@ -28,7 +28,7 @@ from dcgan_eval.svm.rows import Rows, mean_squared_norm
 
 
 def test_a_thousand_classes_are_solved_in_blocks_within_the_memory(monkeypatch):
-    monkeypatch.setattr(problems, "_PIECE", 1 << 15)
+    monkeypatch.setattr(sums, "PIECE", 1 << 15)
     # 20,000 x 256 x 1,000 with each side scaled down
     X, y = correlated(2000, 24, 100, seed=1)
     X, memory = X.astype(np.float32), 4 << 20
@@ -75,7 +75,7 @@ def test_derivatives_are_those_of_the_losses(kind):
     torch.testing.assert_close(
         problem.curvature(F).diagonal.sum(), torch.autograd.functional.hessian(total, F).reshape(28, 28).trace()
     )
-    first, second = problem.along(F, step)(torch.zeros(4, dtype=torch.float64)) * share
+    first, second = problem.along(F, step)(torch.zeros(4, dtype=torch.float64))
     torch.testing.assert_close(first.sum(), (gradient * step).sum())
     torch.testing.assert_close(second.sum(), (curved * step).sum())
 
@@ -264,7 +264,6 @@ def test_hessians_are_right_and_their_products_have_few_shapes(monkeypatch: pyte
         return product_nt(A, B)
 
     monkeypatch.setattr(primal, "product_nt", product)
-    grams = torch.zeros(200, 5, 5, dtype=torch.float64)
-    primal._add_weighted_grams(grams, torch.from_numpy(Z), torch.from_numpy(S))
+    grams = torch.stack(list(primal._weighted_grams(torch.from_numpy(Z), torch.from_numpy(S))))
     np.testing.assert_allclose(grams, np.einsum("nr,nk,ns->krs", Z, S, Z), atol=1e-9)
     assert len(shapes) <= 18

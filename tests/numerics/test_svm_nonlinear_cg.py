@@ -54,8 +54,11 @@ def test_the_gap_asked_for_is_reached_from_any_start(tol: float) -> None:
 def test_where_scores_are_many_a_step_takes_few_looks_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
     made, slopes = {"lines": 0, "looks": 0}, primal.slopes
 
-    def counted(problem: HingeProblem, F: torch.Tensor, step: torch.Tensor) -> Any:
-        along, is_large = slopes(problem, F, step), F.numel() == 30_000 * 80  # not the sample's, nor some columns'
+    def counted(problem: HingeProblem, F: torch.Tensor, step: torch.Tensor, total: Any) -> Any:
+        along, is_large = (
+            slopes(problem, F, step, total),
+            F.numel() == 30_000 * 80,
+        )  # not the sample's, nor some columns'
         made["lines"] += is_large
 
         def at(t: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 from svm_problems import Watch, correlated
 
 from dcgan_eval.baselines.logistic import LogisticClassifier
-from dcgan_eval.svm import path, problems, streamed
+from dcgan_eval.svm import path, problems, streamed, sums
 from dcgan_eval.svm.path import fit_ovr
 
 
@@ -37,7 +37,7 @@ def test_a_softmax_is_solved_without_keeping_its_scores(
     rows: int, features: int, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y = of_classes(rows, features, classes)
-    monkeypatch.setattr(problems, "_PIECE", 1 << 11)
+    monkeypatch.setattr(sums, "PIECE", 1 << 11)
     monkeypatch.setattr(problems, "_SHORTEST", 100)
     monkeypatch.setattr(streamed, "StreamedSpace", partial(streamed.StreamedSpace, sample_rows=rows // 6))
     monkeypatch.setattr(streamed, "_SMALL_BYTES", 0)
@@ -58,7 +58,7 @@ def test_classes_solved_block_by_block_and_rows_piece_by_piece_are_liblinears(
     features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y = of_classes(600, features, 7)
-    monkeypatch.setattr(problems, "_PIECE", 1 << 9)
+    monkeypatch.setattr(sums, "PIECE", 1 << 9)
     monkeypatch.setattr(path, "LEAST_COLUMNS", 3)
     solution = fit_ovr(X, y, 0.002, solver="primal", memory_bytes=1)
     theirs = LinearSVC(C=0.002, tol=1e-6, fit_intercept=False, dual=False)
@@ -77,18 +77,19 @@ def test_a_line_is_searched_piece_by_piece_for_the_same_length(monkeypatch: pyte
     F, step = (torch.randn(50, 3, dtype=torch.float64, generator=rng) for _ in range(2))
     problem = problems.SoftmaxProblem(torch.randint(3, (50,), generator=rng), 3, 0.7)
     t = torch.tensor([0.3], dtype=torch.float64).expand(3)
-    whole = problem.along(F, step)(t)
-    monkeypatch.setattr(problems, "_PIECE", 21)
-    assert len(problems.pieces(50, 3)) == 8
+    whole = problem.along(F, step)(t).sum(1)
+    monkeypatch.setattr(sums, "PIECE", 21)
+    assert len(sums.pieces(50, 3)) == 13  # of four rows
     torch.testing.assert_close(problems.slopes(problem, F, step)(t), whole)
-    torch.testing.assert_close(problems.total_losses(problem, F), problem.losses(F).sum(0))
+    total = sums.add_up(problems.loss_of(problem, F), 50, 3)
+    torch.testing.assert_close(total, problem.losses(F).sum(0))
 
 
 def test_predictions_need_no_scores_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = of_classes(2000, 6, 40)
     solution, logistic = fit_ovr(X[:500], y[:500], 1e-2), LogisticClassifier()
     fit = logistic.fit(X[:500], y[:500], 1e-2)
-    monkeypatch.setattr(problems, "_PIECE", 1 << 11)
+    monkeypatch.setattr(sums, "PIECE", 1 << 11)
     monkeypatch.setattr(problems, "_SHORTEST", 100)
     with Watch() as watch:
         of_svm, (of_logistic,) = solution.predict(X), logistic.predict([fit], X)
