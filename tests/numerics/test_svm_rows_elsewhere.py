@@ -205,7 +205,6 @@ SAME = {  # number of classes, rows (x 700), C, how; what is called hard: rows (
     # hundreds of readings of X, in each of which a last bit grows tenfold
     "hard": (5, 2000, 1e-12, {"dtype": np.float64, "scale": 1e6}),
     "hard, two classes": (2, 2000, 1e-12, {"dtype": np.float64, "scale": 1e6}),
-    "hard, in single precision": (5, 2000, 1.0, {"scale": 1}),
 }
 
 
@@ -286,12 +285,14 @@ def test_processes_go_the_same_way_to_the_last_digits(fitted, name, monkeypatch)
     assert np.linalg.norm(fitted[name][0]["W"] - alone) <= 1e-9 * np.linalg.norm(alone)
 
 
-def test_rounded_lengths_and_directions_keep_no_hard_fit_from_its_certificate():
-    X, y = correlated(2000, 800, 5, seed=2)
-    solution = fit_ovr(X, y, 1.0, solver="primal")  # stalled at 3e-3 with the factors of Newton's steps rounded, too
+@pytest.mark.parametrize(("seed", "scale"), [(2, 1.0), (3, 1e6), (7, 1.0)])
+def test_fits_with_nearly_all_rows_beyond_their_hinges_reach_their_certificates(seed, scale):
+    X, y = correlated(2000, 800, 5, seed=seed)
+    X, C = X * scale, scale**-2
+    solution = fit_ovr(X, y, C, solver="primal")  # 9 of 20 such fits stalled at 4e-4 to 2e-2
     assert solution.status is Status.CONVERGED
     for c, w, b in zip(solution.classes, solution.W, solution.intercepts, strict=True):
-        assert dual_gap(with_constant(X), np.where(y == c, 1.0, -1.0), 1.0, np.append(w, b))[1] <= 1.01e-4
+        assert dual_gap(with_constant(X), np.where(y == c, 1.0, -1.0), C, np.append(w, b))[1] <= 1.01e-4
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
