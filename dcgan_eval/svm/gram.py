@@ -98,7 +98,9 @@ class GramSpace:
         """Return the scores of zero vectors, (N, num_columns)."""
         return torch.zeros(len(self.gram), num_columns, dtype=torch.float64, device=self.gram.device)
 
-    def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def correct(
+        self, problem: Problem, U: torch.Tensor, F: torch.Tensor, *, often: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors and scores as they are."""
         return U, F
 

@@ -23,6 +23,7 @@ Precondition = Callable[[torch.Tensor], torch.Tensor]
 _MAX_CG = 250
 _LOOSEST = 0.25
 _PATIENCE = 8  # exact iterations that may pass without halving the gap before rounding is held to blame
+_FINER = 4  # powers of ten by which steps that get nowhere aim below the tolerance, one after the other
 _SHARE = 0.3  # inner solves and estimates aim at this share of the tolerated gap, so that rounding cannot spoil it
 
 
@@ -90,8 +91,10 @@ class Space(Protocol):
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of the part of a residual that :meth:`correct` will not see to, (K,)."""
 
-    def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lower the objective where that is cheap; return vectors and scores."""
+    def correct(
+        self, problem: Problem, U: torch.Tensor, F: torch.Tensor, *, often: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lower the objective where that is cheap, more than once if asked for; return vectors and scores."""
 
     def preconditioner(self, S: Curvature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return ``(R, problems) -> P^-1 R`` for the Hessians given by the diagonal of the curvature."""
@@ -192,7 +195,8 @@ def _iterate(
         if status is not None:
             history = tuple(progress.history)
             return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, history)
-        U, F = steps(space, problem, state, tol)
+        # near the tolerance a step need not go far; where it then gets nowhere, it must
+        U, F = steps(space, problem, state, tol * 0.1 ** min(max(progress.idle - 1, 0), _FINER))
         state = _look(space, problem, U, F, progress.precise)
     raise AssertionError("the loop above always returns")
 
@@ -280,7 +284,7 @@ class NewtonSteps:
         # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.
         t = space.line(some, (U, F), (step, step_scores))
         t = torch.where(torch.isfinite(t), t, 0.0)
-        new_U, new_F = space.correct(some, U + t[:, None] * step, step_scores.mul_(t).add_(F))
+        new_U, new_F = space.correct(some, U + t[:, None] * step, step_scores.mul_(t).add_(F), often=True)
         if len(todo) < len(state.U):
             new_U, new_F = state.U.index_copy(0, todo, new_U), state.F.index_copy(1, todo, new_F)
         return new_U, new_F

@@ -188,18 +188,20 @@ class PrimalSpace:
         """Evaluate in float64 on X."""
         return evaluate_weights(self.rows, problem, U)
 
-    def correct(self, problem: Problem, U: torch.Tensor, F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Minimise the objective itself, over all rows, along the strongest directions: Newton steps.
+    def correct(
+        self, problem: Problem, U: torch.Tensor, F: torch.Tensor, *, often: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Minimise the objective itself, over all rows, along the strongest directions: a Newton step, or several.
 
         Without this a step that suits the tail moves rows across the hinge, and the strong directions multiply the
-        change: the gap after the first Newton step was 370 times the gap before it. One step does, but where nearly
-        all rows are beyond their hinges: there it is cut short by those that come back, and is taken anew with them.
+        change: the gap after the first Newton step was 370 times the gap before it. Where nearly all rows are beyond
+        their hinges a step is cut short by those that come back within, and another one has to follow.
         """
         if self._strongest is None:
             return U, F
         U, F, t = self._step_along_strongest(problem, U, F)
         left = decide.where(t < _SHORT)
-        for _ in range(_MORE_CORRECTIONS):
+        for _ in range(_MORE_CORRECTIONS if often else 0):
             if len(left) == 0:
                 break
             U[left], F[:, left], t = self._step_along_strongest(problem.columns(left), U[left], F[:, left])

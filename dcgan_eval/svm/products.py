@@ -22,7 +22,7 @@ _TILES, _NARROWEST = 16, 512  # that NumPy multiplies one by one, and columns of
 
 _LONGEST = 1 << 14  # rows that oneDNN multiplies in one go
 _FEW, _SMALL = 1000, 1 << 16  # rows, and numbers of a product, below which it cuts longer ones to suit the threads
-_BATCH, _SQUARE = 32, 512  # products in place of one in float64, and rows from which MKL needs no help
+_BATCH, _WIDE, _SQUARE = 32, 512, 128  # products in place of one in float64; columns; rows that MKL cuts evenly
 _ALONE, _ALONE_THICK, _THICK = 1 << 22, 1 << 25, 32  # multiplications below which one thread is as fast, by rows
 
 
@@ -93,8 +93,8 @@ def product_nt(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """Return ``A @ B.T`` by the fastest route measured for the device and dtype; float32 means float32 on GPUs too.
 
     On a processor products are the same bits for any number of threads, but for those of over 65,536 numbers from
-    float32 rows longer than 16,384, on six or more, and in float64 on more than twelve (both matrices of 512 rows) or
-    32.
+    float32 rows longer than 16,384, on six or more, and in float64 on more than six (both matrices of 128 rows or more)
+    or 32.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def _by_batch(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     (rows, length), columns = A.shape, len(B)
     if rows * columns * length < (_ALONE_THICK if rows >= _THICK else _ALONE):
         return _alone(A, B)
-    if columns >= min(length // 8, _SQUARE):
+    if columns >= min(length // 8, _WIDE):
         each = columns // _BATCH
         whole, left = torch.bmm(A.expand(_BATCH, *A.shape), _cut(B, each).mT), B[each * _BATCH :]
         return torch.cat([whole.transpose(0, 1).reshape(rows, -1), _alone(A, left)], 1)
