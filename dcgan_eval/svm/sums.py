@@ -18,6 +18,7 @@ PIECE = 1 << 20
 """Scores looked at together: they stay in the processor's cache, and what is made of them is small."""
 
 _IN_CACHE = 1 << 15  # numbers that are converted at once
+_ON_ONE_THREAD = 1 << 15  # numbers below which torch wakes no other thread
 
 
 def cut(run: slice, length: int, first: int = 0) -> list[slice]:
@@ -30,7 +31,12 @@ def cut(run: slice, length: int, first: int = 0) -> list[slice]:
 
 
 def in_pairs(values: torch.Tensor) -> torch.Tensor:
-    """Add up the rows of values (..., n, K), one half to the other until a single one is left: (..., K)."""
+    """Add up the rows of values (..., n, K), one half to the other until a single one is left: (..., K).
+
+    What torch adds up on a single thread, always in the same order, is left to it.
+    """
+    if values.dim() == 2 and values.numel() < _ON_ONE_THREAD:
+        return values.sum(0)
     while (count := values.shape[-2]) > 1:
         half = count // 2
         added = values[..., :half, :] + values[..., half : 2 * half, :]
