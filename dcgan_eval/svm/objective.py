@@ -14,7 +14,7 @@ from ..errors import ArgumentError, ConvergenceError
 from . import decide
 from .problems import Problem, in_pieces
 from .rows import Rows
-from .sums import in_pairs
+from .sums import in_pairs, inner
 from .targets import encode, hinge_problem
 
 _SCORED_COLUMNS = 320  # scored at once: full speed, and 8 bytes a row and column of memory
@@ -92,9 +92,9 @@ def evaluate_weights(rows: Rows, problem: Problem, W: torch.Tensor, *, keep: boo
         here = problem.rows(part)
         losses.append(in_pairs(here.losses(F)))
         rows.backward(part, block, here.pull(F), pulled)  # adds X^T a, (K, D + 1)
-    primal = 0.5 * problem.join((W * W).sum(1)) + rows.in_order(torch.stack(losses))
+    primal = 0.5 * problem.join(inner(W, W)) + rows.in_order(torch.stack(losses))
     gradient = W - rows.whole(pulled)  # w - X^T a
-    gap = 0.5 * problem.join((gradient * gradient).sum(1))  # P - D without a difference of two large numbers
+    gap = 0.5 * problem.join(inner(gradient, gradient))  # P - D without a difference of two large numbers
     return Evaluation(primal, primal - gap, gap, relative(gap, primal), scores, gradient)
 
 

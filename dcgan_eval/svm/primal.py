@@ -24,7 +24,7 @@ from .objective import Evaluation, Status, evaluate_weights
 from .problems import Along, Curvature, Of, Problem, line_minimum, loss_of, slopes
 from .products import product_nt, serial
 from .rows import Rows
-from .sums import Sum, in_pairs
+from .sums import Sum, in_pairs, inner
 
 _START_ROWS = 2048  # rows whose Gram matrix gives the first guess of the principal directions
 COARSE_DIM = 512
@@ -167,7 +167,7 @@ class PrimalSpace:
 
     def inner(self, U: torch.Tensor, V: torch.Tensor, scores_v: torch.Tensor | None = None) -> torch.Tensor:
         """Return the inner products of the rows of U and V."""
-        return (U * V).sum(1)
+        return inner(U, V)
 
     def energy(
         self, S: Curvature, U: tuple[torch.Tensor, torch.Tensor], V: tuple[torch.Tensor, torch.Tensor]
@@ -178,7 +178,7 @@ class PrimalSpace:
 
     def remainder(self, R: torch.Tensor) -> torch.Tensor:
         """Return the squared norm of a residual without the directions that :meth:`correct` will see to, (K,)."""
-        square = (R * R).sum(1)
+        square = inner(R, R)
         strongest = self._strongest
         if strongest is None:
             return square

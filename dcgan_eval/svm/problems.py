@@ -344,9 +344,8 @@ def slopes(problem: Problem, F: torch.Tensor, step: torch.Tensor, total: Total |
         if part.start in kept:
             return kept[part.start]
         made = problem.rows(part).along(F[part], step[part])
-        if (
-            F.numel() <= _KEPT_PIECES * sums.PIECE
-        ):  # what could be kept of more is as large as all scores, several times
+        # what could be kept of more is as large as all scores, several times
+        if F.numel() <= _KEPT_PIECES * sums.PIECE:
             kept[part.start] = made
         return made
 

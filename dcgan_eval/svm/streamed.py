@@ -19,10 +19,6 @@ from .problems import Problem, in_pieces, line_minimum
 from .rows import Rows
 from .sums import in_pairs
 
-_PIECE = (
-    1 << 22
-)  # scores made together: fewer rows, and adding up the products (K, D + 1) would take longer than they do
-_LEAST_ROWS = 256
 _KEPT_ARRAYS = 8  # as large as all scores, that the Newton loop holds at once where they are kept
 _SMALL_BYTES = 16 << 20  # kept however little memory there is
 _LENGTH = 0.1  # relative error of a step's length that will do, as every look at it is a pass over X

@@ -44,6 +44,13 @@ def in_pairs(values: torch.Tensor) -> torch.Tensor:
     return values.sum(-2)  # of one, or none
 
 
+def inner(U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of the rows of U and V, (K,)."""
+    products = U * V
+    # a single sum is the only one that torch shares out among threads
+    return products.sum(1) if len(products) > 1 else in_pairs(products.T)
+
+
 def by_runs(values: torch.Tensor, length: int, first: int) -> torch.Tensor:
     """Add up the rows of values (..., n, K), numbered from ``first``, between multiples of ``length``: (..., B, K)."""
     *outer, count, width = values.shape

@@ -11,7 +11,7 @@ import torch
 
 from dcgan_eval.svm import sums
 from dcgan_eval.svm.problems import HingeProblem, SoftmaxProblem, loss_of, slopes
-from dcgan_eval.svm.rows import Rows, shares
+from dcgan_eval.svm.rows import Rows, mean_squared_norm, shares
 
 
 class Held(Rows):
@@ -93,6 +93,30 @@ def test_blocks_of_rows_begin_at_multiples_of_their_length(
     assert np.array_equal(found, np.stack(expected, 1))  # whole numbers: no rounding
     everything = sums.add_up(lambda run: values[:, run], num_rows, 3).numpy()
     assert np.array_equal(everything, values.numpy().sum(1))
+
+
+@pytest.mark.parametrize("num_columns", [1, 2, 7])
+def test_inner_products_are_the_same_bits_on_any_threads(num_columns: int) -> None:
+    draw = np.random.default_rng(5)
+    U, V = (draw.normal(size=(num_columns, 60_001)) for _ in range(2))
+    before, found = torch.get_num_threads(), []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        found.append(sums.inner(torch.from_numpy(U), torch.from_numpy(V)).tolist())
+    torch.set_num_threads(before)
+    assert found[1:] == found[:1] * 3
+    np.testing.assert_allclose(found[0], [math.fsum(row) for row in U * V], rtol=1e-12)
+
+
+def test_the_mean_squared_length_of_a_row_does_not_tell_who_has_added_up() -> None:
+    X = np.random.default_rng(6).normal(size=(3000, 400)).astype(np.float32)
+    before, found = torch.get_num_threads(), set[float]()
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        found |= {mean_squared_norm(torch.from_numpy(X)), mean_squared_norm(torch.from_numpy(X[::-1].copy()))}
+    torch.set_num_threads(before)
+    assert len(found) == 1
+    assert found.pop() == pytest.approx((X.astype(np.float64) ** 2).sum() / 3000, rel=1e-11)
 
 
 def test_no_rows_add_up_to_zero() -> None:
