@@ -10,10 +10,11 @@ import torch
 from svm_problems import dual_gap, features_like, with_constant
 
 from dcgan_eval.svm import newton, nonlinear_cg, primal
-from dcgan_eval.svm.newton import NewtonSteps
+from dcgan_eval.svm.newton import NewtonSteps, State, minimise
 from dcgan_eval.svm.nonlinear_cg import ConjugateSteps
 from dcgan_eval.svm.objective import Solution, Status
 from dcgan_eval.svm.path import FitOptions, Fitter, fit_ovr, fit_path
+from dcgan_eval.svm.primal import PrimalSpace
 from dcgan_eval.svm.problems import HingeProblem
 
 
@@ -149,3 +150,20 @@ def test_columns_of_one_class_at_several_costs_have_the_losses_of_each() -> None
     np.testing.assert_allclose(both.losses(F), np.hstack([0.5 * costs, 4 * costs]) * hinge**2)
     some = both.columns(torch.tensor([1, 3, 4]))  # class 1 twice, at both costs
     np.testing.assert_allclose(some.losses(F[:, [1, 3, 4]]), both.losses(F)[:, [1, 3, 4]])
+
+
+def test_steps_that_get_nowhere_are_asked_for_more() -> None:
+    X, y = features_like(300, 1)
+    fitter, aims = Fitter(X, y, FitOptions(solver="primal")), list[float]()
+
+    class Idle(NewtonSteps):
+        def __call__(self, space: Any, problem: Any, state: State, tol: float) -> tuple[torch.Tensor, torch.Tensor]:
+            aims.append(tol)
+            return state.U, state.F
+
+    space = PrimalSpace(fitter.rows)
+    found = minimise(space, fitter.problem.at(1e-2), None, tol=1e-3, max_iter=50, steps=Idle())
+    assert found.status is Status.STALLED
+    falling = [1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7, 1e-7]
+    # the first step follows the start; then rounding is held to blame, and the same is tried in float64
+    assert aims == pytest.approx([1e-3, *falling, 1e-7, *falling])
