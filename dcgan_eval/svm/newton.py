@@ -196,7 +196,8 @@ def _iterate(
             history = tuple(progress.history)
             return NewtonResult(state.U, status, iteration, state.primal, state.gap, state.exact, history)
         # near the tolerance a step need not go far; where it then gets nowhere, it must
-        U, F = steps(space, problem, state, tol * 0.1 ** min(max(progress.idle - 1, 0), _FINER))
+        finer = 0.1 ** min(max(progress.idle - 1, 0), _FINER)
+        U, F = steps(space, problem, state, tol, finer * tol)
         state = _look(space, problem, U, F, progress.precise)
     raise AssertionError("the loop above always returns")
 
@@ -270,13 +271,17 @@ class NewtonSteps:
     _eta: torch.Tensor | None = field(default=None, repr=False)
     _before: torch.Tensor | None = field(default=None, repr=False)  # the gap at the last iterate
 
-    def __call__(self, space: Space, problem: Problem, state: State, tol: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one Newton step on the problems that are not solved yet."""
+    def __call__(
+        self, space: Space, problem: Problem, state: State, tol: float, aim: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one Newton step on the problems that are not solved yet, for a relative gap of ``aim`` (None: tol)."""
         eta = self._forcing(state.gap)
         # A problem a good deal inside the tolerance rests, so that the last ones do not move it.
         todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
         some, F, U = problem.columns(todo), columns_of(state.F, todo), state.U[todo]
-        goal = 2 * _SHARE * tol * state.primal[todo]  # ||g||^2 = 2 gap, see objective.evaluate_weights
+        goal = (
+            2 * _SHARE * (tol if aim is None else aim) * state.primal[todo]
+        )  # ||g||^2 = 2 gap, see objective.evaluate_weights
         S = space.curvature(some, U, F)
         stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
         step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)

@@ -28,15 +28,17 @@ class ConjugateSteps(NewtonSteps):
 
     _last: torch.Tensor | None = field(default=None, repr=False)  # the gap before the last round
 
-    def __call__(self, space: Space, problem: Problem, state: State, tol: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, space: Space, problem: Problem, state: State, tol: float, aim: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors and scores after a round, or after a Newton step."""
-        aim = max(_SHARE * tol, _FINEST)
+        share = max(_SHARE * tol, _FINEST)
         pays = self._last is None or decide.holds(state.gap.max() < _GAIN * self._last)
-        live = decide.where(state.gap > aim * state.primal)
+        live = decide.where(state.gap > share * state.primal)
         if state.exact is not None or not (pays and space.is_deflated) or len(live) == 0:
-            return super().__call__(space, problem, state, tol)
+            return super().__call__(space, problem, state, tol, aim)
         self._last = state.gap.max()
-        return _round(space, problem, state, live, aim)
+        return _round(space, problem, state, live, share)
 
 
 def _round(

@@ -157,8 +157,11 @@ def test_steps_that_get_nowhere_are_asked_for_more() -> None:
     fitter, aims = Fitter(X, y, FitOptions(solver="primal")), list[float]()
 
     class Idle(NewtonSteps):
-        def __call__(self, space: Any, problem: Any, state: State, tol: float) -> tuple[torch.Tensor, torch.Tensor]:
-            aims.append(tol)
+        def __call__(
+            self, space: Any, problem: Any, state: State, tol: float, aim: float | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            assert tol == 1e-3  # what is within it rests
+            aims.append(aim)
             return state.U, state.F
 
     space = PrimalSpace(fitter.rows)
