@@ -279,11 +279,9 @@ class NewtonSteps:
         # A problem a good deal inside the tolerance rests, so that the last ones do not move it.
         todo = decide.where(relative(state.gap, state.primal) > _SHARE * tol)
         some, F, U = problem.columns(todo), columns_of(state.F, todo), state.U[todo]
-        goal = (
-            2 * _SHARE * (tol if aim is None else aim) * state.primal[todo]
-        )  # ||g||^2 = 2 gap, see objective.evaluate_weights
+        gap = _SHARE * (tol if aim is None else aim) * state.primal[todo]
         S = space.curvature(some, U, F)
-        stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], goal)
+        stop = _Stop(eta[todo] ** 2, 2 * state.gap[todo], 2 * gap)  # ||g||^2 = 2 gap: objective.evaluate_weights
         step, step_scores = _conjugate_gradients(space, some, state.G[todo], S, stop)
         del S
         # The quadratic is wrong where the step crosses a hinge: the length is found on the objective itself.

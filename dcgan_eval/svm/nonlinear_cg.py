@@ -19,6 +19,7 @@ from .problems import Problem
 _STEPS = 100  # of one round
 _SHARE = 0.7  # rounds aim at this share of the tolerated gap, so that rounding cannot spoil it
 _FINEST = 1e-6  # relative gap below which Newton's steps are better: few rows are still to cross their hinges
+_FALL = 1 - 1e-13  # of the objective in a step, at least: less is rounding, on which conjugate directions grow
 _GAIN = 0.01  # of the gap may be left after a round, for another one to be worth it
 
 
@@ -54,7 +55,7 @@ def _round(
     place = torch.arange(len(live), device=U.device)  # in the preconditioner
     for count in range(1, _STEPS + 1):
         new = _step(space, some, now, precondition, place)
-        fell = new.primal < now.primal  # always, but for rounding: then a problem stays where it was
+        fell = new.primal < _FALL * now.primal  # always, but for rounding: then a problem stays where it was
         new.return_to(now, decide.where(~fell))
         now = new
         far = fell
