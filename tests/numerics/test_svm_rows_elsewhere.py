@@ -203,8 +203,7 @@ SAME = {  # number of classes, rows (x 700), C, how; what is called hard: rows (
     "few classes": (10, 4096, 1.0, {}),
     "fine": (10, 4096, 1e-1, {"tol": 1e-8}),
     # hundreds of readings of X, in each of which a last bit grows tenfold
-    "hard": (5, 2000, 1e-12, {"dtype": np.float64, "scale": 1e6}),
-    "hard, two classes": (2, 2000, 1e-12, {"dtype": np.float64, "scale": 1e6}),
+    "hard": (2, 2000, 1e-12, {"dtype": np.float64, "scale": 1e6}),
 }
 
 
