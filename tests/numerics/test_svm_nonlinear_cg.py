@@ -56,10 +56,8 @@ def test_where_scores_are_many_a_step_takes_few_looks_at_them(monkeypatch: pytes
     made, slopes = {"lines": 0, "looks": 0}, primal.slopes
 
     def counted(problem: HingeProblem, F: torch.Tensor, step: torch.Tensor, total: Any) -> Any:
-        along, is_large = (
-            slopes(problem, F, step, total),
-            F.numel() == 30_000 * 80,
-        )  # not the sample's, nor some columns'
+        along = slopes(problem, F, step, total)
+        is_large = F.numel() == 30_000 * 80  # not the sample's, nor some columns'
         made["lines"] += is_large
 
         def at(t: torch.Tensor) -> torch.Tensor:
